@@ -1,0 +1,76 @@
+"""The settings of the data, documented field by field; importable without torch."""
+
+from dataclasses import dataclass, field
+
+from ggcn.errors import UserError
+
+
+@dataclass
+class DataConfig:
+    """What a run reads and how."""
+
+    shards: str = ""
+    """folder made by make_shards: a path, an http(s):// address, an object store's URL (through fsspec) or,
+    with allow_pipe, `pipe:COMMAND` where {} stands for the file's name; empty when `mixture` names several"""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """several folders with weights, for example {shards/faces: 3, shards/scenes: 1}; instead of `shards`"""
+    flip: bool = True
+    """show half of the images mirrored, drawn anew each epoch; right for faces and most scenes, wrong for
+    anything with writing in it"""
+    crop: int = 0
+    """side, in stored pixels, of a random square out of each image, averaged down to the asked size; 0 takes
+    the whole image"""
+    workers: int = 1
+    """loader processes per rank; one decodes faster than sampling consumes, and 0 reads in the rank itself"""
+    prefetch: int = 2
+    """steps each worker may be ahead: two hide the odd slow read and cost two batches of memory"""
+    block: int = 4096
+    """samples shuffled together inside a lane: a few shards' worth mix well while reads stay in few files;
+    part of the order, so another value is another run"""
+    verify: str = "sizes"
+    """before training compare each local shard's size with the manifest ("sizes", a moment), or its sha256
+    too ("full", reads everything once, shared among the ranks)"""
+    bad_share: float = 0.01
+    """undecodable images are replaced, counted and listed up to this share of those seen; above it something
+    is wrong with the data and the run stops"""
+    cache_dir: str = ""
+    """folder on the node's own disk where whole shards are kept; for shards on a network, needed for pipe:"""
+    cache_gb: float = 50.0
+    """the cache's limit, 10^9 bytes, for all ranks of a node together; the longest unused shard goes first"""
+    retries: int = 5
+    """further attempts after a failed read; with doubling pauses from `backoff` on, five wait 16 s in all"""
+    backoff: float = 0.5
+    """seconds before the first further attempt; each pause is twice the last, 30 s at most"""
+    allow_pipe: bool = False
+    """let `pipe:` run its command in a shell; off, since a config that was sent to you could run anything"""
+
+    def folders(self) -> dict[str, float]:
+        """Folders and their weights. Raises UserError unless exactly one of shards and mixture is given."""
+        if bool(self.shards) == bool(self.mixture):
+            raise UserError("give either data.shards (one folder) or data.mixture (several with weights)")
+        return dict(self.mixture) or {self.shards: 1.0}
+
+    def check(self) -> None:
+        """Raises UserError for a value outside its range."""
+        wrong = {
+            "workers": self.workers < 0 and "0 or more",
+            "prefetch": self.prefetch < 1 and "1 or more",
+            "block": self.block < 1 and "1 or more",
+            "crop": self.crop < 0 and "0 or more",
+            "verify": self.verify not in ("sizes", "full") and "sizes or full",
+            "bad_share": not 0 <= self.bad_share <= 1 and "between 0 and 1",
+            "cache_gb": self.cache_gb <= 0 and "above 0",
+            "retries": self.retries < 0 and "0 or more",
+            "backoff": self.backoff < 0 and "0 or more",
+        }
+        for name, right in wrong.items():
+            if right:
+                raise UserError(f"data.{name}={getattr(self, name)} must be {right}")
+        self._check_pipes()
+
+    def _check_pipes(self) -> None:
+        for folder in self.folders():
+            if folder.startswith("pipe:") and not self.allow_pipe:
+                raise UserError(f"{folder} runs a shell command; if you trust it, set data.allow_pipe=true")
+            if folder.startswith("pipe:") and not self.cache_dir:
+                raise UserError(f"{folder} can only be read from front to back; set data.cache_dir")

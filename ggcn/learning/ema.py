@@ -1,0 +1,27 @@
+"""Averaged weights, which make the pictures."""
+
+from copy import deepcopy
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Ema(Generic[Module]):
+    """An exponential moving average of a module's parameters, fp32, as a frozen module of its own."""
+
+    def __init__(self, module: Module, decay: float) -> None:
+        self.module: Module = deepcopy(module).requires_grad_(False)
+        self.source = module
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Moves towards the source's weights after step number `step` (from 0); early steps move faster, so
+        that the random start is soon forgotten."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(self.source.parameters())
+        torch._foreach_lerp_(averages, weights, share)

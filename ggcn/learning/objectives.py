@@ -1,0 +1,88 @@
+"""What the two networks minimise. Each objective is the module that an engine drives: one forward, one
+backward, everything that is differentiated twice inside it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ggcn.config import Grid
+from ggcn.models.build import Energies, Upsamplers
+from ggcn.precision import widen
+
+ENERGY_TERMS = ("energy_data", "energy_samples", "gap", "jko")
+
+
+class EnergyObjective(nn.Module):
+    """Sum over grids of: mean E(data) - mean E(samples), the JKO term, and an L2 term on f.
+
+    The JKO term gamma/2 * mean_S |grad_x f(x)|^2 stands for the squared Wasserstein distance that the
+    particles in S move in one JKO step (Benamou-Brenier); gamma 0 leaves plain maximum likelihood, the KL flow.
+    """
+
+    def __init__(self, energies: Energies, grids: Sequence[Grid], particles: str, l2: float) -> None:
+        super().__init__()
+        self.energies = energies
+        self.settings = list(grids)
+        self.particles = particles
+        self.l2 = l2
+
+    def forward(self, data: list[Tensor], samples: list[Tensor], shares: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and [grids, 4] ENERGY_TERMS.
+
+        data, samples: per grid [n, c, size, size], detached; shares [n] in [0, 1]: where on the segment from
+        datum to sample the JKO term is taken, if it is taken there.
+        """
+        pairs = zip(data, samples, strict=True)
+        losses, terms = zip(
+            *(self._grid(number, *pair, shares) for number, pair in enumerate(pairs)), strict=True
+        )
+        return torch.stack(losses).sum(), torch.stack(terms)
+
+    def _grid(self, number: int, data: Tensor, samples: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        gamma = self.settings[number].gamma
+        x = torch.cat([data, samples]).requires_grad_(gamma > 0 and self.particles != "segments")
+        f = self.energies.score(number, x)
+        f_data, f_samples = f.chunk(2)
+        loss = (
+            f_samples.mean() - f_data.mean() + self.l2 * (f_data.square().mean() + f_samples.square().mean())
+        )
+        jko = torch.zeros((), device=x.device)
+        if gamma > 0:
+            jko = self._jko(number, x, f, shares)
+            loss = loss + gamma / 2 * jko
+        reference_data, reference_samples = self.energies.reference(x.detach()).chunk(2)
+        low, high = (reference_data - f_data).mean(), (reference_samples - f_samples).mean()
+        return loss, torch.stack([low, high, low - high, jko]).detach()
+
+    def _jko(self, number: int, x: Tensor, f: Tensor, shares: Tensor) -> Tensor:
+        """mean over S of |grad_x f|^2."""
+        if self.particles == "segments":
+            x = _segments(x, shares)
+            f = self.energies.score(number, x)
+        gradient = torch.autograd.grad(f.sum(), x, create_graph=True)[0]
+        squares = widen(gradient).square().flatten(1).sum(1)
+        half = len(squares) // 2
+        return {"data": squares[:half], "samples": squares[half:]}.get(self.particles, squares).mean()
+
+
+def _segments(x: Tensor, shares: Tensor) -> Tensor:
+    """A point on the segment from each datum to its sample, at `shares` [n] of the way."""
+    data, samples = x.detach().chunk(2)
+    return data.lerp(samples, shares[:, None, None, None]).requires_grad_()
+
+
+class TeachingObjective(nn.Module):
+    """Sum over grids of |U(source) - chain end|^2 per pixel: the up-samplers learn what the chains did."""
+
+    def __init__(self, upsamplers: Upsamplers) -> None:
+        super().__init__()
+        self.upsamplers = upsamplers
+
+    def forward(self, sources: list[Tensor], ends: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """sources: z and coarser chain ends, ends: per grid [n, c, size, size] -> the loss, and [grids]."""
+        errors = [
+            (self.upsamplers.start(number, source) - end).square().mean()
+            for number, (source, end) in enumerate(zip(sources, ends, strict=True))
+        ]
+        return torch.stack(errors).sum(), torch.stack(errors).detach()

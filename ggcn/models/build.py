@@ -1,0 +1,76 @@
+"""The two sides of a model: the energies of all grids, and the up-samplers between them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ggcn.config import Config, ModelConfig
+from ggcn.lanes import bits
+from ggcn.models.energy import ConvEnergy
+from ggcn.models.upsampler import GridUpsampler, HiddenUpsampler, normalisation
+from ggcn.precision import Precision, autocast, widen
+
+
+class Energies(nn.Module):
+    """E(x) = -f(x) + |x|^2 / (2 sigma^2) for every grid; low is likely."""
+
+    def __init__(self, model: ModelConfig, precision: Precision) -> None:
+        super().__init__()
+        self.grids = nn.ModuleList(ConvEnergy(size, model.channels, model.energy) for size in model.grids)
+        self.sigma = model.sigma
+        self.precision = precision
+
+    def score(self, grid: int, x: Tensor) -> Tensor:
+        """The negative energy f without the reference: x [n, c, size, size] -> [n], float32."""
+        with autocast(x, self.precision):
+            return self.grids[grid](x)
+
+    def reference(self, x: Tensor) -> Tensor:
+        """The Gaussian reference |x|^2 / (2 sigma^2), [n]; 0 for an infinite sigma."""
+        return widen(x).square().flatten(1).sum(1) / (2 * self.sigma**2)
+
+    def energy(self, grid: int, x: Tensor) -> Tensor:
+        """E(x) on grid number `grid`: x [n, c, size, size] -> [n], float32."""
+        return self.reference(x) - self.score(grid, x)
+
+
+class Upsamplers(nn.Module):
+    """U_0: z to the coarsest grid; U_s: grid s - 1 to grid s."""
+
+    def __init__(self, model: ModelConfig, precision: Precision, lane_width: int) -> None:
+        super().__init__()
+        config, sizes = model.upsampler, model.grids
+        norm = normalisation(config.norm, lane_width)
+        steps = [GridUpsampler(size, goal, model.channels, config, norm) for size, goal in pairwise(sizes)]
+        self.grids = nn.ModuleList([HiddenUpsampler(sizes[0], model.channels, config, norm), *steps])
+        self.precision = precision
+
+    def start(self, grid: int, source: Tensor) -> Tensor:
+        """Where grid's chains start: from z [n, hidden] on grid 0, else from the chain ends of the grid before."""
+        with autocast(source, self.precision):
+            return self.grids[grid](source)
+
+
+def build(config: Config) -> tuple[Energies, Upsamplers]:
+    """Both sides with the initial weights that the config's seed stands for, equal on every rank, on the CPU."""
+    lane_width = config.train.batch // config.lanes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(bits(config.seed, "initial weights"))
+        energies = Energies(config.model, config.engine.precision)
+        return energies, Upsamplers(config.model, config.engine.precision, lane_width)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters take no gradient inside; nothing that a chain does can reach the optimizer."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

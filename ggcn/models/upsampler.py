@@ -1,0 +1,98 @@
+"""Top-down up-samplers: hidden z to the coarsest grid, and each grid to the next."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ggcn.config import UpsamplerConfig
+from ggcn.precision import widen
+
+
+class LaneNorm(nn.Module):
+    """Batch normalisation whose batch is a lane, so that it does not depend on the number of ranks.
+
+    The module must be told how many samples a lane has (`width`); there are no running statistics.
+    """
+
+    def __init__(self, channels: int, width: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [lanes * width, channels, height, width] -> the same shape and dtype."""
+        lanes = widen(x).unflatten(0, (-1, self.width))
+        variance, mean = torch.var_mean(lanes, dim=(1, 3, 4), keepdim=True, correction=0)
+        normal = (lanes - mean) * torch.rsqrt(variance + 1e-5)
+        return (normal * self.weight + self.bias).flatten(0, 1).to(x.dtype)
+
+
+def normalisation(kind: str, width: int) -> Callable[[int], nn.Module]:
+    """A factory of normalisation layers by number of channels; `width` is the samples per lane."""
+    kinds: dict[str, Callable[[int], nn.Module]] = {
+        "none": lambda channels: nn.Identity(),
+        "group": lambda channels: nn.GroupNorm(8, channels),
+        "lane": lambda channels: LaneNorm(channels, width),
+    }
+    return kinds[kind]
+
+
+def _climb(
+    size: int, goal: int, width: int, config: UpsamplerConfig, norm: Callable
+) -> tuple[nn.Sequential, int]:
+    """Layers that double the image until `goal`, halving the channels; and the channels they end with."""
+    layers = [norm(width), nn.LeakyReLU(0.2)]
+    while size < goal:
+        narrower = max(width // 2, config.min_width)
+        layers += [
+            nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1),
+            norm(narrower),
+            nn.LeakyReLU(0.2),
+        ]
+        width, size = narrower, 2 * size
+    return nn.Sequential(*layers), width
+
+
+class HiddenUpsampler(nn.Module):
+    """U_0: hidden z to an image of the coarsest grid."""
+
+    def __init__(self, size: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.hidden, config.width * 16)
+        self.climb, width = _climb(4, size, config.width, config, norm)
+        self.paint = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z [n, hidden] -> [n, channels, size, size] in (-1, 1), float32."""
+        features = self.climb(self.project(z).unflatten(1, (-1, 4, 4)))
+        return torch.tanh(widen(self.paint(features)))
+
+
+class GridUpsampler(nn.Module):
+    """U_s: an image of one grid to the next finer one: bilinear, plus what a network adds to it.
+
+    The network's last layer starts at zero, so that learning starts from plain interpolation.
+    """
+
+    def __init__(self, size: int, goal: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
+        super().__init__()
+        width = min(config.width, config.min_width * goal // size * 2)
+        self.goal = goal
+        self.lift = nn.Conv2d(channels, width, 3, padding=1)
+        self.mix = nn.Sequential(norm(width), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1))
+        self.climb, width = _climb(size, goal, width, config, norm)
+        self.paint = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.paint.weight)
+        self.paint.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, channels, size, size] -> [n, channels, goal, goal], float32."""
+        detail = self.paint(self.climb(self.mix(self.lift(x))))
+        return interpolate(x, self.goal) + widen(detail)
+
+
+def interpolate(x: Tensor, size: int) -> Tensor:
+    """Bilinear up-sampling of x [n, c, h, w] to [n, c, size, size]."""
+    return nn.functional.interpolate(widen(x), size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,55 @@
+"""Pictures: grids of images, and labelled rows."""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ggcn import files
+
+MARGIN = 4
+BACKGROUND = (255, 255, 255)
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Images [n, 3, h, w] in [-1, 1], clipped, as uint8 [n, h, w, 3]."""
+    scaled = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def sheet(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
+    """Images [n, 3, h, w] in reading order, `columns` in a row, each pixel blown up `scale` times."""
+    tiles = to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = tiles.shape[1] + 1, tiles.shape[2] + 1
+    page = Image.new("RGB", (columns * width - 1, ceil(len(tiles) / columns) * height - 1), BACKGROUND)
+    for number, tile in enumerate(tiles):
+        page.paste(Image.fromarray(tile), (number % columns * width, number // columns * height))
+    return page
+
+
+def labelled(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image.Image:
+    """One row of images per label; every image is blown up to at least `side` pixels. Title on top."""
+    font = ImageFont.load_default(15)
+    strips = [(label, sheet(images, len(images), max(1, side // images.shape[-1]))) for label, images in rows]
+    gutter = MARGIN * 2 + max(int(font.getlength(label)) for label, _ in strips)
+    width = gutter + max(strip.width for _, strip in strips) + MARGIN
+    height = 26 + sum(strip.height + MARGIN for _, strip in strips)
+    page = Image.new("RGB", (width, height), BACKGROUND)
+    pen = ImageDraw.Draw(page)
+    pen.text((MARGIN, 4), title, fill="black", font=font)
+    top = 26
+    for label, strip in strips:
+        pen.text((MARGIN, top + strip.height // 2 - 9), label, fill="black", font=font)
+        page.paste(strip, (gutter, top))
+        top += strip.height + MARGIN
+    return page
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    with files.whole(path) as temporary:
+        picture.save(temporary, format="PNG")

@@ -1,0 +1,76 @@
+"""A trained model as a sampler."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ggcn.compose import load as load_config
+from ggcn.config import Config, grids
+from ggcn.errors import UserError
+from ggcn.lanes import Key
+from ggcn.models import Energies, Upsamplers, build
+from ggcn.sampling.draw import Particles, draw, hidden
+from ggcn.sampling.noise import Noise
+from ggcn.training import checkpoint
+from ggcn.training.rundir import RunDir
+
+WEIGHTS = "ema.pt"
+
+
+class Sampler:
+    """Draws images; image number i of a seed is the same whatever else is drawn."""
+
+    def __init__(
+        self, config: Config, energies: Energies, upsamplers: Upsamplers, folder: Path | None = None
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.energies, self.upsamplers = energies.eval(), upsamplers.eval()
+        self.device = next(energies.parameters()).device
+        self.lane_width = config.train.batch // config.lanes
+
+    def draw(self, first: int, count: int, seed: int) -> Particles:
+        """Images number first to first + count of `seed`, with chain starts and all grids.
+
+        The number drawn is rounded up to whole lanes; a lane norm looks at that many samples together.
+        """
+        numbers = range(first, first + -(-count // self.lane_width) * self.lane_width)
+        keys: list[tuple[Key, ...]] = [(seed, "sample", number) for number in numbers]
+        z = hidden(keys, 1, self.config.model.upsampler.hidden, self.device)
+        return draw(self.energies, self.upsamplers, grids(self.config.model), z, Noise(keys, self.device))
+
+    def batches(self, count: int, seed: int = 0, batch: int = 64) -> Iterator[Tensor]:
+        """`count` images in parts of at most about `batch`, [n, channels, size, size], on the CPU."""
+        batch = max(batch // self.lane_width, 1) * self.lane_width
+        for first in range(0, count, batch):
+            wanted = min(batch, count - first)
+            yield self.draw(first, wanted, seed).ends[-1][:wanted].cpu()
+
+    def sample(self, count: int, seed: int = 0, batch: int = 64) -> Tensor:
+        """`count` images [count, channels, size, size], about [-1, 1], on the CPU."""
+        return torch.cat(list(self.batches(count, seed, batch)))
+
+
+def load(run: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
+    """The sampler of a run's newest whole checkpoint, or of the one at `step`, from averaged weights.
+
+    Raises UserError when `run` is no run directory or has no such checkpoint.
+    """
+    place = RunDir(Path(run))
+    config = load_config(place.config)
+    folder = _choose(place, step)
+    energies, upsamplers = build(config)
+    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    energies.load_state_dict(weights["energies"])
+    upsamplers.load_state_dict(weights["upsamplers"])
+    return Sampler(config, energies.to(device), upsamplers.to(device), folder)
+
+
+def _choose(place: RunDir, step: int | None) -> Path:
+    if step is not None:
+        return checkpoint.at_step(place.checkpoints, step)
+    folder = checkpoint.newest_whole(place.checkpoints)
+    if folder is None:
+        raise UserError(f"{place.path} has no checkpoint yet; train it first")
+    return folder

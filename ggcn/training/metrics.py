@@ -1,0 +1,92 @@
+"""metrics.jsonl, TensorBoard events and the progress line of a run."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from ggcn import files
+from ggcn.training.rundir import RunDir
+
+
+class Stopwatch:
+    """Seconds per named phase of a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what is inside, the GPU's work included."""
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[f"seconds/{name}"] = time.perf_counter() - began
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Gigabytes this rank holds: resident, and the GPU's peak where there is one."""
+    held = {"memory_gb": psutil.Process().memory_info().rss / 1e9}
+    if device.type == "cuda":
+        held["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return held
+
+
+class Journal:
+    """Writes what rank 0 knows: a line per logged step, the same as TensorBoard scalars, a progress bar."""
+
+    def __init__(self, run: RunDir, done: int, total: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        forget_after(run.metrics, done)
+        self.lines = run.metrics.open("a")
+        self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
+        often = 0.5 if sys.stderr.isatty() else 20
+        self.bar = tqdm(total=total, initial=done, unit="step", mininterval=often, dynamic_ncols=True)
+
+    def tick(self, metrics: dict[str, float]) -> None:
+        """Moves the progress bar by one step; shows the finest grid's health."""
+        names = {"gap": "gap", "teaching": "teaching", "relative_displacement": "drift"}
+        finest = {label: _last(metrics, name) for name, label in names.items()}
+        self.bar.set_postfix({label: f"{value:.3g}" for label, value in finest.items()}, refresh=False)
+        self.bar.update()
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line and its scalars, flushed."""
+        self.lines.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.lines.flush()
+        for name, value in metrics.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes all files."""
+        self.bar.close()
+        self.lines.close()
+        self.board.close()
+
+
+def _last(metrics: dict[str, float], name: str) -> float:
+    return [value for key, value in metrics.items() if key.startswith(f"{name}/")][-1]
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the lines of steps after `step`, which a resumed run computes again; a torn last line too."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+    files.write_text(path, "".join(line + "\n" for line in kept))
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")

@@ -1,0 +1,110 @@
+"""The run directory: one folder, named by the user, that holds all that a run is."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ggcn import files
+from ggcn.compose import flatten, load, to_yaml
+from ggcn.config import Config
+from ggcn.errors import UserError
+
+FREE = (
+    "paths.",
+    "cluster.",
+    "log.",
+    "checkpoint.",
+    "train.steps",
+    "data.shards",
+    "data.workers",
+    "data.prefetch",
+    "data.verify",
+    "data.cache",
+    "data.retries",
+    "data.backoff",
+    "data.allow_pipe",
+)
+"""keys that may change over a run's life: they say where and how long, not what is computed (the shards'
+content is compared by hash, wherever it lies)"""
+
+ROOT = Path(__file__).resolve().parents[2]
+SNAPSHOT = ("ggcn", "cluster", "configs", "tools", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`runs/NAME` and the places in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The frozen config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Pictures by step."""
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """step_N folders and the file `latest`."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """One log per rank."""
+        return self.path / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @classmethod
+    def of(cls, config: Config) -> "RunDir":
+        """The directory that a config names, absolute."""
+        return cls(Path(config.paths.runs).resolve() / config.run)
+
+    def freeze(self, config: Config, force: bool = False) -> None:
+        """Writes the config, and a copy of the code for the record.
+
+        Raises UserError with the differences when the run exists with another config, unless `force`.
+        """
+        if self.config.exists() and not force:
+            changes = differences(load(self.config), config)
+            if changes:
+                raise UserError(
+                    f"{self.path} was started with another config ({'; '.join(changes)}); "
+                    "take another run=NAME, or say --force to go on with the new values"
+                )
+        files.write_text(self.config, to_yaml(config))
+        self._copy_code()
+
+    def _copy_code(self) -> None:
+        for name in SNAPSHOT:
+            source, target = ROOT / name, self.path / "code" / name
+            if source.is_dir():
+                shutil.copytree(
+                    source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+                )
+            elif source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """ "key: old -> new" for every key that belongs to what a run computes."""
+    before, after = _identity(old), _identity(new)
+    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if not key.startswith(FREE)}

@@ -1,0 +1,203 @@
+"""The training loop."""
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ggcn import __version__, pictures, ranks
+from ggcn.config import Config
+from ggcn.data import stream
+from ggcn.errors import UserError
+from ggcn.lanes import Lanes
+from ggcn.learning.learner import Learner, Metrics
+from ggcn.sampling.sampler import WEIGHTS, Sampler
+from ggcn.training import checkpoint
+from ggcn.training.checkpoint import Checkpoints
+from ggcn.training.metrics import Journal, Stopwatch, memory
+from ggcn.training.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+class Wish(Protocol):
+    """Somebody who may want the run to stop."""
+
+    @property
+    def wanted(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended."""
+
+    step: int
+    """steps completed, all of them saved"""
+    finished: bool
+    """False when it was asked to stop before"""
+
+
+def train(config: Config, run: RunDir, stop: Wish, device: torch.device) -> Outcome:
+    """Trains from the newest checkpoint to config.train.steps, or until a rank is asked to stop.
+
+    Every rank calls it. Raises UserError when the run cannot go on.
+    """
+    trainer = Trainer(config, run, device)
+    step = trainer.resume()
+    journal = Journal(run, step, config.train.steps) if ranks.is_first() else None
+    watch = Stopwatch(device)
+    stopping, saved = False, step
+    while step < config.train.steps and not stopping:
+        with watch.phase("step"):
+            with watch.phase("data"):
+                batch = trainer.batch()
+                data = trainer.learner.data(batch.images, step)
+            with watch.phase("sample"):
+                particles = trainer.learner.sample(step)
+            with watch.phase("energy"):
+                metrics = trainer.learner.learn_energy(data, particles, step)
+            with watch.phase("upsampler"):
+                metrics |= trainer.learner.learn_upsamplers(particles, step)
+            trainer.learner.average(step)
+            metrics |= trainer.learner.chain_metrics(particles) | trainer.data_metrics(batch)
+            values, stopping = trainer.agree(metrics, stop)
+        step += 1
+        trainer.check(step, values)
+        if journal:
+            journal.tick(values)
+            if _due(step, config.log.every, config.train.steps):
+                journal.write(step, values | watch.seconds | trainer.speed(watch))
+            if _due(step, config.log.pictures_every, config.train.steps):
+                trainer.picture(step, batch.images)
+        if stopping or _due(step, config.checkpoint.every, config.train.steps):
+            trainer.save(step)
+            saved = step
+    trainer.stream.close()
+    if journal:
+        journal.close()
+    return Outcome(saved, step >= config.train.steps)
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return step % every == 0 or step == total
+
+
+class Trainer:
+    """The parts of a run that the loop moves."""
+
+    def __init__(self, config: Config, run: RunDir, device: torch.device) -> None:
+        world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        self.config, self.run, self.device = config, run, device
+        self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
+        self.learner = Learner(config, self.lanes, device)
+        self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every)
+
+    def resume(self) -> int:
+        """Restores the newest whole checkpoint and opens the data there; returns the steps completed."""
+        folder = self.checkpoints.newest()
+        facts = checkpoint.meta(folder) if folder else {"step": 0}
+        step = int(facts["step"])
+        config = self.config
+        self.stream = stream.build(
+            config.data, self.lanes, config.seed, config.model.grids[-1], step, pin=self.device.type == "cuda"
+        )
+        if folder:
+            self._check_same(facts, folder)
+            self._read(folder)
+            log.info("resumed from %s", folder)
+        return step
+
+    def _check_same(self, facts: dict, folder: Path) -> None:
+        if facts["data"] != self.stream.hash:
+            raise UserError(
+                f"{folder} was trained on other shards than {', '.join(self.config.data.folders())} now holds; "
+                "restore the shards, or take another run=NAME"
+            )
+        stage = self.config.engine.zero_stage
+        if stage > 0 and facts["world"] != self.lanes.world:
+            raise UserError(
+                f"{folder} was written by {facts['world']} ranks at ZeRO stage {stage} and opens on as many only; "
+                f"set cluster.ranks={facts['world']} (engine.zero_stage=0 opens on any number)"
+            )
+
+    def save(self, step: int) -> None:
+        """Commits a checkpoint of this step."""
+        facts = {
+            "world": self.lanes.world,
+            "data": self.stream.hash,
+            "versions": {"ggcn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        }
+        self.checkpoints.save(step, self._write, facts)
+
+    def _write(self, folder: Path) -> None:
+        learner = self.learner
+        learner.energy_engine.save(folder / "energy")
+        learner.teaching_engine.save(folder / "upsampler")
+        if ranks.is_first():
+            torch.save({name: module.state_dict() for name, module in self._averages()}, folder / WEIGHTS)
+
+    def _read(self, folder: Path) -> None:
+        learner = self.learner
+        learner.energy_engine.load(folder / "energy")
+        learner.teaching_engine.load(folder / "upsampler")
+        weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
+        for name, module in self._averages():
+            module.load_state_dict(weights[name])
+
+    def _averages(self) -> list[tuple[str, torch.nn.Module]]:
+        learner = self.learner
+        return [("energies", learner.ema_energies.module), ("upsamplers", learner.ema_upsamplers.module)]
+
+    def batch(self) -> stream.Batch:
+        """This rank's images of the next step; images that stand in for undecodable ones are named."""
+        batch = next(self.stream)
+        for fault in batch.faults:
+            log.warning("sample %s of %s was replaced: %s", fault.sample, fault.shard, fault.reason)
+        return batch
+
+    def data_metrics(self, batch: stream.Batch) -> Metrics:
+        """Share of the batch's images that stand in for undecodable ones."""
+        return {"replaced_share": torch.tensor(len(batch.faults) / len(batch.ids), device=self.device)}
+
+    def agree(self, metrics: Metrics, stop: Wish) -> tuple[dict[str, float], bool]:
+        """The global batch's metrics, and whether any rank was asked to stop: one all-reduce for both."""
+        local = [value.float().reshape(()) for value in metrics.values()]
+        wish = torch.tensor(float(stop.wanted), device=self.device)
+        *values, wishes = ranks.mean(torch.stack([*local, wish]).double()).tolist()
+        return dict(zip(metrics, values, strict=True)), wishes > 0
+
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """Raises UserError when the step left a value that is not finite."""
+        broken = [name for name, value in values.items() if not isfinite(value)]
+        if broken:
+            raise UserError(
+                f"training diverged at step {step} ({', '.join(broken)}); the last checkpoint is whole; "
+                "lower train.energy.lr or model.chain.step_size"
+            )
+
+    def speed(self, watch: Stopwatch) -> dict[str, float]:
+        """Images per second of the whole run, and memory of this rank."""
+        rate = self.config.train.batch / watch.seconds["seconds/step"]
+        return {"images_per_second": rate, **memory(self.device)}
+
+    def picture(self, step: int, images: Tensor) -> None:
+        """Writes samples/step_N.png: data above, then start and refined per grid from the same z every time."""
+        began = time.perf_counter()
+        count = self.config.log.pictures
+        sampler = Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
+        particles = sampler.draw(0, count, self.config.seed)
+        rows = [("data", images[:count].float() / 127.5 - 1)]
+        for grid, start, end in zip(self.learner.grids, particles.starts, particles.ends, strict=True):
+            rows += [(f"{grid.size} px start", start[:count]), (f"{grid.size} px refined", end[:count])]
+        title = (
+            f"{self.config.run}, step {step}, averaged weights, {self.learner.grids[-1].steps} Langevin steps"
+        )
+        page = pictures.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
+        pictures.save(page, self.run.samples / f"step_{step:06d}.png")
+        log.debug("picture took %.1f s", time.perf_counter() - began)

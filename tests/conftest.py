@@ -1,0 +1,15 @@
+"""What the tests share."""
+
+from pathlib import Path
+
+import pytest
+from harness import call
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the 400 demo faces at 16 px."""
+    out = tmp_path_factory.mktemp("shards") / "faces16"
+    made = call("tools/make_shards.py", "demo:faces", out, "--size", 16)
+    assert made.returncode == 0, made.stderr
+    return out

@@ -1,0 +1,579 @@
+"""Streams over real shards: same batches for everybody, from local and remote folders, through damage."""
+
+import collections
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import psutil
+import pytest
+import shards
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from ggcn.data import fetch, stream
+from ggcn.data.config import DataConfig
+from ggcn.data.stream import Batch, Stream
+from ggcn.errors import UserError
+from ggcn.lanes import Lanes
+
+
+def opened(
+    folder: Path | str, lanes: Lanes | int = 4, size: int = 8, start: int = 0, **settings: Any
+) -> Stream:
+    """A stream without workers and with quick retries unless `settings` say otherwise."""
+    config = DataConfig(**{"shards": str(folder), "workers": 0, "retries": 2, "backoff": 0.01, **settings})
+    return stream.build(config, lanes if isinstance(lanes, Lanes) else Lanes(lanes), 1, size, start)
+
+
+def take(count: int, *args: Any, **settings: Any) -> list[Batch]:
+    with opened(*args, **settings) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(torch.equal(a.ids, b.ids) and torch.equal(a.images, b.images) for a, b in pairs)
+
+
+def pixels(batch: Batch) -> np.ndarray:
+    """[samples, height, width, channels]"""
+    return batch.images.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """61 samples of 8 x 8 pixels in five uneven shards."""
+    path = tmp_path_factory.mktemp("shards")
+    shards.build(path, [13, 1, 20, 7, 20])
+    return path
+
+
+# what a batch holds
+
+
+@pytest.mark.parametrize(
+    ("extension", "channels"), [("png", 3), ("png", 1), ("webp", 3), ("jpg", 3), ("jpg", 1)]
+)
+def test_images_are_those_of_their_ids(tmp_path, extension, channels):
+    data = shards.build(tmp_path, [5, 6], extension=extension, channels=channels)
+    tars = [(tmp_path / shard.name).read_bytes() for shard in data.shards]
+    stored = [
+        tars[n][o : o + s] for n, d in enumerate(data.shards) for o, s in zip(d.offsets, d.sizes, strict=True)
+    ]
+    (batch,) = take(1, tmp_path, Lanes(4, width=2), flip=False)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.shape == (8, channels, 8, 8)
+    assert batch.ids.dtype == torch.int64
+    for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
+        truth = shards.picture(number, 8, channels)
+        assert (image == truth).all() or (
+            extension == "jpg" and (image == shards.decode(stored[number])).all()
+        )
+
+
+def test_half_of_the_showings_are_mirrored_decided_by_epoch_and_sample_alone(folder):
+    shown: dict[tuple[int, int], bool] = {}
+    for lanes in (4, 15):
+        length = 61 // lanes
+        for batch in take(8 * length, folder, lanes):
+            for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
+                mirrored = bool((image == shards.picture(number)[:, ::-1]).all())
+                assert mirrored or (image == shards.picture(number)).all()
+                assert shown.setdefault((batch.step // length, number), mirrored) == mirrored
+    assert 0.4 < np.mean(list(shown.values())) < 0.6
+    per_sample = collections.Counter(number for (_, number), mirrored in shown.items() if mirrored)
+    assert 0 < max(per_sample.values()) < 8
+
+
+def test_larger_images_are_averaged_down(tmp_path):
+    shards.build(tmp_path, [9], size=24)
+    (batch,) = take(1, tmp_path, size=8, flip=False)
+    for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
+        mean = shards.picture(number, 24).reshape(8, 3, 8, 3, 3).mean(axis=(1, 3))
+        assert np.abs(image - mean).max() < 0.6  # PIL rounds a little off
+
+
+@pytest.mark.parametrize("size", [64, 32, 16, 8, 4])
+def test_large_jpegs_are_decoded_at_a_fraction_that_agrees_with_averaging(tmp_path, size):
+    """Smooth pictures: there the transform's own scaling and averaging are nearly the same."""
+    y, x = np.mgrid[:64, :64]
+    smooth = [np.stack([2 * x + y + i, 3 * y, 255 - 3 * x], axis=2).astype(np.uint8) for i in range(4)]
+    shards.build(tmp_path, [4], 64, "jpg", images=[shards.encode(image, "jpg") for image in smooth])
+    (batch,) = take(1, tmp_path, size=size, flip=False)
+    for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
+        mean = smooth[number].reshape(size, 64 // size, size, 64 // size, 3).mean(axis=(1, 3))
+        assert np.abs(image - mean).max() < 6
+
+
+def test_random_crops_are_squares_of_the_image_and_move_from_epoch_to_epoch(tmp_path):
+    shards.build(tmp_path, [4], size=12)
+    corners = collections.defaultdict(set)
+    for batch in take(12, tmp_path, size=4, crop=8, flip=False):
+        for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
+            corners[number].add(corner_of(image, shards.picture(number, 12)))
+    assert len(set.union(*corners.values())) > 10
+    assert min(len(places) for places in corners.values()) > 3
+
+
+def corner_of(image: np.ndarray, whole: np.ndarray) -> tuple[int, int]:
+    """Where in `whole` the 8 x 8 square lies whose 2 x 2 averages are `image`."""
+    for y, x in itertools.product(range(5), range(5)):
+        mean = whole[y : y + 8, x : x + 8].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+        if np.abs(image - mean).max() <= 0.51:
+            return y, x
+    raise AssertionError("no such square")
+
+
+@pytest.mark.parametrize(("size", "crop"), [(16, 0), (6, 0), (3, 0), (4, 9), (4, 6), (8, 4)])
+def test_sizes_that_would_need_interpolation_are_refused(folder, size, crop):
+    with pytest.raises(UserError, match=f"build shards with --size {size}"):
+        opened(folder, size=size, crop=crop)
+
+
+# the same batches for everybody
+
+
+@pytest.mark.parametrize(
+    ("world", "workers"), [(2, 0), (4, 0), (8, 0), (1, 1), (1, 3), (2, 1), (2, 3), (4, 1), (8, 3)]
+)
+def test_any_world_and_any_number_of_workers_give_the_same_global_batches(folder, world, workers):
+    """Eight lanes of seven samples an epoch, three of them per step, over an epoch's end."""
+    steps = 5
+    whole = take(steps, folder, Lanes(8, width=3))
+    parts = [take(steps, folder, Lanes(8, rank, world, 3), workers=workers) for rank in range(world)]
+    for step in range(steps):
+        assert [part[step].step for part in parts] == [step] * world
+        assert torch.equal(torch.cat([part[step].ids for part in parts]), whole[step].ids)
+        assert torch.equal(torch.cat([part[step].images for part in parts]), whole[step].images)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_an_epoch_over_ranks_and_workers_is_every_sample_at_most_once(folder, workers):
+    ids = [
+        batch.ids for rank in range(2) for batch in take(61 // 4, folder, Lanes(4, rank, 2), workers=workers)
+    ]
+    assert len(set(torch.cat(ids).tolist())) == len(torch.cat(ids)) == 4 * (61 // 4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 3))
+def test_a_run_stopped_anywhere_goes_on_with_the_same_sequence(folder, stop, width):
+    lanes = Lanes(4, width=width)
+    assert same(take(3, folder, lanes, start=stop), take(stop + 3, folder, lanes)[stop:])
+
+
+def test_a_run_stopped_with_workers_goes_on_with_other_workers(folder):
+    whole = take(9, folder, Lanes(4))
+    assert same(take(4, folder, Lanes(4), workers=2) + take(5, folder, Lanes(4), start=4, workers=3), whole)
+
+
+def test_fewer_shards_than_ranks_and_a_data_set_smaller_than_a_batch_work(tmp_path):
+    shards.build(tmp_path, [5])
+    batches = [take(3, tmp_path, Lanes(4, rank, 4, width=3)) for rank in range(4)]
+    assert all(batch.images.shape == (3, 3, 8, 8) for part in batches for batch in part)
+    with pytest.raises(UserError, match="5 images cannot feed 8 lanes"):
+        opened(tmp_path, 8)
+
+
+def test_opening_a_stream_takes_no_number_from_torchs_generator(folder):
+    before = torch.get_rng_state()
+    take(2, folder, workers=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_mixture_shows_both_folders_in_their_shares(folder, tmp_path):
+    shards.build(tmp_path, [6, 6], images=[shards.encode(shards.picture(100 + i), "png") for i in range(12)])
+    mix = {str(folder): 3, str(tmp_path): 1}
+    batches = take(25, "", 8, mixture=mix, flip=False)
+    numbers = torch.cat([batch.ids for batch in batches])
+    assert (numbers >= 61).sum() == 50
+    for number, image in zip(batches[7].ids.tolist(), pixels(batches[7]), strict=True):
+        assert (image == shards.picture(number if number < 61 else number + 39)).all()
+    assert same(take(3, "", 8, mixture=mix, flip=False, start=22, workers=2), batches[22:])
+    assert [batch.ids.tolist() for batch in take(2, "", Lanes(8, 1, 2), mixture=mix)] == [
+        batch.ids[4:].tolist() for batch in batches[:2]
+    ]
+
+
+def test_grey_and_colour_do_not_mix(folder, tmp_path):
+    shards.build(tmp_path, [6], channels=1)
+    with pytest.raises(UserError, match="grey and colour"):
+        opened("", mixture={str(folder): 1, str(tmp_path): 1})
+
+
+# damage
+
+
+def damage(folder: Path, numbers: list[int], sizes: list[int], bad: bytes = b"not an image") -> None:
+    images = [shards.encode(shards.picture(i), "png") for i in range(sum(sizes))]
+    for number in numbers:
+        images[number] = bad
+    shards.build(folder, sizes, images=images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_undecodable_image_is_replaced_by_the_lanes_next_and_listed(tmp_path, workers):
+    shards.build(tmp_path / "good", [20, 20])
+    damage(tmp_path / "bad", [7, 25], [20, 20])
+    lanes, steps = Lanes(2, width=2), 20
+    good = take(steps, tmp_path / "good", lanes, flip=False)
+    with opened(tmp_path / "bad", lanes, flip=False, workers=workers, bad_share=0.1) as batches:
+        bad = list(itertools.islice(batches, steps))
+    per_lane = torch.stack([batch.ids for batch in good]).reshape(steps, 2, 2).transpose(0, 1).reshape(2, -1)
+    for lane in range(2):
+        row = per_lane[lane].tolist()
+        want = [row[k + 1] if number in (7, 25) else number for k, number in enumerate(row[:-1])]
+        got = torch.stack([batch.ids for batch in bad]).reshape(steps, 2, 2)[:, lane].flatten().tolist()
+        assert got[:-1] == want
+    for batch in bad:
+        for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
+            assert (image == shards.picture(number)).all()
+    assert batches.replaced == sum(number in (7, 25) for number in per_lane.flatten().tolist()) == 4
+    assert batches.seen == 80
+    places = {(Path(fault.shard).name, fault.sample) for fault in batches.faults}
+    assert places == {("000000.tar", 7), ("000001.tar", 5)}
+    assert all("UnidentifiedImageError" in fault.reason for fault in batches.faults)
+
+
+def test_a_truncated_image_and_one_of_another_size_are_bad(tmp_path):
+    whole = shards.encode(shards.picture(3), "png")
+    for bad, reason in (
+        (whole[: len(whole) // 2], ""),
+        (shards.encode(shards.picture(3, 9), "png"), "9 x 9"),
+    ):
+        damage(tmp_path, [3], [20], bad)
+        with opened(tmp_path, 1, bad_share=1) as batches:
+            assert 3 not in {number for _ in range(20) for number in next(batches).ids.tolist()}
+        assert [fault.sample for fault in batches.faults] == [3]
+        assert reason in batches.faults[0].reason
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_large_a_share_of_bad_images_stops_the_run(tmp_path, workers):
+    damage(tmp_path, list(range(0, 40, 4)), [20, 20])
+    with (
+        opened(tmp_path, 4, workers=workers, bad_share=0.05) as batches,
+        pytest.raises(
+            UserError, match=r"4 of \d+ images could not be decoded.*sample \d+ of .*tar.*verify_shards"
+        ),
+    ):
+        list(itertools.islice(batches, 50))
+    assert batches.replaced == 4
+    assert len(take(50, tmp_path, 4, workers=workers, bad_share=0.5)) == 50
+
+
+def test_a_few_bad_images_at_the_very_start_do_not_stop_a_run(tmp_path):
+    damage(tmp_path, [0, 1, 2], [300])
+    with opened(tmp_path, Lanes(1, width=300), bad_share=0.01) as batches:
+        assert len(next(batches).faults) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_without_a_single_good_image_is_an_error_not_a_search_for_ever(tmp_path, workers):
+    damage(tmp_path, list(range(9)), [9])
+    with pytest.raises(UserError, match=r"000000\.tar .*cannot be decoded"):
+        take(1, tmp_path, 2, workers=workers)
+
+
+def test_shards_that_differ_from_the_manifest_are_found_before_training(tmp_path):
+    shards.build(tmp_path, [5, 5, 5, 5])
+    path = tmp_path / "000002.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[:-100])
+    with pytest.raises(UserError, match=r"000002\.tar has"):
+        opened(tmp_path)
+    path.write_bytes(data[:700] + bytes([data[700] ^ 1]) + data[701:])
+    opened(tmp_path).close()
+    with pytest.raises(UserError, match=r"000002\.tar was altered"):
+        opened(tmp_path, verify="full")
+    ranks = [Lanes(4, rank, 4) for rank in range(4)]
+    assert [refused(lambda lanes=lanes: opened(tmp_path, lanes, verify="full")) for lanes in ranks] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    path.unlink()
+    with pytest.raises(UserError, match=r"000002\.tar is missing"):
+        opened(tmp_path)
+
+
+def refused(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except UserError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("loss", ["deleted", "truncated"])
+def test_a_shard_lost_during_the_run_ends_it_with_a_sentence(tmp_path, workers, loss):
+    shards.build(tmp_path, [8])
+    path = tmp_path / "000000.tar"
+    batches = opened(tmp_path, 2, workers=workers)
+    path.unlink() if loss == "deleted" else os.truncate(path, 100)
+    with batches, pytest.raises(UserError, match=r"000000\.tar cannot be read .*; restore it") as caught:
+        list(itertools.islice(batches, 10))
+    assert "\n" not in str(caught.value)
+
+
+# remote folders and the cache
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[shards.Server]:
+    with shards.serve(folder) as state:
+        yield state
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_web_servers_shards_give_the_same_batches(folder, server, workers):
+    assert same(take(6, server.url, workers=workers), take(6, folder))
+
+
+def test_a_server_that_fails_for_a_while_is_asked_again(folder, server):
+    server.refuse = 2
+    batches = opened(server.url)
+    assert server.refused == 2
+    server.refuse = 2
+    assert same([next(batches)], take(1, folder))
+    assert server.refused == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_that_keeps_failing_is_named(server, workers):
+    batches = opened(server.url, workers=workers)
+    server.refuse = 10**6
+    with batches, pytest.raises(UserError, match=rf"{server.url}/00000\d.tar cannot be read .*503"):
+        list(itertools.islice(batches, 10))
+    if workers == 0:
+        assert server.refused == 3
+
+
+def test_a_wrong_address_is_refused_at_once(server, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere/manifest.json cannot be read .*404"):
+        opened(f"{server.url}/nowhere", retries=10, backoff=100)
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/manifest.json cannot be read"):
+        opened("http://127.0.0.1:9")
+    with pytest.raises(UserError, match="nosuch://bucket/manifest.json needs an fsspec plug-in"):
+        opened("nosuch://bucket")
+
+
+def test_a_server_of_whole_files_only_needs_the_cache(folder, server, tmp_path):
+    server.ranges = False
+    with pytest.raises(UserError, match="whole files only; set data.cache_dir"):
+        take(1, server.url)
+    assert same(take(6, server.url, cache_dir=str(tmp_path)), take(6, folder))
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_cached_shard_is_fetched_once(folder, server, tmp_path, workers):
+    settings = {"cache_dir": str(tmp_path), "workers": workers}
+    assert same(take(30, server.url, **settings), take(30, folder))
+    take(30, server.url, **settings)
+    fetched = collections.Counter(path for path in server.paths if path.endswith(".tar"))
+    assert set(fetched.values()) == {1}
+    assert len(fetched) == 5
+
+
+def test_a_shard_that_arrives_altered_is_refused(folder, tmp_path):
+    copy = tmp_path / "copy"
+    data = shards.build(copy, [10])
+    tar = (copy / "000000.tar").read_bytes()
+    (copy / "000000.tar").write_bytes(
+        tar[: data.shards[0].offsets[4]] + b"!" + tar[data.shards[0].offsets[4] + 1 :]
+    )
+    with shards.serve(copy) as server, pytest.raises(UserError, match=r"000000\.tar cannot be read .*sha256"):
+        take(1, server.url, cache_dir=str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+RANK = """
+import itertools, sys
+from pathlib import Path
+from ggcn.data import stream
+from ggcn.data.config import DataConfig
+from ggcn.lanes import Lanes
+url, cache, gb, rank = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+config = DataConfig(shards=url, workers=0, cache_dir=cache, cache_gb=gb, backoff=0.01, flip=False)
+ids, most = [], 0
+for batch in itertools.islice(stream.build(config, Lanes(3, rank, 3), 1, 8), 120):
+    ids += batch.ids.tolist()
+    most = max(most, sum(path.stat().st_size for path in Path(cache).glob("[!.]*") if path.exists()))
+print(ids, most, sep="\\n")
+"""
+
+
+def test_ranks_share_a_small_cache_without_exceeding_it_or_losing_a_byte(folder, server, tmp_path):
+    """Three ranks, room for two or three of five shards: each evicts what the others may want next."""
+    limit = 2.5 * max(shard.bytes for shard in stream.manifest.load(folder).shards)
+    command = [sys.executable, "-c", RANK, server.url, str(tmp_path), str(limit / 1e9)]
+    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(3)]
+    for rank, process in enumerate(ranks):
+        ids, most = process.communicate(timeout=120)[0].splitlines()
+        assert ids == str([int(batch.ids) for batch in take(120, folder, Lanes(3, rank, 3))])
+        assert 0 < int(most) <= limit
+    assert len([path for path in server.paths if path.endswith(".tar")]) > 5
+
+
+def remotes(folder: Path) -> list[fetch.Remote]:
+    data = stream.manifest.load(folder)
+    return [fetch.Remote(str(folder / shard.name), shard.bytes, shard.sha256) for shard in data.shards]
+
+
+def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
+    shards.build(tmp_path / "data", [4, 4, 4, 4])
+    files = remotes(tmp_path / "data")
+    cache = fetch.Cache(tmp_path / "cache", 3 * files[0].bytes)
+    held = cache.open(files[0])
+    for age, file in ((200, files[2]), (300, files[1])):
+        os.close(cache.open(file) or 0)
+        past = time.time() - age
+        os.utime(tmp_path / "cache" / file.sha256, (past, past))
+    os.utime(tmp_path / "cache" / files[0].sha256, (0, 0))
+    last = cache.open(files[3])
+    names = {path.name for path in (tmp_path / "cache").glob("[!.]*")}
+    assert names == {files[number].sha256 for number in (0, 2, 3)}
+    again = cache.open(files[2])
+    assert cache.open(files[1]) is None
+    for file in (held, last, again):
+        os.close(file or 0)
+
+
+def test_what_a_killed_download_left_neither_blocks_nor_counts_for_ever(tmp_path):
+    shards.build(tmp_path / "data", [4, 4])
+    files = remotes(tmp_path / "data")
+    (tmp_path / "cache").mkdir()
+    for file in (files[0], fetch.Remote("", 1, "0" * 64)):
+        (tmp_path / "cache" / f"{file.sha256}.part").write_bytes(bytes(file.bytes))
+    cache = fetch.Cache(tmp_path / "cache", files[0].bytes)
+    descriptor = cache.open(files[0])
+    assert os.pread(descriptor or 0, files[0].bytes, 0) == Path(files[0].url).read_bytes()
+    assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [files[0].sha256]
+    os.close(descriptor or 0)
+
+
+def test_a_cache_too_small_for_a_shard_is_passed_by(folder, server, tmp_path):
+    assert same(take(6, server.url, cache_dir=str(tmp_path), cache_gb=1e-6), take(6, folder))
+
+
+def test_a_pipe_runs_only_when_allowed(folder, tmp_path):
+    pipe = f"pipe:cat {folder}/{{}}"
+    with pytest.raises(UserError, match="set data.allow_pipe=true"):
+        opened(pipe, cache_dir=str(tmp_path))
+    with pytest.raises(UserError, match="set data.cache_dir"):
+        opened(pipe, allow_pipe=True)
+    assert same(take(6, pipe, allow_pipe=True, cache_dir=str(tmp_path)), take(6, folder))
+    with pytest.raises(UserError, match="exit 1"):
+        opened("pipe:false", allow_pipe=True, cache_dir=str(tmp_path))
+
+
+def test_an_object_store_is_read_through_fsspec(folder):
+    store = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        store.pipe_file(f"/faces/{path.name}", path.read_bytes())
+    assert same(take(6, "memory://faces"), take(6, folder))
+
+
+# workers and signals
+
+LEFT_OPEN = """
+import sys, time
+import psutil
+from ggcn.data import stream
+from ggcn.data.config import DataConfig
+from ggcn.lanes import Lanes
+batches = stream.build(DataConfig(shards=sys.argv[1], workers=2), Lanes(4), 1, 8)
+next(batches)
+print(*[child.pid for child in psutil.Process().children()], flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_workers_outlive_the_signals_that_stop_a_run(folder):
+    with opened(folder, workers=2) as batches:
+        first = next(batches)
+        for child in psutil.Process().children():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                child.send_signal(number)
+        assert same([first, *itertools.islice(batches, 12)], take(13, folder))
+
+
+def test_workers_die_with_a_killed_rank(folder):
+    rank = subprocess.Popen(
+        [sys.executable, "-c", LEFT_OPEN, str(folder), "600"], stdout=subprocess.PIPE, text=True
+    )
+    assert rank.stdout is not None
+    workers = [psutil.Process(int(pid)) for pid in rank.stdout.readline().split()]
+    rank.kill()
+    rank.communicate()
+    assert len(workers) == 2
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+
+
+def test_a_program_that_forgets_its_stream_ends(folder):
+    """Its workers do not heed the SIGTERM with which Python ends forgotten children."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, str(folder), "0"], capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_closing_a_stream_ends_its_workers(folder):
+    batches = opened(folder, workers=2)
+    children = psutil.Process().children()
+    assert len(children) == 2
+    batches.close()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert list(batches) == []
+
+
+def test_a_worker_that_is_killed_is_reported_in_a_sentence(folder):
+    batches = opened(folder, workers=1, prefetch=1)
+    next(batches)
+    (worker,) = psutil.Process().children()
+    worker.kill()
+    with batches, pytest.raises(UserError, match="a loader worker died"):
+        list(itertools.islice(batches, 50))
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"workers": -1}, {"prefetch": 0}, {"block": 0}, {"verify": "some"}, {"bad_share": 2}, {"cache_gb": 0}],
+)
+def test_settings_out_of_range_are_named(folder, wrong):
+    with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}="):
+        opened(folder, **wrong)
+
+
+def test_one_of_shards_and_mixture_is_asked_for(folder):
+    with pytest.raises(UserError, match="either data.shards"):
+        opened("")
+    with pytest.raises(UserError, match="either data.shards"):
+        opened(folder, mixture={"x": 1})
+
+
+def test_settings_are_a_schema_and_need_no_torch():
+    schema = OmegaConf.structured(DataConfig)
+    merged = OmegaConf.merge(schema, {"mixture": {"shards/faces": 3, "http://host/x": 1}})
+    assert OmegaConf.to_object(merged).folders() == {"shards/faces": 3.0, "http://host/x": 1.0}  # type: ignore[union-attr]
+    with pytest.raises(Exception, match="shard"):
+        OmegaConf.merge(schema, {"shard": "typo"})
+    code = "import sys, ggcn.data.config, ggcn.data.order; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0

@@ -1,0 +1,48 @@
+"""How tests run the project's commands, and a run small enough to do so often."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "lanes=4",
+    "seed=3",
+    "model.grids=[4,16]",
+    "model.energy.width=8",
+    "model.upsampler.width=16",
+    "model.upsampler.min_width=8",
+    "model.upsampler.hidden=8",
+    "model.chain.steps=[3]",
+    "data.workers=0",
+    "train.batch=16",
+    "log.every=1",
+    "log.pictures_every=100",
+    "log.pictures=4",
+    "checkpoint.every=5",
+    "cluster.ranks=2",
+]
+"""overrides of a run whose steps take a few hundredths of a second"""
+
+
+def command(script: str, *words: object) -> list[str]:
+    """The words that start one of the project's scripts."""
+    return [sys.executable, str(ROOT / script), *map(str, words)]
+
+
+def quiet_environment() -> dict[str, str]:
+    """This process's environment without what a test runner on a cluster might have set."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "RANK", "WORLD"))}
+
+
+def call(script: str, *words: object) -> subprocess.CompletedProcess:
+    """Runs a script to its end and returns its output as text."""
+    return subprocess.run(
+        command(script, *words),
+        capture_output=True,
+        text=True,
+        env=quiet_environment(),
+        timeout=240,
+        check=False,
+    )

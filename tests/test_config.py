@@ -1,0 +1,80 @@
+"""Configuration: every experiment is sound, every mistake is one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT, TINY
+
+from ggcn.compose import compose, load, to_yaml
+from ggcn.config import grids, validate_world
+from ggcn.errors import UserError
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    config = compose([f"experiment={experiment}"])
+    assert config.run == experiment
+    assert len(grids(config.model)) == len(config.model.grids)
+
+
+def test_a_frozen_config_comes_back_as_it_was(tmp_path: Path) -> None:
+    config = compose([*TINY, "model.sigma=inf", "+data.mixture={shards/a: 1.5, b: 2}"])
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load(path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.step=3", "unknown key train.step; did you mean train.steps?"),
+        ("model.chain.step_siz=[1]", "unknown key model.chain.step_siz; did you mean model.chain.step_size?"),
+        ("train.steps=many", "train.steps"),
+        ("lanes=[1,2]", "lanes"),
+        ("model=nosuch", "there is no model=nosuch; choose one of ggcn"),
+        ("experiment=nosuch", "there is no experiment=nosuch; choose one of"),
+        ("train.batch=63", "train.batch=63 is not a multiple of lanes=8"),
+        ("model.grids=[8,24]", "powers of two"),
+        ("model.grids=[32,8]", "must grow from the coarsest"),
+        ("model.grids=[]", "powers of two"),
+        ("model.chain.steps=[1,2,3]", "model.chain.steps has 3 entries for 2 grids"),
+        ("model.chain.step_size=[-1]", "must not be negative"),
+        ("engine.precision=fp16", "engine.precision=fp16 is none of bf16, fp32"),
+        ("engine.zero_stage=3", "engine.zero_stage=3 is none of 0, 1, 2"),
+        ("run=a/b", "is no folder name"),
+        ("checkpoint.keep=0", "checkpoint.keep=0 must be at least 1"),
+        ("train.ema=1.0", "train.ema=1.0 must lie in [0, 1)"),
+        ("run", "run"),
+        ("data.mixture={a: 1}", "+data.mixture={FOLDER: WEIGHT, FOLDER: WEIGHT}"),
+    ],
+)
+def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_typo_in_a_frozen_config_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(compose(TINY)).replace("energy_l2", "energy_12"))
+    with pytest.raises(UserError, match="energy_12"):
+        load(path)
+
+
+def test_lanes_and_ranks_must_agree() -> None:
+    config = compose(["lanes=8"])
+    validate_world(config, 4)
+    with pytest.raises(
+        UserError, match="3 ranks cannot share lanes=8 equally; set cluster.ranks to a divisor of 8"
+    ):
+        validate_world(config, 3)
+
+
+def test_composing_needs_no_torch() -> None:
+    code = "import sys; from ggcn.compose import compose; compose([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,168 @@
+"""Checks a folder of shards: python tools/verify_shards.py OUT [--decode]
+
+Every file that the manifest names is there, has the right size and sha256, is a tar that webdataset reads,
+and each sample's bytes lie where the manifest says. Prints one line per problem; the exit code is 1 if there
+is any. A held-out set in OUT/holdout is checked with it.
+"""
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ggcn import files
+from ggcn.data import build, manifest
+from ggcn.data.manifest import Manifest, Shard
+from ggcn.errors import UserError, run_cli
+
+
+def read_tar(path: Path, extension: str) -> list[bytes]:
+    """The images of a tar, as webdataset finds them. Raises whatever webdataset and tarfile do."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    with path.open("rb") as stream:
+        members = tar_file_expander([{"url": str(path), "stream": stream}])
+        return [sample.get(extension, b"") for sample in group_by_keys(members)]
+
+
+def check_samples(found: Manifest, decode: bool, shard: Shard) -> Iterator[str]:
+    """Problems inside a shard that is there: its tar, its samples' places, and its images if `decode`."""
+    path = found.folder / shard.name
+    try:
+        images = read_tar(path, found.extension)
+    except Exception as error:
+        why = str(error.args[0] if error.args else error).split(" @ ")[0]
+        yield f"{path}: webdataset cannot read it ({why})"
+        return
+    if len(images) != shard.samples:
+        yield f"{path}: {len(images)} samples instead of {shard.samples}"
+    for index, (image, data) in enumerate(zip(images, stored(path, shard), strict=False)):
+        if image != data:
+            yield f"{path}: sample {index} is not where the manifest says"
+        elif decode and (problem := undecodable(data, found.size)):
+            yield f"{path}: sample {index} {problem}"
+
+
+def stored(path: Path, shard: Shard) -> Iterator[bytes]:
+    """What lies at each sample's offset."""
+    with path.open("rb") as file:
+        for offset, size in zip(shard.offsets, shard.sizes, strict=True):
+            file.seek(offset)
+            yield file.read(size)
+
+
+def undecodable(data: bytes, size: int) -> str:
+    """Why an image is not a sample of size x size pixels in RGB; empty if it is one."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception as error:
+        return f"cannot be decoded ({error})"
+    if image.size == (size, size) and image.mode == "RGB":
+        return ""
+    return f"is {image.width} x {image.height} {image.mode} instead of {size} x {size} RGB"
+
+
+def check_shard(found: Manifest, decode: bool, shard: Shard) -> list[str]:
+    """All problems of one shard."""
+    path = found.folder / shard.name
+    problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard)]
+    if not len(shard.offsets) == len(shard.sizes) == shard.samples:
+        problems.append(f"{path}: the manifest has not one offset and size for each of its samples")
+    elif path.is_file():
+        problems += check_samples(found, decode, shard)
+    build.tick()
+    return problems
+
+
+def check_file(path: Path, shard: Shard) -> Iterator[str]:
+    """Whether a shard is there with the right bytes."""
+    if not path.is_file():
+        yield f"{path}: missing"
+    elif (size := path.stat().st_size) != shard.bytes:
+        yield f"{path}: {size} bytes instead of {shard.bytes}"
+    elif files.sha256(path) != shard.sha256:
+        yield f"{path}: altered (sha256 differs)"
+
+
+def check_sidecar(path: Path, shard: Shard) -> Iterator[str]:
+    """Problems of the file that says where a shard's samples came from."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        wrong = [
+            key
+            for key in ("samples", "bytes", "sha256", "offsets", "sizes")
+            if record[key] != getattr(shard, key)
+        ]
+        if wrong or len(record["sources"]) != shard.samples:
+            yield f"{path}: differs from the manifest in {', '.join(wrong) or 'its number of sources'}"
+    except FileNotFoundError:
+        yield f"{path}: missing"
+    except (ValueError, KeyError, TypeError) as error:
+        yield f"{path}: damaged ({error})"
+
+
+def check_folder(found: Manifest) -> Iterator[str]:
+    """Problems of the folder as a whole: totals, and files that do not belong there."""
+    totals = (sum(shard.samples for shard in found.shards), sum(shard.bytes for shard in found.shards))
+    if totals != (found.samples, found.bytes):
+        yield f"{found.folder / manifest.NAME}: its totals are not the sums over its shards"
+    known = {shard.name for shard in found.shards} | {manifest.NAME, build.CLAIM, build.HOLDOUT}
+    if found.rejected:
+        known.add(build.REJECTED)
+        if not (found.folder / build.REJECTED).is_file():
+            yield f"{found.folder / build.REJECTED}: missing"
+    for path in sorted(found.folder.iterdir()):
+        if path.name not in known and not _belongs(path, known):
+            yield f"{path}: does not belong here"
+
+
+def _belongs(path: Path, known: set[str]) -> bool:
+    """Sidecars do: of a shard, or of a slice without a single readable image."""
+    if path.suffix != ".json" or not path.stem.isdigit():
+        return False
+    try:
+        return path.stem + ".tar" in known or json.loads(path.read_text())["samples"] == 0
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[str]]:
+    """Checks OUT and OUT/holdout -> their manifests, all problems. Raises UserError without a manifest."""
+    folders = [out, out / build.HOLDOUT] if (out / build.HOLDOUT).is_dir() else [out]
+    all_found = [manifest.load(folder) for folder in folders]
+    problems: list[str] = []
+    total = sum(len(found.shards) for found in all_found)
+    with build.Pool(min(workers, total)) as pool, build.progress_bar(total, 0, "shards", " shards") as bar:
+        for found in all_found:
+            lists = pool.run(partial(check_shard, found, decode), found.shards, bar)
+            problems += [*check_folder(found), *(problem for some in lists for problem in some)]
+    return all_found, problems
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the problems, or that there are none. Raises UserError."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("out", metavar="OUT", type=Path)
+    cli.add_argument("--decode", action="store_true", help="decode every image too")
+    cli.add_argument("--workers", type=int, default=build.cores(), help="default: every core")
+    args = cli.parse_args(argv)
+    if args.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {args.workers}")
+    all_found, problems = verify(args.out, args.decode, args.workers)
+    for problem in problems:
+        print(problem)
+    samples, shards = sum(one.samples for one in all_found), sum(len(one.shards) for one in all_found)
+    print(f"{args.out}: {samples} samples in {shards} shards, {len(problems) or 'no'} problems")
+    if problems:
+        print("delete the damaged files and run make_shards as before: only these are written anew")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
