@@ -50,21 +50,23 @@ class ChainConfig:
     """Langevin chains, x <- x - a grad E(x) + sqrt(2 a T) eps, per grid."""
 
     steps: list[int] = field(default_factory=lambda: [8])
-    """Langevin steps of a chain"""
-    step_size: list[float] = field(default_factory=lambda: [30.0])
+    """Langevin steps of a chain; the up-sampler learns what the chain does, so few are enough"""
+    step_size: list[float] = field(default_factory=lambda: [1.0, 10.0])
     """Langevin step size a; the energy's gradient per pixel shrinks with the number of pixels, so a wants to
-    grow with it"""
-    temperature: list[float] = field(default_factory=lambda: [1.5e-7])
-    """T; 1 is exact Langevin, far lower ones give cleaner pictures from few steps"""
+    grow with it, about size^2 / 100"""
+    temperature: list[float] = field(default_factory=lambda: [1e-6])
+    """T; 1 is exact Langevin, far lower ones give cleaner pictures from few steps. Noise of a step has the
+    standard deviation sqrt(2 a T): 0.0045 at a = 10. The logged relative_displacement must stay well above 1"""
 
 
 @dataclass
 class FlowConfig:
     """How the energy learns: KL flow (maximum likelihood), or JKO flow with the Wasserstein metric."""
 
-    gamma: list[float] = field(default_factory=lambda: [100.0])
+    gamma: list[float] = field(default_factory=lambda: [2.0, 20.0])
     """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the cost of moving
-    particles, so it wants the size of a chain's total time steps * step_size"""
+    particles for a time gamma, so it scales like step_size; much above a chain's total time steps * step_size
+    the energy flattens and the chains stand still"""
     particles: str = "samples"
     """where the JKO term is taken: samples (chain ends), data, both, or segments between the two"""
 
@@ -87,12 +89,12 @@ class ModelConfig:
 class OptimizerConfig:
     """Adam with a linear warm-up."""
 
-    lr: float = 1e-4
-    beta1: float = 0.0
+    lr: float = 1e-3
+    beta1: float = 0.5
     beta2: float = 0.999
     clip: float = 1.0
     """largest norm of the gradient; 0 turns clipping off"""
-    warmup: int = 0
+    warmup: int = 50
     """steps over which the learning rate rises from 0"""
 
 
@@ -102,9 +104,10 @@ class TrainConfig:
     """the run ends here; raise it and the same command goes on"""
     batch: int = 64
     """images of a global batch, shared by all ranks"""
-    energy: OptimizerConfig = field(default_factory=OptimizerConfig)
-    upsampler: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-4, beta1=0.5))
-    energy_l2: float = 0.05
+    energy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, beta1=0.0))
+    """beta1 0, usual for energies: samples move with every step, so old gradients mislead"""
+    upsampler: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, beta1=0.5))
+    energy_l2: float = 0.02
     """weight of mean f(data)^2 + mean f(samples)^2, which keeps the energies near 0"""
     data_noise: float = 0.03
     """standard deviation of the noise added to data, pixels in [-1, 1]: hides 8-bit steps from the energy"""

@@ -138,7 +138,10 @@ def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[
     all_found = [manifest.load(folder) for folder in folders]
     problems: list[str] = []
     total = sum(len(found.shards) for found in all_found)
-    with build.Pool(min(workers, total)) as pool, build.progress_bar(total, 0, "shards", " shards") as bar:
+    with (
+        build.Pool(max(1, min(workers, total))) as pool,
+        build.progress_bar(total, 0, "shards", " shards") as bar,
+    ):
         for found in all_found:
             lists = pool.run(partial(check_shard, found, decode), found.shards, bar)
             problems += [*check_folder(found), *(problem for some in lists for problem in some)]

@@ -205,10 +205,11 @@ class Cache:
         return None
 
     def _bring(self, shard: Remote, path: Path) -> bool:
-        """Downloads the shard unless another process just did; False when there is no room."""
+        """Downloads the shard, or waits while another process does; False when there is no room."""
         part = path.with_suffix(".part")
-        file = hold(part, fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
-        if file is None:  # it was another's, who is done with it
+        file = hold(part, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR | os.O_CREAT)
+        if file is None:
+            _await(part)
             return True
         try:
             if path.exists():
@@ -253,7 +254,7 @@ class Cache:
 
 
 def hold(path: Path, mode: int, flags: int = os.O_RDONLY) -> int | None:
-    """Opens and locks the file at `path`; None when there is none, or no longer once the lock is had."""
+    """Opens and locks the file at `path`; None when it is missing, or gone once the lock is had, or taken."""
     try:
         file = os.open(path, flags)
     except FileNotFoundError:
@@ -271,6 +272,13 @@ def _is_at(file: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def _await(part: Path) -> None:
+    """Returns when nobody writes the file. It asks for a shared lock, as who wrote it keeps one for reading."""
+    file = hold(part, fcntl.LOCK_SH)
+    if file is not None:
+        os.close(file)
 
 
 def _evict(path: Path) -> bool:

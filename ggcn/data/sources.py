@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from ggcn.errors import UserError
 
-ENDINGS = [".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"]
+ENDINGS = [".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"]
 ENDINGS += [".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"]
 
 # Installed packages are read as files, never imported. Of scikit-image's pictures these are the colour

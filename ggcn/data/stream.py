@@ -5,19 +5,21 @@ number of workers nor that of ranks shows in a batch. Within a step samples are 
 they lie in the shards. Nothing here remembers where a run is: a stream is opened at a step.
 """
 
+import atexit
 import dataclasses
 import functools
 import hashlib
 import io
 import itertools
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import webdataset as wds
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ggcn.data import fetch, manifest
@@ -187,6 +189,8 @@ class Steps(IterableDataset):
             yield from wds.DataPipeline(*stages)
         except UserError as error:
             yield error
+        finally:
+            reader.close()
 
     def encoded(self, reader: fetch.Reader) -> Iterator[Sample]:
         """First stage: the encoded samples of this worker's steps, `lanes.samples` for each."""
@@ -219,6 +223,8 @@ class Steps(IterableDataset):
         mirror = self.config.flip and bits(self.seed, "flip", draw.epoch, draw.id) % 2 == 1
         try:
             sample["image"] = form.decode(sample[form.extension], dice, mirror)
+        except UnidentifiedImageError:
+            sample["fault"] = Fault(sample["__url__"], draw.sample, f"not a {FORMATS[form.extension]} image")
         except Exception as error:  # decoders meet damage with whatever it makes them stumble over
             sample["fault"] = Fault(sample["__url__"], draw.sample, f"{type(error).__name__}: {error}")
         return sample
@@ -284,6 +290,7 @@ class Stream:
         views = [view(folder, size, config.crop) for folder in folders]
         steps = Steps(Index(folders), views, order, lanes, seed, shape, config, start)
         self._batches: Iterator[Batch | UserError] | None = iter(_loader(steps, config, pin))
+        _open_streams.add(self)
 
     def __iter__(self) -> "Stream":
         return self
@@ -333,6 +340,16 @@ class Stream:
         )
 
 
+_open_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    """Python ends forgotten children by SIGTERM, which workers ignore, and would wait for them for ever."""
+    for stream in list(_open_streams):
+        stream.close()
+
+
 def _channels(folders: Sequence[Folder]) -> int:
     found = {folder.manifest.channels for folder in folders}
     if len(found) > 1:
@@ -348,7 +365,6 @@ def _loader(steps: Steps, config: DataConfig, pin: bool) -> DataLoader:
         collate_fn=_same,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if some else None,
-        persistent_workers=some,  # torch then ends them at interpreter exit, which must not wait for SIGTERM
         worker_init_fn=_ignore_signals,
         # a fork server would die of the USR2 that SLURM sends to a whole job, and take the workers along
         multiprocessing_context="fork" if some else None,

@@ -122,17 +122,28 @@ class Checkpoints:
         return final
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint; rank 0 decides for all."""
+        """The newest whole checkpoint; rank 0 decides for all, and renames damaged newer ones out of the way."""
         choice: Path | UserError | None = None
         if ranks.is_first():
             try:
                 choice = newest_whole(self.root)
+                self._set_aside(choice)
             except UserError as error:
                 choice = error
         choice = ranks.from_first(choice)
         if isinstance(choice, UserError):
             raise choice
         return choice
+
+    def _set_aside(self, chosen: Path | None) -> None:
+        """Damaged checkpoints newer than the chosen one must not count as kept ones."""
+        for step in steps(self.root):
+            folder = self.root / name(step)
+            if chosen is None or folder.name <= chosen.name:
+                return
+            target = self.root / f"damaged-{folder.name}"
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(folder, target)
 
     def _prune(self) -> None:
         for step in steps(self.root)[self.keep :]:

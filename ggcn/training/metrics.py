@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Journal:
         forget_after(run.metrics, done)
         self.lines = run.metrics.open("a")
         self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
+        tqdm.set_lock(threading.RLock())  # its default outlives a killed process, with a warning
         often = 0.5 if sys.stderr.isatty() else 20
         self.bar = tqdm(total=total, initial=done, unit="step", mininterval=often, dynamic_ncols=True)
 

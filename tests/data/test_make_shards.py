@@ -471,6 +471,7 @@ def odd_images() -> dict[str, tuple[Image.Image, tuple[int, int, int]]]:
         "palette.png": (palette, BLUE),
         "palette_clear.png": (clear, WHITE),
         "deep.png": (deep, GREY),
+        "deep_white.png": (Image.fromarray(np.full((20, 20), 65535, dtype=np.uint16)), WHITE),
         "deep.tif": (deep, GREY),
         "deep.pgm": (Image.new("I", (20, 20), 128 * 257), GREY),
         "grey.jpg": (Image.new("L", (20, 20), 128), GREY),

@@ -193,6 +193,8 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
     assert fallen.returncode == 0, fallen.stderr
     assert "step_00000017 is damaged (ema.pt was altered)" in fallen.stderr
     assert [line["step"] for line in metrics(run)] == list(range(1, 19))
+    kept = sorted(path.name for path in (run / "checkpoints").glob("*step_*"))
+    assert kept == ["damaged-step_00000017", "step_00000015", "step_00000018"]
 
     for path in (run / "checkpoints").glob("step_*/ema.pt"):
         _damage(path)
