@@ -49,7 +49,7 @@ def local(config: Config, run: RunDir, force: bool) -> int:
     """All ranks on this machine, in the foreground."""
     from cluster import local as processes
 
-    world = processes.count(config.cluster.ranks)
+    world = processes.count(config.cluster.ranks, config.lanes)
     validate_world(config, world)
     prepare(config, run, force)
     code = processes.launch(run, world)

@@ -131,7 +131,7 @@ class EngineConfig:
 @dataclass
 class ClusterConfig:
     ranks: int | None = None
-    """processes on this machine; by default one per GPU, and 1 where there is none"""
+    """processes on this machine; by default one per GPU, and two where there is none"""
     timeout_s: int = 600
     """a collective that takes longer ends the run"""
 
