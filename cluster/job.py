@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,12 @@ def run_rank(run: RunDir, place: "Place") -> "Outcome":
 
     config = load(run.config)
     stop = Stop().install()
-    device = ranks.join(place, config.cluster.timeout_s)
-    try:
-        return train(config, run, stop, device)
-    finally:
-        ranks.leave()
+    with run.alone() if place.rank == 0 else nullcontext():
+        device = ranks.join(place, config.cluster.timeout_s)
+        try:
+            return train(config, run, stop, device)
+        finally:
+            ranks.leave()
 
 
 def log_to(path: Path, rank: int) -> None:

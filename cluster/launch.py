@@ -82,7 +82,8 @@ def prepare(config: Config, run: RunDir, force: bool) -> None:
 
     width = config.train.batch // config.lanes
     stream.build(config.data, Lanes(config.lanes, width=width), config.seed, config.model.grids[-1]).close()
-    run.freeze(config, force)
+    with run.alone():
+        run.freeze(config, force)
     print(f"run {run.path}", file=sys.stderr)
 
 

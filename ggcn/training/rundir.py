@@ -1,6 +1,9 @@
 """The run directory: one folder, named by the user, that holds all that a run is."""
 
+import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,21 @@ class RunDir:
                 )
         files.write_text(self.config, to_yaml(config))
         self._copy_code()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the run for this process; raises UserError while another one trains it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path} is being trained by another process; wait for it, or take another run=NAME"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
 
     def _copy_code(self) -> None:
         for name in SNAPSHOT:

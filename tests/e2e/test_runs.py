@@ -131,6 +131,9 @@ def test_a_signal_stops_all_ranks_at_one_step_and_saves(
         text=True,
     )
     wait_for(lambda: lines(tmp_path / "stopped") >= 3, process)
+    second = launch(*words)
+    assert second.returncode == 2
+    assert "is being trained by another process" in second.stderr
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     last = metrics(tmp_path / "stopped")[-1]["step"]
