@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from cluster.stop import Stop
 from ggcn.compose import load
-from ggcn.errors import UserError
 from ggcn.training.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -18,19 +17,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("ggcn")
 
 
-def run_rank(run: RunDir, place: "Place") -> "Outcome":
-    """Trains as one rank of the run that `run` holds frozen."""
+def run_rank(run: RunDir, place: "Place", stop: Stop) -> "Outcome":
+    """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` wants it."""
     from ggcn import ranks
     from ggcn.training.trainer import train
 
     config = load(run.config)
-    stop = Stop().install()
-    with run.alone() if place.rank == 0 else nullcontext():
+    with run.alone("rank") if place.rank == 0 else nullcontext():
         device = ranks.join(place, config.cluster.timeout_s)
-        try:
-            return train(config, run, stop, device)
-        finally:
-            ranks.leave()
+        outcome = train(config, run, stop, device)
+        ranks.leave()  # not after a failure: the goodbye would wait for ranks that wait for this one
+        return outcome
 
 
 def log_to(path: Path, rank: int) -> None:
@@ -52,7 +49,7 @@ def _handler(handler: logging.Handler, form: logging.Formatter, level: int) -> l
     return handler
 
 
-def note_error(path: Path, error: UserError) -> None:
+def note_error(path: Path, error: Exception) -> None:
     """Leaves the sentence where the launcher looks for it."""
     log.error("%s", error)
     path.write_text(str(error))

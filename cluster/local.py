@@ -1,10 +1,10 @@
 """Ranks as processes of this machine, in the foreground."""
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from cluster import job
+from cluster.stop import Stop
 from ggcn.errors import UserError
 from ggcn.ranks import Place, free_port
 from ggcn.training.rundir import RunDir
@@ -30,7 +31,7 @@ def count(wanted: int | None, lanes: int) -> int:
     Two ranks use the cores of a CPU better than the threads of one, since small layers do not thread well.
     """
     spare = 2 if len(os.sched_getaffinity(0)) > 1 and lanes % 2 == 0 else 1
-    return wanted or torch.cuda.device_count() or spare
+    return wanted if wanted is not None else torch.cuda.device_count() or spare
 
 
 def launch(run: RunDir, world: int) -> int:
@@ -38,30 +39,40 @@ def launch(run: RunDir, world: int) -> int:
 
     Raises UserError with the sentence of the first rank that failed.
     """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < world:
+        raise UserError(
+            f"{world} ranks need as many GPUs and there are {gpus}; lower cluster.ranks, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES="
+        )
     for old in run.logs.glob("*.error"):
         old.unlink()
-    port = free_port()
-    context = mp.start_processes(_rank, args=(str(run.path), world, port), nprocs=world, join=False)
-    with _passing_on(context):
-        return _wait(context, run)
+    with Messenger() as messenger:
+        place = (str(run.path), world, free_port())
+        context = mp.start_processes(_rank, args=place, nprocs=world, join=False)
+        messenger.serve(context)
+        return _wait(context, run, messenger)
 
 
 def _rank(number: int, path: str, world: int, port: int) -> None:
+    stop = Stop().install()
     run = RunDir(Path(path))
     job.log_to(_log(run, number), number)
     if number > 0:
         _quiet(_log(run, number))
-    place = Place(number, world, number, world, port=port)
     try:
-        outcome = job.run_rank(run, place)
-    except UserError as error:
+        outcome = job.run_rank(run, Place(number, world, number, world, port=port), stop)
+        code = 0 if outcome.finished else STOPPED
+    except (UserError, OSError) as error:
         job.note_error(_error(run, number), error)
-        sys.exit(2)
+        code = 2
     except Exception:
         job.log.exception("rank %d failed", number)
-        sys.stdout.flush()
-        os._exit(1)
-    sys.exit(0 if outcome.finished else STOPPED)
+        code = 1
+    if code not in (0, STOPPED):
+        logging.shutdown()
+        os._exit(code)  # a goodbye to ranks that still wait in a collective could hang
+    sys.exit(code)
 
 
 def _log(run: RunDir, number: int) -> Path:
@@ -79,43 +90,60 @@ def _quiet(path: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _wait(context: ProcessContext, run: RunDir) -> int:
+class Messenger:
+    """TERM, USR2 and Ctrl-C reach the ranks, which stop at the same step; this process only waits.
+
+    A second Ctrl-C ends the ranks at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.processes: list[BaseProcess] = []
+
+    def __enter__(self) -> "Messenger":
+        self.old = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def serve(self, context: ProcessContext) -> None:
+        """From now on signals go to these ranks, and those that came before go now."""
+        self.processes = context.processes
+        for number in self.asked[:1]:
+            self._forward(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked.append(number)
+        hurry = self.asked.count(signal.SIGINT) > 1
+        self._forward(signal.SIGKILL if hurry else number)
+
+    def _forward(self, number: int) -> None:
+        for process in self.processes:
+            if process.is_alive() and process.pid:
+                os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+
+def _wait(context: ProcessContext, run: RunDir, messenger: Messenger) -> int:
     try:
         while not context.join(grace_period=GRACE_S):
             pass
     except ProcessException as failure:
-        return _explain(run, failure)
+        code = getattr(failure, "exit_code", 1)
+        if code == STOPPED or (messenger.asked and code < 0):
+            return STOPPED
+        raise UserError(_explain(run, failure.error_index, code)) from None
     return 0
 
 
-def _explain(run: RunDir, failure: ProcessException) -> int:
-    """The exit code that a failed rank stands for, or a UserError that says what happened to it."""
-    code = getattr(failure, "exit_code", 1)
-    if code == STOPPED:
-        return STOPPED
-    sentences = [path.read_text() for path in sorted(run.logs.glob("*.error"))]
-    if sentences:
-        raise UserError(sentences[0])
-    log = _log(run, failure.error_index)
+def _explain(run: RunDir, number: int, code: int) -> str:
+    """What happened to the rank that failed first: its own words, else how it ended."""
+    if _error(run, number).exists():
+        return _error(run, number).read_text()
+    if code > 0 and (others := sorted(run.logs.glob("*.error"))):
+        return others[0].read_text()
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    raise UserError(
-        f"rank {failure.error_index} {how}; see {log}; the same command goes on from the last checkpoint"
-    )
-
-
-@contextmanager
-def _passing_on(context: ProcessContext) -> Iterator[None]:
-    """TERM, USR2 and Ctrl-C reach the ranks, which stop at the same step; this process only waits."""
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        for process in context.processes:
-            if process.is_alive() and process.pid:
-                os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-    old = {number: signal.signal(number, forward) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    return f"rank {number} {how}; see {_log(run, number)}; the same command goes on from the last checkpoint"

@@ -1,18 +1,13 @@
 """Signals become a flag that the ranks agree on at the end of a step."""
 
-import os
 import signal
 from types import FrameType
 
-REASONS = {
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGTERM: "SIGTERM",
-    signal.SIGUSR2: "SIGUSR2",
-}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Stop:
-    """Asks for a stop when INT, TERM or USR2 arrives; a second Ctrl-C ends the process at once."""
+    """Asks for a stop when INT, TERM or USR2 arrives. The handler sets a flag and does nothing else."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -24,11 +19,9 @@ class Stop:
 
     def install(self) -> "Stop":
         """Takes over the signals of this process."""
-        for number in REASONS:
+        for number in SIGNALS:
             signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
-            os._exit(130)
         self.signal = number

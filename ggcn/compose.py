@@ -12,8 +12,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from ggcn.config import Config, validate
+from ggcn.config import Config, resolve, validate
 from ggcn.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -39,9 +40,9 @@ def load(path: Path) -> Config:
     """The frozen config of a run; raises UserError when there is none or it does not fit this version."""
     try:
         return _checked(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
-    except FileNotFoundError:
+    except OSError:
         raise UserError(f"{path.parent} is no run directory (it holds no {path.name})") from None
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
         raise UserError(f"{path} does not fit this version: {_sentence(error)}") from None
 
 
@@ -65,6 +66,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def _checked(tree: Any) -> Config:
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
+    resolve(config)
     validate(config)
     return config
 

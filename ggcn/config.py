@@ -1,11 +1,13 @@
 """The schema of a run: every key, its type, its default and why, and all cross-checks.
 
 Imports no torch, so that a login node composes and validates in an instant. Values that may differ per grid
-are lists with one entry for every grid, coarsest first; a list of one entry serves all grids.
+are lists with one entry for every grid, coarsest first; a list of one entry serves all grids, and an empty one
+is filled by a rule.
 """
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from ggcn.data.config import DataConfig
@@ -51,22 +53,23 @@ class ChainConfig:
 
     steps: list[int] = field(default_factory=lambda: [8])
     """Langevin steps of a chain; the up-sampler learns what the chain does, so few are enough"""
-    step_size: list[float] = field(default_factory=lambda: [1.0, 10.0])
-    """Langevin step size a; the energy's gradient per pixel shrinks with the number of pixels, so a wants to
-    grow with it, about size^2 / 100"""
-    temperature: list[float] = field(default_factory=lambda: [1e-6])
-    """T; 1 is exact Langevin, far lower ones give cleaner pictures from few steps. Noise of a step has the
-    standard deviation sqrt(2 a T): 0.0045 at a = 10. The logged relative_displacement must stay well above 1"""
+    step_size: list[float] = field(default_factory=list)
+    """Langevin step size a. By default size^2 / 100: the energy's gradient per pixel shrinks with the number
+    of pixels, so a must grow with it for a chain to get anywhere"""
+    temperature: list[float] = field(default_factory=list)
+    """T; 1 is exact Langevin, far lower ones give cleaner pictures from few steps. By default 1e-5 / a, which
+    makes the noise of a step, sqrt(2 a T), 0.0045 on every grid, half a grey level of 255. The logged
+    relative_displacement must stay well above 1"""
 
 
 @dataclass
 class FlowConfig:
     """How the energy learns: KL flow (maximum likelihood), or JKO flow with the Wasserstein metric."""
 
-    gamma: list[float] = field(default_factory=lambda: [2.0, 20.0])
-    """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the cost of moving
-    particles for a time gamma, so it scales like step_size; much above a chain's total time steps * step_size
-    the energy flattens and the chains stand still"""
+    gamma: list[float] = field(default_factory=list)
+    """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the price of moving
+    particles for a time gamma. By default 2 a: much above a chain's total time steps * a the energy flattens
+    and the chains stand still, near 0 the flow is maximum likelihood with its instability"""
     particles: str = "samples"
     """where the JKO term is taken: samples (chain ends), data, both, or segments between the two"""
 
@@ -76,8 +79,7 @@ class ModelConfig:
     name: str = "ggcn"
     grids: list[int] = field(default_factory=lambda: [8, 32])
     """pixels along a side, coarsest first; each divides the next; the last is the image size"""
-    channels: int = 3
-    sigma: float = float("inf")
+    sigma: float = inf
     """standard deviation of the Gaussian reference in E(x) = -f(x) + |x|^2 / (2 sigma^2); inf leaves it out"""
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
@@ -186,8 +188,17 @@ class Grid:
     gamma: float
 
 
+def resolve(config: Config) -> None:
+    """Fills the empty lists of settings per grid by their rules, so that a frozen config holds all numbers."""
+    model = config.model
+    chain = model.chain
+    chain.step_size = list(chain.step_size) or [size**2 / 100 for size in model.grids]
+    chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
+    model.flow.gamma = list(model.flow.gamma) or [2 * a for a in chain.step_size]
+
+
 def grids(model: ModelConfig) -> list[Grid]:
-    """The grids of a model, coarsest first."""
+    """The grids of a resolved model, coarsest first."""
     count = len(model.grids)
     chain = model.chain
     columns: list[list[Any]] = [
@@ -209,6 +220,7 @@ def validate(config: Config) -> None:
     for fault, sentence in _faults(config):
         if fault:
             raise UserError(sentence)
+    config.data.check_ranges()
 
 
 def validate_world(config: Config, ranks: int) -> None:
@@ -253,10 +265,16 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
         "model.chain.temperature": model.chain.temperature,
         "model.flow.gamma": model.flow.gamma,
     }
+    upsampler = model.upsampler
+    uneven = upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8)
     return [
+        (
+            bool(uneven),
+            "model.upsampler.norm=group needs model.upsampler.width and min_width in multiples of 8",
+        ),
         (not sizes or not powers, f"model.grids={list(sizes)} must be powers of two from 4 on"),
         (not ladder, f"model.grids={list(sizes)} must grow from the coarsest to the image size"),
-        (model.sigma <= 0, f"model.sigma={model.sigma} must be above 0 (inf leaves the reference out)"),
+        (not model.sigma > 0, f"model.sigma={model.sigma} must be above 0 (inf leaves the reference out)"),
         *(
             (
                 len(values) not in (1, len(sizes)),
@@ -265,24 +283,51 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
             for name, values in lists.items()
         ),
         *(
-            (any(value < 0 for value in values), f"{name}={list(values)} must not be negative")
+            (
+                not all(0 <= value < inf for value in values),
+                f"{name}={list(values)} must be finite and not negative",
+            )
             for name, values in lists.items()
         ),
     ]
 
 
 def _train_faults(config: Config) -> list[tuple[bool, str]]:
-    counts = {
-        "train.steps": config.train.steps,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep": config.checkpoint.keep,
-        "log.every": config.log.every,
-        "log.pictures_every": config.log.pictures_every,
-        "log.pictures": config.log.pictures,
-    }
+    """Values outside their range; NaN is outside of every one."""
+    train, model = config.train, config.model
+    ranges: list[tuple[str, float, float, float]] = [
+        ("cluster.ranks", 1 if config.cluster.ranks is None else config.cluster.ranks, 1, inf),
+        ("train.steps", train.steps, 1, inf),
+        ("train.ema", train.ema, 0, 0.9999999),
+        ("train.data_noise", train.data_noise, 0, 1),
+        ("train.energy_l2", train.energy_l2, 0, 1e6),
+        ("checkpoint.every", config.checkpoint.every, 1, inf),
+        ("checkpoint.keep", config.checkpoint.keep, 1, inf),
+        ("checkpoint.keep_every", config.checkpoint.keep_every, 0, inf),
+        ("log.every", config.log.every, 1, inf),
+        ("log.pictures_every", config.log.pictures_every, 1, inf),
+        ("log.pictures", config.log.pictures, 1, inf),
+        ("model.energy.width", model.energy.width, 1, inf),
+        ("model.energy.max_width", model.energy.max_width, 1, inf),
+        ("model.upsampler.hidden", model.upsampler.hidden, 1, inf),
+        ("model.upsampler.width", model.upsampler.width, 1, inf),
+        ("model.upsampler.min_width", model.upsampler.min_width, 1, inf),
+        *_optimizer_ranges("train.energy", train.energy),
+        *_optimizer_ranges("train.upsampler", train.upsampler),
+    ]
     return [
-        *((value < 1, f"{name}={value} must be at least 1") for name, value in counts.items()),
-        (not 0 <= config.train.ema < 1, f"train.ema={config.train.ema} must lie in [0, 1)"),
+        (not low <= value <= high, f"{name}={value} must lie in [{low}, {high}]")
+        for name, value, low, high in ranges
+    ]
+
+
+def _optimizer_ranges(name: str, optimizer: OptimizerConfig) -> list[tuple[str, float, float, float]]:
+    return [
+        (f"{name}.lr", optimizer.lr, 0, 1e6),
+        (f"{name}.beta1", optimizer.beta1, 0, 0.9999999),
+        (f"{name}.beta2", optimizer.beta2, 0, 0.9999999),
+        (f"{name}.clip", optimizer.clip, 0, inf),
+        (f"{name}.warmup", optimizer.warmup, 0, inf),
     ]
 
 

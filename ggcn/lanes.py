@@ -19,8 +19,7 @@ Key = int | str
 
 def bits(*key: Key) -> int:
     """64 uniform bits that depend on nothing but `key` (ints and strings, order matters)."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return _digest(key, 8)
 
 
 def generator(*key: Key) -> np.random.Generator:
@@ -29,9 +28,13 @@ def generator(*key: Key) -> np.random.Generator:
     256 bits of state are seeded from the key: torch's CPU generator keeps 32 of a seed's bits, and two of
     a long run's streams would meet.
     """
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(_digest(key, 32))))
+
+
+def _digest(key: tuple[Key, ...], size: int) -> int:
+    """A number of `size` bytes."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
-    entropy = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=32).digest(), "little")
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest(), "little")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def join(place: Place, timeout_s: int) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 shall mean fp32
     dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device)
     return device
 
@@ -75,5 +76,5 @@ def from_first(value: Any) -> Any:
 
 
 def barrier() -> None:
-    """Waits for all ranks."""
-    from_first(None)
+    """Waits until all ranks are here."""
+    dist.all_reduce(torch.zeros(1))

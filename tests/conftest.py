@@ -1,9 +1,12 @@
 """What the tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
 from harness import call
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would refuse
 
 
 @pytest.fixture(scope="session")

@@ -42,13 +42,17 @@ def test_a_frozen_config_comes_back_as_it_was(tmp_path: Path) -> None:
         ("model.grids=[32,8]", "must grow from the coarsest"),
         ("model.grids=[]", "powers of two"),
         ("model.chain.steps=[1,2,3]", "model.chain.steps has 3 entries for 2 grids"),
-        ("model.chain.step_size=[-1]", "must not be negative"),
+        ("model.chain.step_size=[-1]", "must be finite and not negative"),
         ("engine.precision=fp16", "engine.precision=fp16 is none of bf16, fp32"),
         ("engine.zero_stage=3", "engine.zero_stage=3 is none of 0, 1, 2"),
         ("run=a/b", "is no folder name"),
-        ("checkpoint.keep=0", "checkpoint.keep=0 must be at least 1"),
-        ("train.ema=1.0", "train.ema=1.0 must lie in [0, 1)"),
+        ("checkpoint.keep=0", "checkpoint.keep=0 must lie in [1, inf]"),
+        ("train.ema=1.0", "train.ema=1.0 must lie in [0, 0.9999999]"),
         ("run", "run"),
+        ("train.energy.beta1=1.5", "train.energy.beta1=1.5 must lie in"),
+        ("model.chain.step_size=[nan]", "must be finite"),
+        ("cluster.ranks=0", "cluster.ranks=0 must lie in [1, inf]"),
+        ("data.workers=-1", "data.workers=-1 must be 0 or more"),
         ("data.mixture={a: 1}", "+data.mixture={FOLDER: WEIGHT, FOLDER: WEIGHT}"),
     ],
 )
@@ -78,3 +82,12 @@ def test_lanes_and_ranks_must_agree() -> None:
 def test_composing_needs_no_torch() -> None:
     code = "import sys; from ggcn.compose import compose; compose([]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_chains_scale_with_the_grid_unless_told_otherwise() -> None:
+    model = compose(["model.grids=[16,64]", "model.chain.step_size=[2.0]"]).model
+    coarse, fine = grids(model)
+    assert (coarse.step_size, fine.step_size, fine.gamma, fine.temperature) == (2.0, 2.0, 4.0, 5e-6)
+    coarse, fine = grids(compose(["model.grids=[16,64]"]).model)
+    assert fine.step_size == 16 * coarse.step_size == 64**2 / 100
+    assert fine.step_size * fine.temperature == coarse.step_size * coarse.temperature

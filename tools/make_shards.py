@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 from ggcn.data import build, sources
-from ggcn.data.build import Built, Options
+from ggcn.data.build import Built
+from ggcn.data.crop import Options
+from ggcn.data.pool import cores
 from ggcn.errors import UserError, run_cli
 
 
@@ -60,7 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="sets this share of the images aside, chosen by their names, as a data set in OUT/holdout",
     )
-    add("--workers", type=int, default=build.cores(), help="processes (default: every core)")
+    add("--workers", type=int, default=cores(), help="processes (default: every core)")
     return cli.parse_args(argv)
 
 

@@ -3,7 +3,8 @@
     python tools/sample.py runs/faces64 --count 64 --out faces.png      # one picture, a grid
     python tools/sample.py runs/faces64 --count 1000 --out pictures/    # a folder of PNGs
 
-From averaged weights, with fresh chains. Picture number i of a seed is the same whatever else is drawn.
+From averaged weights, with fresh chains. Picture number i of a seed is the same whatever else is drawn, up to float
+rounding.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from ggcn.sampling.sampler import Sampler, load
 def main() -> None:
     """The command line."""
     arguments = parser().parse_args()
-    if arguments.count < 1:
-        raise UserError(f"--count {arguments.count} must be at least 1")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = load(arguments.run, arguments.step, device)
+    if arguments.count < 1 or arguments.batch < 1:
+        raise UserError("--count and --batch must be at least 1")
+    if arguments.out.suffix.lower() not in ("", ".png"):
+        raise UserError(f"--out {arguments.out} must end in .png, or be a folder's name without an ending")
+    sampler = load(arguments.run, arguments.step, usable(arguments.device))
     images = draw(sampler, arguments.count, arguments.seed, arguments.batch)
     if arguments.out.suffix.lower() == ".png":
         save_grid(images, arguments.out)
@@ -41,13 +43,23 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("run", type=Path, help="run directory")
     words.add_argument("--count", type=int, default=64)
     words.add_argument(
-        "--out", type=Path, required=True, help="NAME.png for a grid, any other name is a folder"
+        "--out", type=Path, required=True, help="NAME.png for a grid, a name without ending for a folder"
     )
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--step", type=int, help="checkpoint to take; the newest whole one by default")
     words.add_argument("--batch", type=int, default=64, help="chains at once")
     words.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU where there is one")
     return words
+
+
+def usable(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one; raises UserError when it cannot be had."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from None
+    return device
 
 
 def draw(sampler: Sampler, count: int, seed: int, batch: int) -> Tensor:

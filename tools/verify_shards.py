@@ -18,6 +18,7 @@ from PIL import Image
 from ggcn import files
 from ggcn.data import build, manifest
 from ggcn.data.manifest import Manifest, Shard
+from ggcn.data.pool import Pool, cores, progress_bar, tick
 from ggcn.errors import UserError, run_cli
 
 
@@ -76,7 +77,7 @@ def check_shard(found: Manifest, decode: bool, shard: Shard) -> list[str]:
         problems.append(f"{path}: the manifest has not one offset and size for each of its samples")
     elif path.is_file():
         problems += check_samples(found, decode, shard)
-    build.tick()
+    tick()
     return problems
 
 
@@ -139,8 +140,8 @@ def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[
     problems: list[str] = []
     total = sum(len(found.shards) for found in all_found)
     with (
-        build.Pool(max(1, min(workers, total))) as pool,
-        build.progress_bar(total, 0, "shards", " shards") as bar,
+        Pool(max(1, min(workers, total))) as pool,
+        progress_bar(total, 0, "shards", " shards") as bar,
     ):
         for found in all_found:
             lists = pool.run(partial(check_shard, found, decode), found.shards, bar)
@@ -153,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("out", metavar="OUT", type=Path)
     cli.add_argument("--decode", action="store_true", help="decode every image too")
-    cli.add_argument("--workers", type=int, default=build.cores(), help="default: every core")
+    cli.add_argument("--workers", type=int, default=cores(), help="default: every core")
     args = cli.parse_args(argv)
     if args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")

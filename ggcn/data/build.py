@@ -1,4 +1,4 @@
-"""Builds shards out of images: decode, crop, resize, encode, write; on all cores, and resumable.
+"""Builds shards out of images, on all cores, and resumable.
 
 A shard is a slice of the source's list of images, permuted once by a hash, so that its content depends on the
 source and the options alone. One shard is one task. `NNNNNN.tar` is written first and `NNNNNN.json` last:
@@ -9,19 +9,10 @@ what a folder is being built from; `manifest.json`, written at the very end, mak
 import dataclasses
 import fcntl
 import hashlib
-import io
 import json
-import math
-import multiprocessing
 import os
-import signal
-import sys
 import tarfile
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from ggcn import files
-from ggcn.data import manifest, sources
+from ggcn.data import crop, manifest, sources
+from ggcn.data.crop import Box, Options
 from ggcn.data.manifest import Manifest, Shard
+from ggcn.data.pool import Pool, progress_bar, tick
 from ggcn.errors import UserError
 from ggcn.lanes import Key, bits
 
@@ -42,179 +33,6 @@ CLAIM = "build.json"
 HOLDOUT = "holdout"
 REJECTED = "rejected.jsonl"
 VERSION = 1
-
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels of the upright image"""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How images become samples; another set of options is another data set."""
-
-    size: int
-    """pixels along a side"""
-    crop: str = "center"
-    """center: the largest centred square; top: the largest square at the top; grid: many squares"""
-    scales: tuple[int, ...] = (1, 2)
-    """grid only: squares of size x scale pixels, side by side, for every scale"""
-    format: str = "png"
-    """png, jpg or webp"""
-    quality: int | None = None
-    """1..100 for jpg (None: 95) and webp (None: lossless)"""
-    shuffle_seed: int = 0
-    shard_samples: int | None = None
-    """at most so many samples in a shard, save when one image has more; None: see `samples_per_shard`"""
-    holdout: float = 0.0
-    """share of the images that is held out, 0 <= share < 1"""
-
-    def __post_init__(self) -> None:
-        checks = [
-            (self.size >= 1, f"size must be at least 1 pixel, not {self.size}"),
-            (all(scale >= 1 for scale in self.scales), "every scale must be at least 1"),
-            (0 <= self.holdout < 1, f"holdout is a share, at least 0 and below 1, not {self.holdout}"),
-            (self.shard_samples is None or self.shard_samples >= 1, "shard-samples must be at least 1"),
-            (
-                self.quality is None or 1 <= self.quality <= 100,
-                f"quality runs from 1 to 100, not {self.quality}",
-            ),
-            (self.quality is None or self.format != "png", "png is lossless and takes no quality"),
-        ]
-        for holds, message in checks:
-            if not holds:
-                raise UserError(message)
-
-    def boxes(self, width: int, height: int) -> list[Box]:
-        """The squares to take from an upright image of width x height pixels; none if it is too small."""
-        if self.crop == "grid":
-            return [box for scale in self.scales for box in tiles(width, height, self.size * scale)]
-        side = min(width, height)
-        left, top = (width - side) // 2, 0 if self.crop == "top" else (height - side) // 2
-        return [(left, top, left + side, top + side)]
-
-    def smallest_side(self, width: int, height: int) -> int:
-        """Pixels along the side of the smallest square that `boxes` gives, were there any."""
-        return self.size * min(self.scales) if self.crop == "grid" else min(width, height)
-
-    def samples_per_shard(self, samples: int) -> int:
-        """Samples in a shard of a data set of `samples`.
-
-        Up to 64 MB uncompressed and up to 1024, but fewer where that would make less than 16 shards, so that
-        small data sets keep all cores busy too; never below 8. A grid's shards are to mix several images:
-        up to 4096, and 4 shards will do.
-        """
-        most, shards = (4096, 4) if self.crop == "grid" else (1024, 16)
-        fits = (64 << 20) // (3 * self.size**2)
-        return self.shard_samples or max(8, min(most, fits, math.ceil(samples / shards)))
-
-    def encoding(self) -> dict[str, Any]:
-        """Keyword arguments of PIL's save. Fast settings: the costlier ones make files 3 to 8 % smaller."""
-        if self.format == "png":
-            return {"format": "PNG", "compress_level": 1}
-        if self.format == "jpg":
-            return {"format": "JPEG", "quality": self.quality or 95, "subsampling": 0}
-        if self.quality is None:
-            return {"format": "WEBP", "lossless": True, "method": 0, "quality": 0}
-        return {"format": "WEBP", "quality": self.quality}
-
-
-def tiles(width: int, height: int, side: int) -> list[Box]:
-    """As many squares as fit side by side, centred; rows from the top."""
-    columns, rows = width // side, height // side
-    left, top = (width - columns * side) // 2, (height - rows * side) // 2
-    starts = [(left + column * side, top + row * side) for row in range(rows) for column in range(columns)]
-    return [(x, y, x + side, y + side) for x, y in starts]
-
-
-# ------------------------------------------------------------------------------------------- one image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> 8-bit RGB: 16-bit grey is scaled, what is transparent shows white.
-
-    Raises ValueError for pixels whose range is unknown (floats, integers beyond 16 bits).
-    """
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("integer pixels beyond 16 bits")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def decode(data: bytes, options: Options) -> tuple[Image.Image, float, tuple[int, int]]:
-    """An image file's bytes -> (upright RGB image, its scale, width and height it has at scale 1).
-
-    JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels needed: LANCZOS does the rest, and
-    the result differs from a full decode by less than 1 of 255 (rms).
-    """
-    image: Image.Image = Image.open(io.BytesIO(data))
-    (width, height), scale = image.size, 1.0
-    spare = options.smallest_side(width, height) / (2 * options.size)
-    if spare >= 2 and (drafted := image.draft(image.mode, (int(width / spare), int(height / spare)))):
-        scale = drafted[1][2] / width
-    image.load()
-    lying = image.size
-    ImageOps.exif_transpose(image, in_place=True)
-    upright = (width, height) if image.size == lying else (height, width)
-    return to_rgb(image), scale, upright
-
-
-def cut(image: Image.Image, box: Box, scale: float, size: int) -> Image.Image:
-    """The square `box` of an image decoded at `scale`, as size x size pixels."""
-    left, top, right, bottom = (edge * scale for edge in box)
-    if right - left == bottom - top == size and left.is_integer() and top.is_integer():
-        return image.crop((int(left), int(top), int(right), int(bottom)))
-    area = (left, top, right, bottom)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=area, reducing_gap=3.0)
-
-
-def encode(image: Image.Image, options: Options) -> bytes:
-    """An image's file, without what its source's file said beside the pixels."""
-    image.info = {}
-    buffer = io.BytesIO()
-    image.save(buffer, **options.encoding())
-    return buffer.getvalue()
-
-
-def samples_of(data: bytes, options: Options) -> list[tuple[Box, bytes]]:
-    """An image file's bytes -> its samples as (square, encoded image). Raises whatever PIL does."""
-    image, scale, (width, height) = decode(data, options)
-    boxes = options.boxes(width, height)
-    if not boxes:
-        raise ValueError(f"{width} x {height} pixels are too small for a square of the grid")
-    return [(box, encode(cut(image, box, scale, options.size), options)) for box in boxes]
-
-
-def reason(error: Exception) -> str:
-    """Why an image was rejected, in words that do not change with the place or the run."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of an unknown kind"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).split("\n")[0] or type(error).__name__
-
-
-def count(source: sources.Source, options: Options, entries: list[sources.Entry]) -> list[int]:
-    """Samples that each image will give, by its header alone; 0 where that cannot be read."""
-    return [_count_one(source.place, options, entry) for entry in entries]
-
-
-def _count_one(place: str, options: Options, entry: sources.Entry) -> int:
-    try:
-        with Image.open(io.BytesIO(sources.read(place, entry))) as image:
-            return len(options.boxes(*image.size))
-    except Exception:  # the same failure comes again, and is then listed, when the shard is written
-        return 0
-    finally:
-        tick()
-
-
-# ------------------------------------------------------------------------------------------- one shard
 
 
 @dataclass(frozen=True)
@@ -262,12 +80,12 @@ def write_shard(part: Slice) -> None:
     rejects: list[tuple[str, str]] = []
     for entry in part.entries:
         try:
-            found = samples_of(sources.read(part.place, entry), part.options)
+            found = crop.samples_of(sources.read(part.place, entry), part.options)
             samples += [(entry.name, box, data) for box, data in found]
         except MemoryError:
             raise
         except Exception as error:
-            rejects.append((entry.name, reason(error)))
+            rejects.append((entry.name, crop.reason(error)))
         tick()
     # squares of one image would lie side by side; the images themselves are permuted already
     samples.sort(key=lambda sample: rank(sample[0], part.options.shuffle_seed, *sample[1]))
@@ -294,7 +112,7 @@ def write_sidecar(
 
 def pack(part: Slice, images: list[bytes]) -> dict[str, Any]:
     """Writes the tar, whole or not at all, and says its bytes, sha256 and where the samples lie in it."""
-    from webdataset import TarWriter  # costly where torch comes with it, see `_start_worker`
+    from webdataset import TarWriter  # costly where torch comes with it, see `pool._start_worker`
 
     offsets: list[int] = []
     if not images:
@@ -307,115 +125,6 @@ def pack(part: Slice, images: list[bytes]) -> dict[str, Any]:
                 writer.write({"__key__": f"{index:09d}", part.options.format: data})
         size, digest = temporary.stat().st_size, files.sha256(temporary)
     return {"bytes": size, "sha256": digest, "offsets": offsets, "sizes": [len(data) for data in images]}
-
-
-# ------------------------------------------------------------------------------------------- processes
-
-
-class Stopped(Exception):
-    """The build is being given up; the worker leaves its shard unfinished."""
-
-
-class Progress:
-    """What the workers tell the main process, and the other way round."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        self.images = context.Value("q", 0)
-        self.stop = context.Event()
-
-
-_progress: Progress | None = None
-
-
-def tick() -> None:
-    """In a worker: one more image is done. Raises `Stopped` if the main process wants it to stop."""
-    if _progress is None:
-        return
-    with _progress.images.get_lock():
-        _progress.images.value += 1
-    if _progress.stop.is_set():
-        raise Stopped
-
-
-def _start_worker(progress: Progress) -> None:
-    global _progress
-    _progress = progress
-    # webdataset does without torch, and importing that takes longer than building a small data set
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    warnings.simplefilter("ignore")  # PIL warns of odd metadata, tqdm's bar would be torn
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # a killed build must not leave workers that wait for ever
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-class Pool:
-    """Worker processes for functions of one argument; results come in order, images are counted."""
-
-    def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ggcn.data.build"])
-        self.progress = Progress()
-        self.executor = ProcessPoolExecutor(workers, context, _start_worker, (self.progress,))
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop.set()
-        self.executor.shutdown(cancel_futures=True)
-
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], bar: tqdm) -> list[Any]:
-        """Results of all tasks. Raises what a task raised first; UserError if a worker was killed."""
-        start = bar.n - self.progress.images.value
-        with _interrupts_ignored():  # the workers inherit this: Ctrl-C is the main process's affair
-            futures = [self.executor.submit(function, task) for task in tasks]
-        try:
-            while _unfinished(futures):
-                bar.update(start + self.progress.images.value - bar.n)
-            return [future.result() for future in futures]
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed, perhaps for want of memory; run the same command again with "
-                "fewer --workers: finished shards are kept"
-            ) from None
-        finally:
-            bar.update(start + self.progress.images.value - bar.n)
-
-
-def _unfinished(futures: list["Future[Any]"]) -> bool:
-    done, waiting = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-    return bool(waiting)
-
-
-def cores() -> int:
-    """Processor cores this process may use: what SLURM or taskset granted, not what the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def progress_bar(total: int, initial: int, what: str, unit: str) -> tqdm:
-    """A bar with rate and ETA; in a log file a line every ten seconds."""
-    interval = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(total=total, initial=initial, desc=what, unit=unit, mininterval=interval, smoothing=0.1)
-
-
-# ------------------------------------------------------------------------------------------- the build
 
 
 @dataclass
@@ -560,7 +269,7 @@ def count_samples(part: Part, options: Options, pool: Pool) -> list[int]:
         return [1] * len(part.entries)
     chunks = [part.entries[start : start + 64] for start in range(0, len(part.entries), 64)]
     with progress_bar(len(part.entries), 0, "sizes", " images") as bar:
-        found = pool.run(partial(count, part.source, options), chunks, bar)
+        found = pool.run(partial(crop.count, part.source, options), chunks, bar)
     return [samples for chunk in found for samples in chunk]
 
 

@@ -51,6 +51,11 @@ class DataConfig:
         return dict(self.mixture) or {self.shards: 1.0}
 
     def check(self) -> None:
+        """Raises UserError for a value outside its range, or folders that are not given as they should."""
+        self.check_ranges()
+        self._check_pipes()
+
+    def check_ranges(self) -> None:
         """Raises UserError for a value outside its range."""
         wrong = {
             "workers": self.workers < 0 and "0 or more",
@@ -66,7 +71,6 @@ class DataConfig:
         for name, right in wrong.items():
             if right:
                 raise UserError(f"data.{name}={getattr(self, name)} must be {right}")
-        self._check_pipes()
 
     def _check_pipes(self) -> None:
         for folder in self.folders():

@@ -137,7 +137,7 @@ class Reader:
 
     def __init__(self, config: DataConfig) -> None:
         self.retries, self.backoff = config.retries, config.backoff
-        limit = int(config.cache_gb * 1e9)
+        limit = round(config.cache_gb * 1e9)
         self.cache = Cache(Path(config.cache_dir), limit) if config.cache_dir else None
         self._open: OrderedDict[str, int] = OrderedDict()
 
@@ -217,7 +217,8 @@ class Cache:
             if not self._reserve(file, part, shard.bytes):
                 return False
             download(shard, file)
-            os.replace(part, path)
+            with self._alone():  # or who counts the files might see it under both names or none
+                os.replace(part, path)
             return True
         finally:
             if _is_at(file, part):

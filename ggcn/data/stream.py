@@ -6,12 +6,15 @@ they lie in the shards. Nothing here remembers where a run is: a stream is opene
 """
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import itertools
+import multiprocessing.connection
 import signal
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,6 +34,7 @@ from ggcn.lanes import Lanes, bits
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 JPEG_SCALES = (8, 4, 2)  # a JPEG can be decoded at these fractions of its side, for a fraction of the time
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 GRACE = 3  # so many bad images never stop a run, whatever their share
 NEIGHBOURS = 100  # draws tried in place of a bad image; as many bad ones in a row mean broken data
 FAULTS_KEPT = 1000
@@ -289,7 +293,8 @@ class Stream:
         shape = (size, size, _channels(folders))
         views = [view(folder, size, config.crop) for folder in folders]
         steps = Steps(Index(folders), views, order, lanes, seed, shape, config, start)
-        self._batches: Iterator[Batch | UserError] | None = iter(_loader(steps, config, pin))
+        with _unheard_signals():
+            self._batches: Iterator[Batch | UserError] | None = iter(_loader(steps, config, pin))
         _open_streams.add(self)
 
     def __iter__(self) -> "Stream":
@@ -301,8 +306,11 @@ class Stream:
             raise StopIteration
         try:
             item = next(self._batches)
-        except RuntimeError as error:
-            raise self._died(error) from None
+        except (RuntimeError, OSError, EOFError) as error:
+            if not self._lost_a_worker():
+                raise
+            mend = "if memory ran out, lower data.workers or data.prefetch"
+            raise UserError(f"a loader worker died ({error}); {mend}") from None
         if isinstance(item, UserError):
             self.close()
             raise item
@@ -332,12 +340,10 @@ class Stream:
                 f"{last.reason}); {MEND}"
             )
 
-    def _died(self, error: RuntimeError) -> Exception:
-        if not str(error).startswith("DataLoader worker (pid"):
-            return error
-        return UserError(
-            f"a loader worker died ({error}); if memory ran out, lower data.workers or data.prefetch"
-        )
+    def _lost_a_worker(self) -> bool:
+        """Whether one is gone; the error of a broken connection comes a moment before its worker's end."""
+        ends = [worker.sentinel for worker in getattr(self._batches, "_workers", [])]
+        return bool(ends and multiprocessing.connection.wait(ends, timeout=1))
 
 
 _open_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -365,7 +371,6 @@ def _loader(steps: Steps, config: DataConfig, pin: bool) -> DataLoader:
         collate_fn=_same,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if some else None,
-        worker_init_fn=_ignore_signals,
         # a fork server would die of the USR2 that SLURM sends to a whole job, and take the workers along
         multiprocessing_context="fork" if some else None,
         pin_memory=pin,
@@ -377,10 +382,22 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-def _ignore_signals(worker: int) -> None:
-    """The ranks decide when to stop; a worker ends with its rank's loader, or soon after its rank is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def _unheard_signals() -> Iterator[None]:
+    """Workers started here never hear STOP_SIGNALS: the ranks decide when to stop, and end their loaders.
+
+    They inherit the blocked signals, so there is no moment, as with a handler, at which one could kill them.
+    Torch's own handler, which raises wherever the rank happens to be when a worker dies, is taken back: that
+    is noticed soon enough when the worker's batch is due.
+    """
+    on_death = signal.getsignal(signal.SIGCHLD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if threading.current_thread() is threading.main_thread() and on_death is not None:
+            signal.signal(signal.SIGCHLD, on_death)
 
 
 def order_of(

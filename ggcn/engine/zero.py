@@ -59,7 +59,8 @@ class ZeroEngine:
         self.engine.backward(loss)
         norm = self._full_norm() if self.stage == 0 else None
         self.engine.step()
-        return torch.as_tensor(norm if norm is not None else self.engine.get_global_grad_norm()).detach()
+        norm = norm if norm is not None else self.engine.get_global_grad_norm()
+        return torch.as_tensor(norm, device=loss.device).detach()
 
     def _full_norm(self) -> Tensor:
         """Stage 0 reports no norm in fp32, but after backward every rank holds the averaged gradient."""

@@ -13,13 +13,16 @@ from ggcn.models.energy import ConvEnergy
 from ggcn.models.upsampler import GridUpsampler, HiddenUpsampler, normalisation
 from ggcn.precision import Precision, autocast, widen
 
+CHANNELS = 3
+"""make_shards turns every image into RGB"""
+
 
 class Energies(nn.Module):
     """E(x) = -f(x) + |x|^2 / (2 sigma^2) for every grid; low is likely."""
 
     def __init__(self, model: ModelConfig, precision: Precision) -> None:
         super().__init__()
-        self.grids = nn.ModuleList(ConvEnergy(size, model.channels, model.energy) for size in model.grids)
+        self.grids = nn.ModuleList(ConvEnergy(size, CHANNELS, model.energy) for size in model.grids)
         self.sigma = model.sigma
         self.precision = precision
 
@@ -44,8 +47,8 @@ class Upsamplers(nn.Module):
         super().__init__()
         config, sizes = model.upsampler, model.grids
         norm = normalisation(config.norm, lane_width)
-        steps = [GridUpsampler(size, goal, model.channels, config, norm) for size, goal in pairwise(sizes)]
-        self.grids = nn.ModuleList([HiddenUpsampler(sizes[0], model.channels, config, norm), *steps])
+        steps = [GridUpsampler(size, goal, CHANNELS, config, norm) for size, goal in pairwise(sizes)]
+        self.grids = nn.ModuleList([HiddenUpsampler(sizes[0], CHANNELS, config, norm), *steps])
         self.precision = precision
 
     def start(self, grid: int, source: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ WEIGHTS = "ema.pt"
 
 
 class Sampler:
-    """Draws images; image number i of a seed is the same whatever else is drawn."""
+    """Draws images; image number i of a seed is the same whatever else is drawn, up to float rounding."""
 
     def __init__(
         self, config: Config, energies: Energies, upsamplers: Upsamplers, folder: Path | None = None

@@ -3,8 +3,8 @@
 checkpoints/.tmp-step_N/ -> rename -> checkpoints/step_N/
     energy/, upsampler/    the engines' state
     ema.pt                 averaged weights: all that a sampler needs
-    meta.json              step, world size, hashes of data and config, size and sha256 of every file
-    COMPLETE               written last
+    meta.json              step, world size, engine, hash of the data, size and sha256 of every file
+    COMPLETE               sha256 of meta.json, written last
 checkpoints/latest         name of the newest, replaced atomically
 """
 
@@ -30,19 +30,21 @@ def name(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
-def faults(folder: Path) -> str | None:
-    """Why a checkpoint is not whole, or None if it is: every file there, of the right size and sha256."""
-    if not (folder / "COMPLETE").exists():
+def faults(folder: Path, deep: bool = True) -> str | None:
+    """Why a checkpoint is not whole, or None if it is.
+
+    Every file must be there and have the right size, and if `deep` the right sha256.
+    """
+    complete, described = folder / "COMPLETE", folder / "meta.json"
+    if not complete.exists():
         return "COMPLETE is missing"
-    try:
-        listed = json.loads((folder / "meta.json").read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "meta.json cannot be read"
-    for path, entry in listed.items():
+    if not described.exists() or files.sha256(described) != complete.read_text().strip():
+        return "meta.json was altered"
+    for path, entry in meta(folder)["files"].items():
         file = folder / path
         if not file.is_file():
             return f"{path} is missing"
-        if file.stat().st_size != entry["bytes"] or files.sha256(file) != entry["sha256"]:
+        if file.stat().st_size != entry["bytes"] or (deep and files.sha256(file) != entry["sha256"]):
             return f"{path} was altered"
     return None
 
@@ -58,7 +60,7 @@ def steps(root: Path) -> list[int]:
     return sorted((int(step) for step in found if step.isdigit()), reverse=True)
 
 
-def newest_whole(root: Path) -> Path | None:
+def newest_whole(root: Path, deep: bool = True) -> Path | None:
     """The newest checkpoint that is whole, with a warning for each damaged one passed over; None if there is none.
 
     Raises UserError when there are checkpoints and not one is whole.
@@ -66,7 +68,7 @@ def newest_whole(root: Path) -> Path | None:
     damaged = []
     for step in steps(root):
         folder = root / name(step)
-        fault = faults(folder)
+        fault = faults(folder, deep)
         if fault is None:
             return folder
         damaged.append(f"{folder.name}: {fault}")
@@ -115,6 +117,8 @@ class Checkpoints:
                 _commit(temporary, final, {"step": step, **facts})
                 self._prune()
         except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise  # not the disk: another rank is gone, say
             raise UserError(
                 f"cannot write checkpoint {final} ({error}); the one before it is untouched"
             ) from error
@@ -144,26 +148,31 @@ class Checkpoints:
             target = self.root / f"damaged-{folder.name}"
             shutil.rmtree(target, ignore_errors=True)
             os.rename(folder, target)
+            files.write_text(self.root / "latest", chosen.name + "\n")
 
     def _prune(self) -> None:
         for step in steps(self.root)[self.keep :]:
             if not (self.keep_every and step % self.keep_every == 0):
                 shutil.rmtree(self.root / name(step), ignore_errors=True)
         for leftover in self.root.glob(".tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
     """Describes the files, marks the folder complete and moves it to its name; fsync before each promise."""
-    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+    everything = sorted(temporary.rglob("*"))
+    paths = [path for path in everything if path.is_file()]
     described = {
         str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
         for path in paths
     }
-    for path in paths:
+    for path in everything:
         files.sync(path)
     files.write_json(temporary / "meta.json", {**facts, "files": described})
-    files.write_text(temporary / "COMPLETE", "")
+    files.write_text(temporary / "COMPLETE", files.sha256(temporary / "meta.json") + "\n")
     if final.exists():
         shutil.rmtree(final)
     os.rename(temporary, final)

@@ -76,29 +76,32 @@ class RunDir:
         """The directory that a config names, absolute."""
         return cls(Path(config.paths.runs).resolve() / config.run)
 
-    def freeze(self, config: Config, force: bool = False) -> None:
-        """Writes the config, and a copy of the code for the record.
+    def refuse_changes(self, config: Config) -> None:
+        """Raises UserError with the differences when the run exists with another config."""
+        changes = differences(load(self.config), config) if self.config.exists() else []
+        if changes:
+            raise UserError(
+                f"{self.path} was started with another config ({'; '.join(changes)}); "
+                "take another run=NAME, or say --force to go on with the new values"
+            )
 
-        Raises UserError with the differences when the run exists with another config, unless `force`.
-        """
-        if self.config.exists() and not force:
-            changes = differences(load(self.config), config)
-            if changes:
-                raise UserError(
-                    f"{self.path} was started with another config ({'; '.join(changes)}); "
-                    "take another run=NAME, or say --force to go on with the new values"
-                )
+    def freeze(self, config: Config) -> None:
+        """Writes the config, and a copy of the code for the record."""
         files.write_text(self.config, to_yaml(config))
         self._copy_code()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the run for this process; raises UserError while another one trains it."""
+    def alone(self, who: str) -> Iterator[None]:
+        """Holds the run for this process; raises UserError while another one does.
+
+        Two locks, by `who`: the launcher's, and rank 0's, which outlives a launcher that was killed. (lockf,
+        since flock would be shared with forked loader workers, which may outlive a killed rank.)
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / f".lock-{who}").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise UserError(
                     f"{self.path} is being trained by another process; wait for it, or take another run=NAME"
                 ) from None

@@ -84,6 +84,11 @@ def train(config: Config, run: RunDir, stop: Wish, device: torch.device) -> Outc
     return Outcome(saved, step >= config.train.steps)
 
 
+def _engine_name(config: Config) -> str:
+    stage = f" zero_stage={config.engine.zero_stage}" if config.engine.kind == "deepspeed" else ""
+    return config.engine.kind + stage
+
+
 def _due(step: int, every: int, total: int) -> bool:
     return step % every == 0 or step == total
 
@@ -119,17 +124,22 @@ class Trainer:
                 f"{folder} was trained on other shards than {', '.join(self.config.data.folders())} now holds; "
                 "restore the shards, or take another run=NAME"
             )
-        stage = self.config.engine.zero_stage
-        if stage > 0 and facts["world"] != self.lanes.world:
+        engine = _engine_name(self.config)
+        if facts["engine"] != engine:
             raise UserError(
-                f"{folder} was written by {facts['world']} ranks at ZeRO stage {stage} and opens on as many only; "
-                f"set cluster.ranks={facts['world']} (engine.zero_stage=0 opens on any number)"
+                f"{folder} was written by engine {facts['engine']} and does not open in {engine}; go on with the former"
+            )
+        if self.config.engine.zero_stage > 0 and facts["world"] != self.lanes.world:
+            raise UserError(
+                f"{folder} was written by {facts['world']} ranks at {engine} and opens on as many only; "
+                f"set cluster.ranks={facts['world']} (runs at engine.zero_stage=0 open on any number)"
             )
 
     def save(self, step: int) -> None:
         """Commits a checkpoint of this step."""
         facts = {
             "world": self.lanes.world,
+            "engine": _engine_name(self.config),
             "data": self.stream.hash,
             "versions": {"ggcn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
         }
@@ -144,11 +154,16 @@ class Trainer:
 
     def _read(self, folder: Path) -> None:
         learner = self.learner
-        learner.energy_engine.load(folder / "energy")
-        learner.teaching_engine.load(folder / "upsampler")
-        weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
-        for name, module in self._averages():
-            module.load_state_dict(weights[name])
+        try:
+            learner.energy_engine.load(folder / "energy")
+            learner.teaching_engine.load(folder / "upsampler")
+            weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
+            for name, module in self._averages():
+                module.load_state_dict(weights[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{folder} does not fit this config, which was changed by --force ({error})"
+            ) from error
 
     def _averages(self) -> list[tuple[str, torch.nn.Module]]:
         learner = self.learner
@@ -167,9 +182,9 @@ class Trainer:
 
     def agree(self, metrics: Metrics, stop: Wish) -> tuple[dict[str, float], bool]:
         """The global batch's metrics, and whether any rank was asked to stop: one all-reduce for both."""
-        local = [value.float().reshape(()) for value in metrics.values()]
         wish = torch.tensor(float(stop.wanted), device=self.device)
-        *values, wishes = ranks.mean(torch.stack([*local, wish]).double()).tolist()
+        local = [value.reshape(()).double() for value in (*metrics.values(), wish)]
+        *values, wishes = ranks.mean(torch.stack(local)).tolist()
         return dict(zip(metrics, values, strict=True)), wishes > 0
 
     def check(self, step: int, values: dict[str, float]) -> None:
@@ -182,7 +197,7 @@ class Trainer:
             )
 
     def speed(self, watch: Stopwatch) -> dict[str, float]:
-        """Images per second of the whole run, and memory of this rank."""
+        """Images per second of this step over all ranks, and memory of this rank."""
         rate = self.config.train.batch / watch.seconds["seconds/step"]
         return {"images_per_second": rate, **memory(self.device)}
 

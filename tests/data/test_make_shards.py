@@ -21,7 +21,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from ggcn.data import build, manifest, sources
+from ggcn.data import build, crop, manifest, sources
 from ggcn.errors import UserError
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shards.py"
@@ -450,7 +450,7 @@ def test_a_large_jpeg_decoded_small_is_the_same_picture(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.jpg", coarse, quality=95)
     make(tmp_path / "in", tmp_path / "out", "--size", 64)
     whole = Image.open(tmp_path / "in" / "a.jpg")
-    decoded, scale, _ = build.decode((tmp_path / "in" / "a.jpg").read_bytes(), build.Options(64))
+    decoded, scale, _ = crop.decode((tmp_path / "in" / "a.jpg").read_bytes(), crop.Options(64))
     assert (decoded.size, scale) == ((301, 201), 0.25)
     box = (200, 0, 1001, 801)
     exact = whole.resize((64, 64), Image.Resampling.LANCZOS, box=box)

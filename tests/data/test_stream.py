@@ -1,6 +1,9 @@
 """Streams over real shards: same batches for everybody, from local and remote folders, through damage."""
 
+# mypy: allow-untyped-defs
+
 import collections
+import concurrent.futures
 import itertools
 import multiprocessing
 import os
@@ -10,11 +13,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import psutil
 import pytest
@@ -246,7 +249,7 @@ def test_an_undecodable_image_is_replaced_by_the_lanes_next_and_listed(tmp_path,
     assert batches.seen == 80
     places = {(Path(fault.shard).name, fault.sample) for fault in batches.faults}
     assert places == {("000000.tar", 7), ("000001.tar", 5)}
-    assert all("not a PNG image" == fault.reason for fault in batches.faults)
+    assert all(fault.reason == "not a PNG image" for fault in batches.faults)
 
 
 def test_a_truncated_image_and_one_of_another_size_are_bad(tmp_path):
@@ -302,21 +305,15 @@ def test_shards_that_differ_from_the_manifest_are_found_before_training(tmp_path
     opened(tmp_path).close()
     with pytest.raises(UserError, match=r"000002\.tar was altered"):
         opened(tmp_path, verify="full")
-    ranks = [Lanes(4, rank, 4) for rank in range(4)]
-    assert [refused(lambda lanes=lanes: opened(tmp_path, lanes, verify="full")) for lanes in ranks] == [
-        False,
-        False,
-        True,
-        False,
-    ]
+    assert [refused(tmp_path, Lanes(4, rank, 4)) for rank in range(4)] == [False, False, True, False]
     path.unlink()
     with pytest.raises(UserError, match=r"000002\.tar is missing"):
         opened(tmp_path)
 
 
-def refused(action: Callable[[], object]) -> bool:
+def refused(folder: Path, lanes: Lanes) -> bool:
     try:
-        action()
+        opened(folder, lanes, verify="full").close()
     except UserError:
         return True
     return False
@@ -405,40 +402,31 @@ def test_a_shard_that_arrives_altered_is_refused(folder, tmp_path):
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def draw_through_cache(folder: Path, cache: Path, limit: float, rank: int, out: Any) -> None:
-    """A rank: sends the ids it drew and the largest size that it saw the cache have."""
+def draw_through_cache(folder: Path, cache: Path, limit: float, rank: int) -> tuple[list[int], int]:
+    """A rank: the ids it drew and the largest size that it saw the cache have."""
     ids, most = [], 0
     with opened(folder, Lanes(3, rank, 3), flip=False, cache_dir=str(cache), cache_gb=limit / 1e9) as batches:
         for batch in itertools.islice(batches, 200):
             ids += batch.ids.tolist()
             assert (pixels(batch)[0] == shards.picture(ids[-1])).all()
             most = max(most, size_of(cache))
-    out.put((rank, ids, most))
+    return ids, most
 
 
 def size_of(cache: Path) -> int:
-    total = 0
-    for path in cache.glob("[!.]*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+    files = fetch.Cache(cache, 0)
+    with files._alone():
+        return sum(size for _, size, _ in files._files())
 
 
 def test_ranks_share_a_small_cache_without_exceeding_it_or_losing_a_byte(folder, tmp_path):
     """Room for two or three of five shards: each rank evicts what the others may want next."""
     limit = 2.5 * max(shard.bytes for shard in stream.manifest.load(folder).shards)
-    fork = multiprocessing.get_context("fork")
-    out = fork.SimpleQueue()
-    ranks = [
-        fork.Process(target=draw_through_cache, args=(folder, tmp_path, limit, r, out)) for r in range(3)
-    ]
-    for process in ranks:
-        process.start()
-    for rank, ids, most in [out.get() for _ in ranks]:
+    with concurrent.futures.ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
+        ranks = [pool.submit(draw_through_cache, folder, tmp_path, limit, rank) for rank in range(3)]
+    for rank, (ids, most) in enumerate(process.result() for process in ranks):
         assert ids == [int(batch.ids) for batch in take(200, folder, Lanes(3, rank, 3))]
         assert 0 < most <= limit
-    for process in ranks:
-        process.join()
 
 
 def remotes(folder: Path) -> list[fetch.Remote]:
@@ -446,36 +434,44 @@ def remotes(folder: Path) -> list[fetch.Remote]:
     return [fetch.Remote(str(folder / shard.name), shard.bytes, shard.sha256) for shard in data.shards]
 
 
+def held(cache: fetch.Cache, shard: fetch.Remote) -> int:
+    descriptor = cache.open(shard)
+    assert descriptor is not None
+    return descriptor
+
+
+def contents(cache: fetch.Cache) -> set[str]:
+    return {path.name for path in cache.folder.glob("[!.]*")}
+
+
 def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
     shards.build(tmp_path / "data", [4, 4, 4, 4])
     files = remotes(tmp_path / "data")
     cache = fetch.Cache(tmp_path / "cache", 3 * files[0].bytes)
-    held = cache.open(files[0])
-    for age, file in ((200, files[2]), (300, files[1])):
-        os.close(cache.open(file) or 0)
-        past = time.time() - age
-        os.utime(tmp_path / "cache" / file.sha256, (past, past))
-    os.utime(tmp_path / "cache" / files[0].sha256, (0, 0))
-    last = cache.open(files[3])
-    names = {path.name for path in (tmp_path / "cache").glob("[!.]*")}
-    assert names == {files[number].sha256 for number in (0, 2, 3)}
-    again = cache.open(files[2])
-    assert cache.open(files[1]) is None
-    for file in (held, last, again):
-        os.close(file or 0)
+    in_use = [held(cache, files[0])]
+    for number, age in ((1, 300), (2, 200), (0, 400)):
+        os.close(held(cache, files[number]))
+        os.utime(cache.folder / files[number].sha256, (time.time() - age,) * 2)
+    in_use += [held(cache, files[1]), held(cache, files[3])]
+    assert contents(cache) == {files[number].sha256 for number in (0, 1, 3)}
+    assert cache.open(files[2]) is None
+    os.close(in_use.pop(0))
+    in_use.append(held(cache, files[2]))
+    assert contents(cache) == {files[number].sha256 for number in (1, 2, 3)}
+    for descriptor in in_use:
+        os.close(descriptor)
 
 
 def test_what_a_killed_download_left_neither_blocks_nor_counts_for_ever(tmp_path):
     shards.build(tmp_path / "data", [4, 4])
     files = remotes(tmp_path / "data")
-    (tmp_path / "cache").mkdir()
-    for file in (files[0], fetch.Remote("", 1, "0" * 64)):
-        (tmp_path / "cache" / f"{file.sha256}.part").write_bytes(bytes(file.bytes))
     cache = fetch.Cache(tmp_path / "cache", files[0].bytes)
-    descriptor = cache.open(files[0])
-    assert os.pread(descriptor or 0, files[0].bytes, 0) == Path(files[0].url).read_bytes()
-    assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [files[0].sha256]
-    os.close(descriptor or 0)
+    for file in (files[0], fetch.Remote("", 1, "0" * 64)):
+        (cache.folder / f"{file.sha256}.part").write_bytes(bytes(file.bytes))
+    descriptor = held(cache, files[0])
+    assert os.pread(descriptor, files[0].bytes, 0) == Path(files[0].url).read_bytes()
+    assert contents(cache) == {files[0].sha256}
+    os.close(descriptor)
 
 
 def test_a_cache_too_small_for_a_shard_is_passed_by(folder, server, tmp_path):
@@ -489,6 +485,10 @@ def test_a_pipe_runs_only_when_allowed(folder, tmp_path):
     with pytest.raises(UserError, match="set data.cache_dir"):
         opened(pipe, allow_pipe=True)
     assert same(take(6, pipe, allow_pipe=True, cache_dir=str(tmp_path)), take(6, folder))
+    one = max(shard.bytes for shard in remotes(folder)) / 1e9
+    assert same(
+        take(6, pipe, allow_pipe=True, cache_dir=str(tmp_path / "one"), cache_gb=one), take(6, folder)
+    )
     with pytest.raises(UserError, match="exit 1"):
         opened("pipe:false", allow_pipe=True, cache_dir=str(tmp_path))
 
@@ -515,13 +515,13 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def test_workers_outlive_the_signals_that_stop_a_run(folder):
+def test_workers_outlive_the_signals_that_stop_a_run_from_their_first_moment_on(folder):
     with opened(folder, workers=2) as batches:
-        first = next(batches)
         for child in psutil.Process().children():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 child.send_signal(number)
-        assert same([first, *itertools.islice(batches, 12)], take(13, folder))
+        assert same(list(itertools.islice(batches, 13)), take(13, folder))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(stream.STOP_SIGNALS)
 
 
 def test_workers_die_with_a_killed_rank(folder):
@@ -553,11 +553,24 @@ def test_closing_a_stream_ends_its_workers(folder):
     assert list(batches) == []
 
 
-def test_a_worker_that_is_killed_is_reported_in_a_sentence(folder):
+def test_closing_a_stream_closes_its_shards_which_frees_cached_ones(folder, tmp_path):
+    for cache in ("", str(tmp_path)):
+        with opened(folder, cache_dir=cache) as batches:
+            next(batches)
+            shards_open = [file.path for file in psutil.Process().open_files() if str(folder) in file.path]
+            assert cache or shards_open
+        assert not [
+            f for f in psutil.Process().open_files() if f.path.startswith((str(folder), str(tmp_path)))
+        ]
+
+
+def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder):
     batches = opened(folder, workers=1, prefetch=1)
     next(batches)
     (worker,) = psutil.Process().children()
     worker.kill()
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     with batches, pytest.raises(UserError, match="a loader worker died"):
         list(itertools.islice(batches, 50))
 
