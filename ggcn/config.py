@@ -34,8 +34,10 @@ class EnergyConfig:
 
 @dataclass
 class UpsamplerConfig:
-    """The top-down networks: hidden z to the coarsest grid, and each grid to the next."""
+    """The top-down side: hidden z to the coarsest grid, and each grid to the next."""
 
+    kind: str = "convnet"
+    """convnet: learned; fixed: every pixel becomes a block, nothing is learned"""
     hidden: int = 128
     """dimensions of z ~ N(0, I)"""
     width: int = 256
@@ -45,6 +47,19 @@ class UpsamplerConfig:
     norm: str = "none"
     """none, group (GroupNorm), or lane (statistics over a lane's samples: a batch norm that does not depend
     on the number of ranks)"""
+
+
+@dataclass
+class BankConfig:
+    """Chains that live on from step to step, for start=bank."""
+
+    chains: int = 64
+    """chains per lane; a step takes as many as a lane has samples, at random, and puts them back"""
+    renewal: float = 0.02
+    """share of the chains taken that start anew from noise: keeps the bank from growing stale, at the price
+    of some unfinished ones among the samples"""
+    fresh_rounds: int = 50
+    """a picture has no bank: its chains start from noise and run for steps * fresh_rounds"""
 
 
 @dataclass
@@ -79,6 +94,12 @@ class ModelConfig:
     name: str = "ggcn"
     grids: list[int] = field(default_factory=lambda: [8, 32])
     """pixels along a side, coarsest first; each divides the next; the last is the image size"""
+    start: str = "hidden"
+    """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), bank
+    (persistent: where they ended when last taken) or noise (anew in every step)"""
+    start_sd: float = 0.3
+    """standard deviation of the noise that chains start from, for start=bank and start=noise"""
+    bank: BankConfig = field(default_factory=BankConfig)
     sigma: float = inf
     """standard deviation of the Gaussian reference in E(x) = -f(x) + |x|^2 / (2 sigma^2); inf leaves it out"""
     energy: EnergyConfig = field(default_factory=EnergyConfig)
@@ -252,6 +273,10 @@ def _run_faults(config: Config) -> list[tuple[bool, str]]:
             config.lanes > 0 and config.train.batch % config.lanes > 0,
             f"train.batch={config.train.batch} is not a multiple of lanes={config.lanes}; change one of the two",
         ),
+        (
+            config.model.start == "bank" and config.lanes * config.model.bank.chains < config.train.batch,
+            f"model.bank.chains={config.model.bank.chains} per lane are fewer than a lane trains on; raise it",
+        ),
     ]
 
 
@@ -267,7 +292,9 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
     }
     upsampler = model.upsampler
     uneven = upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8)
+    blind = model.start == "hidden" and upsampler.kind == "fixed"
     return [
+        (blind, "model.start=hidden needs model.upsampler.kind=convnet: a fixed up-sampler cannot read z"),
         (
             bool(uneven),
             "model.upsampler.norm=group needs model.upsampler.width and min_width in multiples of 8",
@@ -307,6 +334,10 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("log.every", config.log.every, 1, inf),
         ("log.pictures_every", config.log.pictures_every, 1, inf),
         ("log.pictures", config.log.pictures, 1, inf),
+        ("model.start_sd", model.start_sd, 0, 10),
+        ("model.bank.chains", model.bank.chains, 1, inf),
+        ("model.bank.renewal", model.bank.renewal, 0, 1),
+        ("model.bank.fresh_rounds", model.bank.fresh_rounds, 1, inf),
         ("model.energy.width", model.energy.width, 1, inf),
         ("model.energy.max_width", model.energy.max_width, 1, inf),
         ("model.upsampler.hidden", model.upsampler.hidden, 1, inf),
@@ -333,6 +364,8 @@ def _optimizer_ranges(name: str, optimizer: OptimizerConfig) -> list[tuple[str, 
 
 def _choice_faults(config: Config) -> list[tuple[bool, str]]:
     choices: list[tuple[str, object, tuple[object, ...]]] = [
+        ("model.start", config.model.start, ("hidden", "bank", "noise")),
+        ("model.upsampler.kind", config.model.upsampler.kind, ("convnet", "fixed")),
         ("model.energy.activation", config.model.energy.activation, ("silu", "softplus")),
         ("model.upsampler.norm", config.model.upsampler.norm, ("none", "group", "lane")),
         ("model.flow.particles", config.model.flow.particles, ("samples", "data", "both", "segments")),

@@ -35,7 +35,7 @@ def test_a_frozen_config_comes_back_as_it_was(tmp_path: Path) -> None:
         ("model.chain.step_siz=[1]", "unknown key model.chain.step_siz; did you mean model.chain.step_size?"),
         ("train.steps=many", "train.steps"),
         ("lanes=[1,2]", "lanes"),
-        ("model=nosuch", "there is no model=nosuch; choose one of ggcn"),
+        ("model=nosuch", "there is no model=nosuch; choose one of coopnets, gcn, ggcn, wgcn"),
         ("experiment=nosuch", "there is no experiment=nosuch; choose one of"),
         ("train.batch=63", "train.batch=63 is not a multiple of lanes=8"),
         ("model.grids=[8,24]", "powers of two"),

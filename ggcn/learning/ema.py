@@ -24,4 +24,5 @@ class Ema(Generic[Module]):
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(self.source.parameters())
-        torch._foreach_lerp_(averages, weights, share)
+        if averages:
+            torch._foreach_lerp_(averages, weights, share)

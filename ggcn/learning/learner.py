@@ -16,7 +16,8 @@ from ggcn.lanes import Key, Lanes, generator
 from ggcn.learning.ema import Ema
 from ggcn.learning.objectives import ENERGY_TERMS, EnergyObjective, TeachingObjective
 from ggcn.models import build
-from ggcn.sampling.draw import Particles, draw, hidden, pyramid
+from ggcn.sampling.bank import Bank
+from ggcn.sampling.draw import Particles, draw, fresh, pyramid
 from ggcn.sampling.noise import Noise
 
 Metrics = dict[str, Tensor]
@@ -38,9 +39,12 @@ class Learner:
             config.engine,
             lanes.samples,
         )
-        self.teaching_engine = engines.build(
-            TeachingObjective(self.upsamplers), train.upsampler, config.engine, lanes.samples
+        self.teaching_engine = (
+            engines.build(TeachingObjective(self.upsamplers), train.upsampler, config.engine, lanes.samples)
+            if self.upsamplers.learned
+            else None
         )
+        self.bank = Bank(config.model, lanes, config.seed, device) if config.model.start == "bank" else None
         self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
         self.ema_upsamplers = Ema(self.upsamplers, train.ema)
 
@@ -56,12 +60,15 @@ class Learner:
         return [level + self.config.train.data_noise * noise.normal(*level.shape) for level in levels]
 
     def sample(self, step: int) -> Particles:
-        """Phase 1: z ~ N(0, I), then up-sampling and chains, grid by grid."""
-        z = hidden(
-            self.keys(step, "hidden"), self.lanes.width, self.config.model.upsampler.hidden, self.device
-        )
+        """Phase 1: z ~ N(0, I) or persistent chains, then up-sampling and chains, grid by grid."""
         noise = Noise(self.keys(step, "chain"), self.device)
-        return draw(self.energies, self.upsamplers, self.grids, z, noise)
+        if self.bank is None:
+            source = fresh(self.config.model, self.keys(step, "hidden"), self.lanes.width, self.device)
+            return draw(self.energies, self.upsamplers, self.grids, source, noise)
+        taken, source = self.bank.take(self.keys(step, "bank"))
+        particles = draw(self.energies, self.upsamplers, self.grids, source, noise)
+        self.bank.put(taken, particles.ends[0])
+        return particles
 
     def learn_energy(self, data: list[Tensor], particles: Particles, step: int) -> Metrics:
         """Phase 2: data against chain ends, plus the JKO term; one backward for all grids."""
@@ -74,10 +81,14 @@ class Learner:
         }
 
     def learn_upsamplers(self, particles: Particles, step: int) -> Metrics:
-        """Phase 3: every up-sampler regresses from its source to where the chain went."""
+        """Phase 3: every up-sampler that learns regresses from its source to where the chain went."""
+        if self.teaching_engine is None:
+            return {}
         loss, errors = self.teaching_engine(particles.sources, particles.ends)
         norm = self.teaching_engine.step(loss, _rate(self.config.train.upsampler, step))
-        return {**self._per_grid({"teaching": errors}), "upsampler_gradient_norm": norm}
+        learned = zip(self.upsamplers.learned, errors, strict=True)
+        named = {f"teaching/{self.grids[number].size}": error for number, error in learned}
+        return {**named, "upsampler_gradient_norm": norm}
 
     def average(self, step: int) -> None:
         """Moves the averaged weights along."""

@@ -80,9 +80,12 @@ class TeachingObjective(nn.Module):
         self.upsamplers = upsamplers
 
     def forward(self, sources: list[Tensor], ends: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """sources: z and coarser chain ends, ends: per grid [n, c, size, size] -> the loss, and [grids]."""
+        """sources: z and coarser chain ends, ends: per grid [n, c, size, size].
+
+        Returns the loss, and the error of each grid whose up-sampler learns, [learned grids].
+        """
         errors = [
-            (self.upsamplers.start(number, source) - end).square().mean()
-            for number, (source, end) in enumerate(zip(sources, ends, strict=True))
+            (self.upsamplers.start(number, sources[number]) - ends[number]).square().mean()
+            for number in self.upsamplers.learned
         ]
         return torch.stack(errors).sum(), torch.stack(errors).detach()

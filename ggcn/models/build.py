@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ggcn.config import Config, ModelConfig
 from ggcn.lanes import bits
 from ggcn.models.energy import ConvEnergy
-from ggcn.models.upsampler import GridUpsampler, HiddenUpsampler, normalisation
+from ggcn.models.upsampler import BlockUpsampler, Given, GridUpsampler, HiddenUpsampler, normalisation
 from ggcn.precision import Precision, autocast, widen
 
 CHANNELS = 3
@@ -41,18 +41,30 @@ class Energies(nn.Module):
 
 
 class Upsamplers(nn.Module):
-    """U_0: z to the coarsest grid; U_s: grid s - 1 to grid s."""
+    """U_0: z to the coarsest grid, or nothing where chains start otherwise; U_s: grid s - 1 to grid s."""
 
     def __init__(self, model: ModelConfig, precision: Precision, lane_width: int) -> None:
         super().__init__()
         config, sizes = model.upsampler, model.grids
         norm = normalisation(config.norm, lane_width)
-        steps = [GridUpsampler(size, goal, CHANNELS, config, norm) for size, goal in pairwise(sizes)]
-        self.grids = nn.ModuleList([HiddenUpsampler(sizes[0], CHANNELS, config, norm), *steps])
+        first = HiddenUpsampler(sizes[0], CHANNELS, config, norm) if model.start == "hidden" else Given()
+        steps: list[nn.Module] = [
+            GridUpsampler(size, goal, CHANNELS, config, norm)
+            if config.kind == "convnet"
+            else BlockUpsampler(goal)
+            for size, goal in pairwise(sizes)
+        ]
+        self.grids = nn.ModuleList([first, *steps])
         self.precision = precision
 
+    @property
+    def learned(self) -> list[int]:
+        """Numbers of the grids whose up-sampler has something to learn."""
+        return [number for number, net in enumerate(self.grids) if any(True for _ in net.parameters())]
+
     def start(self, grid: int, source: Tensor) -> Tensor:
-        """Where grid's chains start: from z [n, hidden] on grid 0, else from the chain ends of the grid before."""
+        """Where grid's chains start. `source` on grid 0: z [n, hidden], or the starts themselves; else the chain
+        ends of the grid before."""
         with autocast(source, self.precision):
             return self.grids[grid](source)
 

@@ -93,6 +93,26 @@ class GridUpsampler(nn.Module):
         return interpolate(x, self.goal) + widen(detail)
 
 
+class BlockUpsampler(nn.Module):
+    """Every pixel becomes a block of equal ones, as in multi-grid learning with fixed up-sampling."""
+
+    def __init__(self, goal: int) -> None:
+        super().__init__()
+        self.goal = goal
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, channels, size, size] -> [n, channels, goal, goal], float32."""
+        return nn.functional.interpolate(widen(x), size=self.goal, mode="nearest")
+
+
+class Given(nn.Module):
+    """No up-sampler: chains start where they are told to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, float32."""
+        return widen(x)
+
+
 def interpolate(x: Tensor, size: int) -> Tensor:
     """Bilinear up-sampling of x [n, c, h, w] to [n, c, size, size]."""
     return nn.functional.interpolate(widen(x), size=size, mode="bilinear", align_corners=False)

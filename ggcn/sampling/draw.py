@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ggcn.config import Grid
+from ggcn.config import Grid, ModelConfig
 from ggcn.lanes import Key
 from ggcn.models.build import Energies, Upsamplers, frozen
 from ggcn.sampling.langevin import ChainReport, langevin
@@ -18,7 +18,7 @@ class Particles:
     """What both learners see; one entry per grid, coarsest first."""
 
     sources: list[Tensor]
-    """what the up-sampler was given: z, then the chain ends of the grid before"""
+    """what the up-sampler was given: z (or chain starts), then the chain ends of the grid before"""
     starts: list[Tensor]
     """chain starts [n, c, size, size]"""
     ends: list[Tensor]
@@ -27,11 +27,11 @@ class Particles:
 
 
 def draw(
-    energies: Energies, upsamplers: Upsamplers, grids: Sequence[Grid], z: Tensor, noise: Noise
+    energies: Energies, upsamplers: Upsamplers, grids: Sequence[Grid], source: Tensor, noise: Noise
 ) -> Particles:
-    """Runs the model from hidden z [n, hidden] to the finest grid, with all parameters frozen."""
+    """Runs the model from the coarsest grid's source (z [n, hidden], or chain starts) to the finest grid, with
+    all parameters frozen."""
     particles = Particles([], [], [], [])
-    source = z
     with frozen(energies), frozen(upsamplers), torch.no_grad():
         for number, grid in enumerate(grids):
             start = upsamplers.start(number, source)
@@ -44,9 +44,13 @@ def draw(
     return particles
 
 
-def hidden(keys: Sequence[tuple[Key, ...]], width: int, dimensions: int, device: torch.device) -> Tensor:
-    """z ~ N(0, I) [len(keys) * width, dimensions], equal on every kind of device."""
-    return host_normal([(*key, "z") for key in keys], len(keys) * width, dimensions).to(device)
+def fresh(model: ModelConfig, keys: Sequence[tuple[Key, ...]], width: int, device: torch.device) -> Tensor:
+    """What the coarsest grid starts from without a bank, equal on every kind of device: z ~ N(0, I)
+    [len(keys) * width, hidden], or images of noise [len(keys) * width, 3, size, size]."""
+    keys, count, size = [(*key, "z") for key in keys], len(keys) * width, model.grids[0]
+    if model.start == "hidden":
+        return host_normal(keys, count, model.upsampler.hidden).to(device)
+    return host_normal(keys, count, 3, size, size).to(device) * model.start_sd
 
 
 def pyramid(images: Tensor, sizes: Sequence[int]) -> list[Tensor]:

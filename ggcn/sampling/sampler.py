@@ -1,17 +1,18 @@
 """A trained model as a sampler."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ggcn.compose import load as load_config
-from ggcn.config import Config, grids
+from ggcn.config import Config, Grid, grids
 from ggcn.errors import UserError
 from ggcn.lanes import Key
 from ggcn.models import Energies, Upsamplers, build
-from ggcn.sampling.draw import Particles, draw, hidden
+from ggcn.sampling.draw import Particles, draw, fresh
 from ggcn.sampling.noise import Noise
 from ggcn.training import checkpoint
 from ggcn.training.rundir import RunDir
@@ -37,8 +38,16 @@ class Sampler:
         """
         numbers = range(first, first + -(-count // self.lane_width) * self.lane_width)
         keys: list[tuple[Key, ...]] = [(seed, "sample", number) for number in numbers]
-        z = hidden(keys, 1, self.config.model.upsampler.hidden, self.device)
-        return draw(self.energies, self.upsamplers, grids(self.config.model), z, Noise(keys, self.device))
+        source = fresh(self.config.model, keys, 1, self.device)
+        return draw(self.energies, self.upsamplers, self.grids, source, Noise(keys, self.device))
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grids; chains that had a bank in training run longer here, since they begin in noise."""
+        first, *rest = grids(self.config.model)
+        if self.config.model.start == "bank":
+            first = replace(first, steps=first.steps * self.config.model.bank.fresh_rounds)
+        return [first, *rest]
 
     def batches(self, count: int, seed: int = 0, batch: int = 64) -> Iterator[Tensor]:
         """`count` images in parts of at most about `batch`, [n, channels, size, size], on the CPU."""

@@ -58,7 +58,9 @@ class Journal:
         """Moves the progress bar by one step; shows the finest grid's health."""
         names = {"gap": "gap", "teaching": "teaching", "relative_displacement": "drift"}
         finest = {label: _last(metrics, name) for name, label in names.items()}
-        self.bar.set_postfix({label: f"{value:.3g}" for label, value in finest.items()}, refresh=False)
+        self.bar.set_postfix(
+            {label: f"{x:.3g}" for label, x in finest.items() if x is not None}, refresh=False
+        )
         self.bar.update()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -75,8 +77,9 @@ class Journal:
         self.board.close()
 
 
-def _last(metrics: dict[str, float], name: str) -> float:
-    return [value for key, value in metrics.items() if key.startswith(f"{name}/")][-1]
+def _last(metrics: dict[str, float], name: str) -> float | None:
+    values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
+    return values[-1] if values else None
 
 
 def forget_after(path: Path, step: int) -> None:

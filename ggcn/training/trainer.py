@@ -148,7 +148,10 @@ class Trainer:
     def _write(self, folder: Path) -> None:
         learner = self.learner
         learner.energy_engine.save(folder / "energy")
-        learner.teaching_engine.save(folder / "upsampler")
+        if learner.teaching_engine:
+            learner.teaching_engine.save(folder / "upsampler")
+        if learner.bank:
+            learner.bank.save(folder / "lanes")
         if ranks.is_first():
             torch.save({name: module.state_dict() for name, module in self._averages()}, folder / WEIGHTS)
 
@@ -156,7 +159,10 @@ class Trainer:
         learner = self.learner
         try:
             learner.energy_engine.load(folder / "energy")
-            learner.teaching_engine.load(folder / "upsampler")
+            if learner.teaching_engine:
+                learner.teaching_engine.load(folder / "upsampler")
+            if learner.bank:
+                learner.bank.load(folder / "lanes")
             weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
             for name, module in self._averages():
                 module.load_state_dict(weights[name])
@@ -208,11 +214,10 @@ class Trainer:
         sampler = Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
         particles = sampler.draw(0, count, self.config.seed)
         rows = [("data", images[:count].float() / 127.5 - 1)]
-        for grid, start, end in zip(self.learner.grids, particles.starts, particles.ends, strict=True):
+        for grid, start, end in zip(sampler.grids, particles.starts, particles.ends, strict=True):
             rows += [(f"{grid.size} px start", start[:count]), (f"{grid.size} px refined", end[:count])]
-        title = (
-            f"{self.config.run}, step {step}, averaged weights, {self.learner.grids[-1].steps} Langevin steps"
-        )
+        chains = ", ".join(str(grid.steps) for grid in sampler.grids)
+        title = f"{self.config.run}, step {step}, averaged weights, Langevin steps per grid: {chains}"
         page = pictures.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
         pictures.save(page, self.run.samples / f"step_{step:06d}.png")
         log.debug("picture took %.1f s", time.perf_counter() - began)

@@ -28,6 +28,18 @@ def launch(*words: str) -> subprocess.CompletedProcess:
     return call("cluster/launch.py", "-m", "local", *words)
 
 
+def started(*words: str) -> subprocess.Popen:
+    """A run in the background, in a process group of its own."""
+    return subprocess.Popen(
+        command("cluster/launch.py", "-m", "local", *words),
+        start_new_session=True,
+        env=quiet_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -70,16 +82,10 @@ def test_a_killed_run_ends_like_one_that_was_not(words: list[str], tmp_path: Pat
     words = [*words, "train.steps=60", "data.workers=1", "checkpoint.every=5"]
     whole = launch(*words, "run=whole")
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        command("cluster/launch.py", "-m", "local", *words, "run=killed"),
-        start_new_session=True,
-        env=quiet_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = started(*words, "run=killed")
     wait_for(lambda: lines(tmp_path / "killed") >= 8, process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (tmp_path / "killed/checkpoints/step_00000060").exists()
     resumed = launch(*words, "run=killed")
     assert resumed.returncode == 0, resumed.stderr
@@ -108,8 +114,9 @@ def test_one_and_two_ranks_train_the_same_run(words: list[str], tmp_path: Path, 
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (one["step"], name)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(words: list[str], tmp_path: Path) -> None:
-    words = [*words, FP32]
+@pytest.mark.parametrize("model", ["ggcn", "gcn"])
+def test_a_run_goes_on_with_another_number_of_ranks(words: list[str], tmp_path: Path, model: str) -> None:
+    words = [*words, FP32, f"model={model}"]
     assert launch(*words, "run=moving", "train.steps=5", "cluster.ranks=2").returncode == 0
     moved = launch(*words, "run=moving", "train.steps=10", "cluster.ranks=1")
     assert moved.returncode == 0, moved.stderr
@@ -123,13 +130,7 @@ def test_a_signal_stops_all_ranks_at_one_step_and_saves(
     words: list[str], tmp_path: Path, number: int
 ) -> None:
     words = [*words, "run=stopped", "train.steps=100000", "checkpoint.every=100000"]
-    process = subprocess.Popen(
-        command("cluster/launch.py", "-m", "local", *words),
-        env=quiet_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    process = started(*words)
     wait_for(lambda: lines(tmp_path / "stopped") >= 3, process)
     second = launch(*words)
     assert second.returncode == 2
@@ -144,13 +145,7 @@ def test_a_signal_stops_all_ranks_at_one_step_and_saves(
 
 def test_a_dead_rank_ends_the_run_with_a_sentence(words: list[str], tmp_path: Path) -> None:
     words = [*words, "run=bereft", "train.steps=100000"]
-    process = subprocess.Popen(
-        command("cluster/launch.py", "-m", "local", *words),
-        env=quiet_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(*words)
     wait_for(lambda: lines(tmp_path / "bereft") >= 3, process)
     ranks = [int(pid) for pid in _children(process.pid)]
     os.kill(ranks[-1], signal.SIGKILL)
