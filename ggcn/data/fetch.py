@@ -186,8 +186,14 @@ class Cache:
     """A folder of shards, named by their sha256, of at most `limit` bytes; safe for many processes."""
 
     def __init__(self, folder: Path, limit: int) -> None:
+        """Raises UserError when the folder cannot be made."""
         self.folder, self.limit = folder, limit
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"data.cache_dir={folder} cannot be made ({error}); name another folder"
+            ) from None
 
     def open(self, shard: Remote) -> int | None:
         """The shard's file, downloaded if it is not there; held against eviction until it is closed.

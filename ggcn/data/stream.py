@@ -13,10 +13,12 @@ import hashlib
 import io
 import itertools
 import multiprocessing.connection
+import os
 import signal
 import threading
-import weakref
+import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,10 +122,10 @@ def view(folder: Folder, size: int, crop: int) -> View:
     data = folder.manifest
     side = crop or data.size
     if side > data.size or side < size or side % size:
-        what = f"a crop of {crop} out of {data.size}" if crop else f"{data.size}"
+        what = f"crops of {crop} out of {data.size}" if crop else f"images of {data.size}"
         raise UserError(
-            f"images of {size} pixels a side cannot be made from {what} in {folder.url} without blurring; "
-            f"choose a whole fraction of it, or build shards with --size {size}"
+            f"{what} pixels a side, from {folder.url}, cannot be averaged down to {size}; "
+            f"ask for a whole fraction of that, or build shards with --size {size}"
         )
     scales = JPEG_SCALES if data.extension == "jpg" else ()
     pool = side // size
@@ -183,18 +185,13 @@ class Steps(IterableDataset):
     start: int
 
     def __iter__(self) -> Iterator[Batch | UserError]:
-        reader = fetch.Reader(self.config)
-        stages = (
-            functools.partial(self.encoded, reader),
-            wds.map(self.decoded),
-            functools.partial(self.batches, reader),
-        )
         try:
-            yield from wds.DataPipeline(*stages)
+            with contextlib.closing(fetch.Reader(self.config)) as reader:
+                encoded = functools.partial(self.encoded, reader)
+                batches = functools.partial(self.batches, reader)
+                yield from wds.DataPipeline(encoded, wds.map(self.decoded), batches)
         except UserError as error:
             yield error
-        finally:
-            reader.close()
 
     def encoded(self, reader: fetch.Reader) -> Iterator[Sample]:
         """First stage: the encoded samples of this worker's steps, `lanes.samples` for each."""
@@ -295,7 +292,7 @@ class Stream:
         steps = Steps(Index(folders), views, order, lanes, seed, shape, config, start)
         with _unheard_signals():
             self._batches: Iterator[Batch | UserError] | None = iter(_loader(steps, config, pin))
-        _open_streams.add(self)
+        _workers.extend(getattr(self._batches, "_workers", []))
 
     def __iter__(self) -> "Stream":
         return self
@@ -309,6 +306,7 @@ class Stream:
         except (RuntimeError, OSError, EOFError) as error:
             if not self._lost_a_worker():
                 raise
+            self.close()
             mend = "if memory ran out, lower data.workers or data.prefetch"
             raise UserError(f"a loader worker died ({error}); {mend}") from None
         if isinstance(item, UserError):
@@ -346,14 +344,14 @@ class Stream:
         return bool(ends and multiprocessing.connection.wait(ends, timeout=1))
 
 
-_open_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+_workers: list[BaseProcess] = []
 
 
 @atexit.register
-def _close_streams() -> None:
+def _end_workers() -> None:
     """Python ends forgotten children by SIGTERM, which workers ignore, and would wait for them for ever."""
-    for stream in list(_open_streams):
-        stream.close()
+    for worker in _workers:
+        worker.kill()  # they only read
 
 
 def _channels(folders: Sequence[Folder]) -> int:
@@ -370,6 +368,7 @@ def _loader(steps: Steps, config: DataConfig, pin: bool) -> DataLoader:
         batch_size=None,
         collate_fn=_same,
         num_workers=config.workers,
+        worker_init_fn=functools.partial(_follow, os.getpid()),
         prefetch_factor=config.prefetch if some else None,
         # a fork server would die of the USR2 that SLURM sends to a whole job, and take the workers along
         multiprocessing_context="fork" if some else None,
@@ -380,6 +379,20 @@ def _loader(steps: Steps, config: DataConfig, pin: bool) -> DataLoader:
 
 def _same(batch: Any) -> Any:
     return batch
+
+
+def _follow(rank: int, worker: int) -> None:
+    """Makes a worker end within a second of its rank (a process id), whatever it is doing.
+
+    Torch's workers look for their parent too, but one that starts as the rank dies would never miss it.
+    """
+
+    def watch() -> None:
+        while os.getppid() == rank:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -63,6 +63,15 @@ def build(
     return manifest
 
 
+def stored(manifest: Manifest) -> list[np.ndarray]:
+    """The images as they lie in the shards, uint8 [size, size, channels]."""
+    images = []
+    for shard in manifest.shards:
+        tar = (manifest.folder / shard.name).read_bytes()
+        images += [decode(tar[o : o + s]) for o, s in zip(shard.offsets, shard.sizes, strict=True)]
+    return images
+
+
 def describe(path: Path) -> Shard:
     with tarfile.open(path) as tar:
         members = tar.getmembers()
@@ -77,6 +86,8 @@ class Server:
 
     url: str
     refuse: int = 0
+    busy: bool = False
+    """every request for a shard is refused"""
     ranges: bool = True
     paths: list[str] = field(default_factory=list)
     """files sent, one entry per answer"""
@@ -90,7 +101,7 @@ def serve(folder: Path) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = folder / self.path.lstrip("/")
-            if state.refuse > 0:
+            if state.refuse > 0 or (state.busy and path.suffix == ".tar"):
                 state.refuse, state.refused = state.refuse - 1, state.refused + 1
                 return self.send_error(503)
             if not path.is_file():

@@ -250,7 +250,7 @@ def _sample(run: Path, *words: object) -> subprocess.CompletedProcess:
         (["data.shards=/nowhere"], "no shards in /nowhere"),
         (["cluster.ranks=3"], "3 ranks cannot share lanes=4 equally"),
         (["train.stepz=3"], "unknown key train.stepz; did you mean train.steps?"),
-        (["model.grids=[4,32]"], "cannot be made from 16"),
+        (["model.grids=[4,32]"], "cannot be averaged down to 32"),
         (["lanes=1024", "train.batch=1024"], "400"),
     ],
 )
