@@ -536,9 +536,17 @@ def left_open(folder: Path | str, seconds: int) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def with_workers(*args: Any, **settings: Any) -> tuple[Stream, list[psutil.Process]]:
+    """A stream and its worker processes, which are not the only children of a test run."""
+    before = psutil.Process().children()
+    batches = opened(*args, **settings)
+    return batches, [child for child in psutil.Process().children() if child not in before]
+
+
 def test_workers_outlive_the_signals_that_stop_a_run_from_their_first_moment_on(folder):
-    with opened(folder, workers=2) as batches:
-        for child in psutil.Process().children():
+    batches, workers = with_workers(folder, workers=2)
+    with batches:
+        for child in workers:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 child.send_signal(number)
         assert same(list(itertools.islice(batches, 13)), take(13, folder))
@@ -572,12 +580,10 @@ def test_a_program_that_forgets_its_stream_ends(folder):
 
 
 def test_closing_a_stream_ends_its_workers(folder):
-    before = set(psutil.Process().children())
-    batches = opened(folder, workers=2)
-    children = list(set(psutil.Process().children()) - before)
-    assert len(children) == 2
+    batches, workers = with_workers(folder, workers=2)
+    assert len(workers) == 2
     batches.close()
-    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
     assert list(batches) == []
 
 
@@ -593,10 +599,8 @@ def test_closing_a_stream_closes_its_shards_which_frees_cached_ones(folder, tmp_
 
 
 def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder):
-    before = set(psutil.Process().children())
-    batches = opened(folder, workers=1, prefetch=1)
+    batches, (worker,) = with_workers(folder, workers=1, prefetch=1)
     next(batches)
-    (worker,) = set(psutil.Process().children()) - before
     worker.kill()
     until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
     time.sleep(0.2)  # an error that came at once would come here
