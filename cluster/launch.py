@@ -11,8 +11,9 @@ import shlex
 import sys
 from dataclasses import replace
 
+from ggcn.checks import validate_world
 from ggcn.compose import compose
-from ggcn.config import Config, validate_world
+from ggcn.config import Config
 from ggcn.errors import run_cli
 from ggcn.training.rundir import RunDir
 

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ggcn.config import Config, resolve, validate
+from ggcn.checks import validate
+from ggcn.config import Config, resolve
 from ggcn.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from harness import ROOT, TINY
 
+from ggcn.checks import validate_world
 from ggcn.compose import compose, load, to_yaml
-from ggcn.config import grids, validate_world
+from ggcn.config import grids
 from ggcn.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
