@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import time
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -209,7 +208,6 @@ class Trainer:
 
     def picture(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png: data above, then start and refined per grid from the same z every time."""
-        began = time.perf_counter()
         count = self.config.log.pictures
         sampler = Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
         particles = sampler.draw(0, count, self.config.seed)
@@ -220,4 +218,3 @@ class Trainer:
         title = f"{self.config.run}, step {step}, averaged weights, Langevin steps per grid: {chains}"
         page = pictures.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
         pictures.save(page, self.run.samples / f"step_{step:06d}.png")
-        log.debug("picture took %.1f s", time.perf_counter() - began)
