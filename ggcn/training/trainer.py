@@ -1,7 +1,6 @@
 """The training loop."""
 
 import logging
-import sys
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -10,17 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ggcn import __version__, pictures, ranks
+from ggcn import pictures, ranks
 from ggcn.config import Config
 from ggcn.data import stream
 from ggcn.errors import UserError
 from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
-from ggcn.sampling.sampler import WEIGHTS, Sampler
+from ggcn.sampling.sampler import Sampler
 from ggcn.training import checkpoint
 from ggcn.training.checkpoint import Checkpoints
 from ggcn.training.metrics import Journal, Stopwatch, memory
 from ggcn.training.rundir import RunDir
+from ggcn.training.state import State
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +83,6 @@ def train(config: Config, run: RunDir, stop: Wish, device: torch.device) -> Outc
     return Outcome(saved, step >= config.train.steps)
 
 
-def _engine_name(config: Config) -> str:
-    stage = f" zero_stage={config.engine.zero_stage}" if config.engine.kind == "deepspeed" else ""
-    return config.engine.kind + stage
-
-
 def _due(step: int, every: int, total: int) -> bool:
     return step % every == 0 or step == total
 
@@ -100,6 +95,7 @@ class Trainer:
         self.config, self.run, self.device = config, run, device
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
         self.learner = Learner(config, self.lanes, device)
+        self.state = State(config, self.lanes, self.learner, device)
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every)
 
     def resume(self) -> int:
@@ -112,67 +108,13 @@ class Trainer:
             config.data, self.lanes, config.seed, config.model.grids[-1], step, pin=self.device.type == "cuda"
         )
         if folder:
-            self._check_same(facts, folder)
-            self._read(folder)
+            self.state.restore(folder, facts, self.stream.hash)
             log.info("resumed from %s", folder)
         return step
 
-    def _check_same(self, facts: dict, folder: Path) -> None:
-        if facts["data"] != self.stream.hash:
-            raise UserError(
-                f"{folder} was trained on other shards than {', '.join(self.config.data.folders())} now holds; "
-                "restore the shards, or take another run=NAME"
-            )
-        engine = _engine_name(self.config)
-        if facts["engine"] != engine:
-            raise UserError(
-                f"{folder} was written by engine {facts['engine']} and does not open in {engine}; go on with the former"
-            )
-        if self.config.engine.zero_stage > 0 and facts["world"] != self.lanes.world:
-            raise UserError(
-                f"{folder} was written by {facts['world']} ranks at {engine} and opens on as many only; "
-                f"set cluster.ranks={facts['world']} (runs at engine.zero_stage=0 open on any number)"
-            )
-
     def save(self, step: int) -> None:
         """Commits a checkpoint of this step."""
-        facts = {
-            "world": self.lanes.world,
-            "engine": _engine_name(self.config),
-            "data": self.stream.hash,
-            "versions": {"ggcn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
-        }
-        self.checkpoints.save(step, self._write, facts)
-
-    def _write(self, folder: Path) -> None:
-        learner = self.learner
-        learner.energy_engine.save(folder / "energy")
-        if learner.teaching_engine:
-            learner.teaching_engine.save(folder / "upsampler")
-        if learner.bank:
-            learner.bank.save(folder / "lanes")
-        if ranks.is_first():
-            torch.save({name: module.state_dict() for name, module in self._averages()}, folder / WEIGHTS)
-
-    def _read(self, folder: Path) -> None:
-        learner = self.learner
-        try:
-            learner.energy_engine.load(folder / "energy")
-            if learner.teaching_engine:
-                learner.teaching_engine.load(folder / "upsampler")
-            if learner.bank:
-                learner.bank.load(folder / "lanes")
-            weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
-            for name, module in self._averages():
-                module.load_state_dict(weights[name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"{folder} does not fit this config, which was changed by --force ({error})"
-            ) from error
-
-    def _averages(self) -> list[tuple[str, torch.nn.Module]]:
-        learner = self.learner
-        return [("energies", learner.ema_energies.module), ("upsamplers", learner.ema_upsamplers.module)]
+        self.checkpoints.save(step, self.state.write, self.state.facts(self.stream.hash))
 
     def batch(self) -> stream.Batch:
         """This rank's images of the next step; images that stand in for undecodable ones are named."""

@@ -1,0 +1,92 @@
+"""What a checkpoint holds of a run, and whether it fits the run that opens it."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ggcn import __version__, ranks
+from ggcn.config import Config
+from ggcn.errors import UserError
+from ggcn.lanes import Lanes
+from ggcn.learning.learner import Learner
+from ggcn.sampling.sampler import WEIGHTS
+
+
+@dataclass(frozen=True)
+class State:
+    """The parts of a run that change with its steps; the data's position is the step itself."""
+
+    config: Config
+    lanes: Lanes
+    learner: Learner
+    device: torch.device
+
+    def facts(self, data: str) -> dict[str, Any]:
+        """What meta.json says of the run besides its files; `data` is the hash of the shards."""
+        return {
+            "world": self.lanes.world,
+            "engine": _engine_name(self.config),
+            "data": data,
+            "versions": {"ggcn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        }
+
+    def write(self, folder: Path) -> None:
+        """Writes engines, chains and averaged weights; every rank calls it."""
+        learner = self.learner
+        learner.energy_engine.save(folder / "energy")
+        if learner.teaching_engine:
+            learner.teaching_engine.save(folder / "upsampler")
+        if learner.bank:
+            learner.bank.save(folder / "lanes")
+        if ranks.is_first():
+            torch.save({name: module.state_dict() for name, module in self._averages()}, folder / WEIGHTS)
+
+    def restore(self, folder: Path, facts: dict[str, Any], data: str) -> None:
+        """Reads what `write` wrote; raises UserError when it does not fit this run's shards, engine or config."""
+        self._check_same(folder, facts, data)
+        try:
+            self._read(folder)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{folder} does not fit this config, which was changed by --force ({error})"
+            ) from error
+
+    def _check_same(self, folder: Path, facts: dict[str, Any], data: str) -> None:
+        if facts["data"] != data:
+            raise UserError(
+                f"{folder} was trained on other shards than {', '.join(self.config.data.folders())} now holds; "
+                "restore the shards, or take another run=NAME"
+            )
+        engine = _engine_name(self.config)
+        if facts["engine"] != engine:
+            raise UserError(
+                f"{folder} was written by engine {facts['engine']} and does not open in {engine}; go on with the former"
+            )
+        if self.config.engine.zero_stage > 0 and facts["world"] != self.lanes.world:
+            raise UserError(
+                f"{folder} was written by {facts['world']} ranks at {engine} and opens on as many only; "
+                f"set cluster.ranks={facts['world']} (runs at engine.zero_stage=0 open on any number)"
+            )
+
+    def _read(self, folder: Path) -> None:
+        learner = self.learner
+        learner.energy_engine.load(folder / "energy")
+        if learner.teaching_engine:
+            learner.teaching_engine.load(folder / "upsampler")
+        if learner.bank:
+            learner.bank.load(folder / "lanes")
+        weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
+        for name, module in self._averages():
+            module.load_state_dict(weights[name])
+
+    def _averages(self) -> list[tuple[str, torch.nn.Module]]:
+        learner = self.learner
+        return [("energies", learner.ema_energies.module), ("upsamplers", learner.ema_upsamplers.module)]
+
+
+def _engine_name(config: Config) -> str:
+    stage = f" zero_stage={config.engine.zero_stage}" if config.engine.kind == "deepspeed" else ""
+    return config.engine.kind + stage
