@@ -19,15 +19,19 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it replaces `path` at once, on error it vanishes."""
+def whole(path: Path, listed: bool = True) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it replaces `path` at once, on error it vanishes.
+
+    Not `listed`: the folder is not forced to the disk as well, and a power cut may take the file back.
+    """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        if listed:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

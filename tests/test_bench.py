@@ -34,7 +34,7 @@ def tables(report: str) -> dict[str, list[dict[str, str]]]:
 
 
 def test_every_rival_gets_its_row_and_a_finite_ratio(images: Path, tmp_path: Path) -> None:
-    size = ["--size", 16, "--samples", 70, "--large", 16, 32]
+    size = ["--size", 16, "--samples", 70, "--large", 16, 32, "--decoders", 8, 16]
     done = call(
         "tools/bench.py",
         "data",
@@ -52,7 +52,11 @@ def test_every_rival_gets_its_row_and_a_finite_ratio(images: Path, tmp_path: Pat
     assert (tmp_path / "a.md").read_text() == done.stdout
     assert f"bench.py data --images {images}" in done.stdout
     found = tables(done.stdout)
+    decoders = len({row["decoder"] for row in found["Decoders of JPEGs"]})
+    pixels = {row["decoder"]: row["Pillow's pixels"] for row in found["Decoders of JPEGs"]}
+    assert pixels["Pillow"] == pixels["simplejpeg"] == "yes"
     assert {title: len(rows) for title, rows in found.items()} == {
+        "Decoders of JPEGs": 2 * decoders,
         "From shard to batch": 2 * 9,
         "From images to shards": 2 * (len({1, cores()}) + 2),
         "Start and resume": 6 + 3,
@@ -65,7 +69,7 @@ def test_every_rival_gets_its_row_and_a_finite_ratio(images: Path, tmp_path: Pat
         for head, cell in row.items()
         if "/" in head or "ms" in head
     ]
-    assert len(figures) == 18 * 3 + len(found["From images to shards"]) * 2 + 9 * 2 + 4 * 4
+    assert len(figures) == 18 * 3 + len(found["From images to shards"]) * 2 + 9 * 2 + 4 * 4 + 2 * 2 * decoders
     assert all(0 < figure < math.inf for figure in figures)
 
 

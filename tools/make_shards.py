@@ -1,4 +1,4 @@
-"""Images -> WebDataset shards: python tools/make_shards.py SOURCE OUT --size N
+"""Images -> WebDataset shards: python tools/make_shards.py SOURCE OUT --size N[,N...]
 
 SOURCE is a folder (searched to the bottom), a zip or a tar of images, or photographs out of installed
 packages: demo:faces (400 portraits of 40 people) or demo:scenes (8 colour photographs). OUT becomes a
@@ -23,7 +23,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = cli.add_argument
     add("source", metavar="SOURCE")
     add("out", metavar="OUT", type=Path)
-    add("--size", type=int, required=True, help="pixels along a side of the square samples")
+    add(
+        "--size",
+        type=sizes,
+        required=True,
+        metavar="N[,N...]",
+        help="pixels along a side of the square samples; several, like 32,128, build OUT/32 and OUT/128 at once, "
+        "each as if it were built alone",
+    )
     add(
         "--crop",
         "--crops",
@@ -66,14 +73,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return cli.parse_args(argv)
 
 
-def options_of(args: argparse.Namespace) -> Options:
+def sizes(word: str) -> list[int]:
+    """ "32,128" as numbers, each once."""
+    return list(dict.fromkeys(map(int, word.split(","))))
+
+
+def wanted(args: argparse.Namespace) -> dict[Path, Options]:
+    """The folders to build. Raises UserError."""
+    if len(args.size) == 1:
+        return {args.out: options_of(args, args.size[0])}
+    return {args.out / str(size): options_of(args, size) for size in args.size}
+
+
+def options_of(args: argparse.Namespace, size: int) -> Options:
     """The part of the command line that decides what the shards are. Raises UserError."""
     if args.scales and args.crop != "grid":
         raise UserError("--scales belongs to --crop grid; leave it out or add that")
     if args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")
     return Options(
-        size=args.size,
+        size=size,
         crop=args.crop,
         scales=tuple(args.scales or (1, 2)),
         format=args.format,
@@ -108,10 +127,10 @@ def main(argv: list[str] | None = None) -> int:
     """Builds the shards and prints a summary. Raises UserError."""
     args = parse(argv)
     start = time.monotonic()
-    options = options_of(args)
+    folders = wanted(args)
     try:
         source = sources.find(args.source)
-        made = build.build(source, args.out, options, args.workers)
+        made = build.build(source, folders, args.workers)
     except OSError as error:
         raise UserError(
             f"{error.filename or args.out}: {error.strerror or error}; mend that and run the same command "

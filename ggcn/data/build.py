@@ -13,9 +13,9 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Slice:
     first: int
     """global index of its first sample"""
     place: str
+    range: range
+    """of the folder's images"""
     entries: list[sources.Entry]
     options: Options
 
@@ -71,25 +73,65 @@ class Slice:
             return None
 
 
-def write_shard(part: Slice) -> None:
-    """Writes a shard's tar (none if no image of the slice can be read), then its sidecar.
+class Picture:
+    """An image file that samples of one or more sizes are cut out of."""
 
-    Raises OSError when the disk fails, `Stopped` when the build is being given up.
-    """
-    samples: list[tuple[str, Box, bytes]] = []
-    rejects: list[tuple[str, str]] = []
-    for entry in part.entries:
+    def __init__(self, place: str, entry: sources.Entry) -> None:
+        self.place, self.entry = place, entry
+        self._known: dict[tuple[int, int], crop.Decoded] = {}
+
+    @cached_property
+    def _data(self) -> bytes:
+        return sources.read(self.place, self.entry)
+
+    def samples(self, options: Options) -> list[tuple[Box, bytes]]:
+        """See `crop.samples_of`. The file is read once, and decoded once at each scale that is asked for."""
+        return crop.samples_of(self._data, options, self._known)
+
+
+class Shelf:
+    """A shard in the making."""
+
+    def __init__(self, part: Slice) -> None:
+        self.part = part
+        self.samples: list[tuple[str, Box, bytes]] = []
+        self.rejects: list[tuple[str, str]] = []
+
+    def add(self, picture: Picture) -> None:
+        """Takes an image's samples; writes tar and sidecar after the slice's last image."""
+        name = picture.entry.name
         try:
-            found = crop.samples_of(sources.read(part.place, entry), part.options)
-            samples += [(entry.name, box, data) for box, data in found]
+            self.samples += [(name, box, data) for box, data in picture.samples(self.part.options)]
         except MemoryError:
             raise
         except Exception as error:
-            rejects.append((entry.name, crop.reason(error)))
+            self.rejects.append((name, crop.reason(error)))
         tick()
-    # squares of one image would lie side by side; the images themselves are permuted already
-    samples.sort(key=lambda sample: rank(sample[0], part.options.shuffle_seed, *sample[1]))
-    write_sidecar(part, samples, rejects, pack(part, [data for _, _, data in samples]))
+        if name == self.part.entries[-1].name:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the tar (none if no image of the slice could be read), then the sidecar."""
+        seed = self.part.options.shuffle_seed
+        # squares of one image would lie side by side; the images themselves are permuted already
+        self.samples.sort(key=lambda sample: rank(sample[0], seed, *sample[1]))
+        packed = pack(self.part, [data for _, _, data in self.samples])
+        write_sidecar(self.part, self.samples, self.rejects, packed)
+        self.samples.clear()
+
+
+def write_shards(group: list[Slice]) -> None:
+    """Writes shards of several sizes out of the same images, or a single one.
+
+    Raises OSError when the disk fails, `Stopped` when the build is being given up.
+    """
+    shelves = [Shelf(part) for part in group]
+    for index in sorted({index for part in group for index in part.range}):
+        wanting = [shelf for shelf in shelves if index in shelf.part.range]
+        part = wanting[0].part
+        picture = Picture(part.place, part.entries[index - part.range.start])
+        for shelf in wanting:
+            shelf.add(picture)
 
 
 def write_sidecar(
@@ -107,24 +149,37 @@ def write_sidecar(
         "sources": [(name, box) for name, box, _ in samples],
         "rejects": rejects,
     }
-    files.write_json(part.sidecar, record, indent=None)
+    # a power cut that takes it, or the tar, back costs no more than this shard
+    with files.whole(part.sidecar, listed=False) as temporary:
+        temporary.write_text(json.dumps(record) + "\n")
 
 
 def pack(part: Slice, images: list[bytes]) -> dict[str, Any]:
     """Writes the tar, whole or not at all, and says its bytes, sha256 and where the samples lie in it."""
-    from webdataset import TarWriter  # costly where torch comes with it, see `pool._start_worker`
-
-    offsets: list[int] = []
     if not images:
         part.tar.unlink(missing_ok=True)
         return {"bytes": 0, "sha256": "", "offsets": [], "sizes": []}
-    with files.whole(part.tar) as temporary:
-        with temporary.open("wb") as file, TarWriter(file, user="ggcn", group="ggcn", mtime=0) as writer:
-            for index, data in enumerate(images, part.first):
-                offsets.append(writer.tarstream.offset + tarfile.BLOCKSIZE)
-                writer.write({"__key__": f"{index:09d}", part.options.format: data})
-        size, digest = temporary.stat().st_size, files.sha256(temporary)
-    return {"bytes": size, "sha256": digest, "offsets": offsets, "sizes": [len(data) for data in images]}
+    offsets, at, digest = [], 0, hashlib.sha256()
+    with files.whole(part.tar, listed=False) as temporary, temporary.open("wb") as file:
+        for header, data in members(part, images):
+            offsets.append(at + len(header))
+            piece = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+            digest.update(piece)
+            at += file.write(piece)
+        end = bytes(2 * tarfile.BLOCKSIZE)
+        end += bytes(-(at + len(end)) % tarfile.RECORDSIZE)
+        digest.update(end)
+        at += file.write(end)
+    sizes = [len(data) for data in images]
+    return {"bytes": at, "sha256": digest.hexdigest(), "offsets": offsets, "sizes": sizes}
+
+
+def members(part: Slice, images: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Headers and images of a tar, as webdataset's TarWriter makes them, which takes long to import."""
+    for index, data in enumerate(images, part.first):
+        info = tarfile.TarInfo(f"{index:09d}.{part.options.format}")
+        info.size, info.mode, info.uname, info.gname = len(data), 0o444, "ggcn", "ggcn"
+        yield info.tobuf(tarfile.USTAR_FORMAT), data
 
 
 @dataclass
@@ -134,6 +189,7 @@ class Part:
     folder: Path
     source: sources.Source
     entries: list[sources.Entry]
+    options: Options
     claim: dict[str, Any]
     """what build.json and the manifest say the folder is built from"""
 
@@ -171,7 +227,10 @@ def parts(source: sources.Source, out: Path, options: Options) -> list[Part]:
         if not entries:
             raise UserError(f"of {len(order)} images none would come into {folder}; change --holdout")
     names = {out: "train", out / HOLDOUT: "holdout"}
-    return [Part(folder, source, some, {**claim, "side": names[folder]}) for folder, some in sides.items()]
+    return [
+        Part(folder, source, some, options, {**claim, "side": names[folder]})
+        for folder, some in sides.items()
+    ]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -246,30 +305,46 @@ def cut_list(counts: list[int], most: int) -> list[range]:
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(counts)], strict=True)]
 
 
-def slices(part: Part, options: Options, counts: list[int]) -> list[Slice]:
+def slices(part: Part, counts: list[int]) -> list[Slice]:
     """The shards of a folder; counts: samples per image."""
     firsts = np.cumsum([0, *counts]).tolist()
-    runs = cut_list(counts, options.samples_per_shard(sum(counts)))
+    runs = cut_list(counts, part.options.samples_per_shard(sum(counts)))
     return [
         Slice(
             part.folder,
             index,
             firsts[run.start],
             part.source.place,
+            run,
             part.entries[run.start : run.stop],
-            options,
+            part.options,
         )
         for index, run in enumerate(runs)
     ]
 
 
-def count_samples(part: Part, options: Options, pool: Pool) -> list[int]:
+def groups(planned: list[list[Slice]]) -> list[list[Slice]]:
+    """The shards that are not there yet, of several sizes out of the same images, as tasks.
+
+    A task has a shard of the size that has fewest, and those of the other sizes that begin within its images:
+    their images are read once, save a few at the end.
+    """
+    coarse = min(planned, key=len)
+    tasks = [
+        [piece for pieces in planned for piece in pieces if piece.range.start in task.range]
+        for task in coarse
+    ]
+    missing = [[piece for piece in task if piece.record() is None] for task in tasks]
+    return [task for task in missing if task]
+
+
+def count_samples(part: Part, pool: Pool) -> list[int]:
     """Samples per image, before any is decoded: one, but for a grid."""
-    if options.crop != "grid":
+    if part.options.crop != "grid":
         return [1] * len(part.entries)
     chunks = [part.entries[start : start + 64] for start in range(0, len(part.entries), 64)]
     with progress_bar(len(part.entries), 0, "sizes", " images") as bar:
-        found = pool.run(partial(crop.count, part.source, options), chunks, bar)
+        found = pool.run(partial(crop.count, part.source, part.options), chunks, bar)
     return [samples for chunk in found for samples in chunk]
 
 
@@ -308,30 +383,34 @@ def _shard(piece: Slice, record: dict[str, Any]) -> Shard:
     return Shard(name=piece.tar.name, **{field: record[field] for field in fields})
 
 
-def build(source: sources.Source, out: Path, options: Options, workers: int) -> list[Built] | None:
-    """Builds the shards of `source` in `out` (and `out/holdout`), or finishes a build that was killed.
+def build(source: sources.Source, wanted: dict[Path, Options], workers: int) -> list[Built] | None:
+    """Builds the shards of `source` in each folder that is wanted (and its `holdout`), as if it were the only one.
 
-    Returns what was built, the held-out set first; None if everything was there before.
+    Finishes a build that was killed. The options may differ in size alone. Returns what was built, a held-out
+    set before the rest; None if everything was there before.
     Raises UserError (see `claim`, `parts`, `assemble`) and OSError when the disk fails.
     """
-    todo = parts(source, out, options)
-    for part in reversed(todo):
+    todo = [parts(source, out, options) for out, options in wanted.items()]
+    for part in (part for sides in todo for part in reversed(sides)):
         claim(part)
-    with alone(out):
-        for part in todo:
-            for leftover in part.folder.glob(".tmp-*"):
-                leftover.unlink(missing_ok=True)
-        if all(complete(part) for part in todo):
+    with ExitStack() as held:
+        for out in wanted:
+            held.enter_context(alone(out))
+        for leftover in (path for sides in todo for part in sides for path in part.folder.glob(".tmp-*")):
+            leftover.unlink(missing_ok=True)
+        if all(complete(part) for sides in todo for part in sides):
             return None
         with Pool(min(workers, len(source.entries))) as pool:
-            planned = [slices(part, options, count_samples(part, options, pool)) for part in todo]
-            write_missing([piece for pieces in planned for piece in pieces], pool)
-        return [assemble(part, pieces) for part, pieces in zip(todo, planned, strict=True)]
+            planned = [[slices(part, count_samples(part, pool)) for part in sides] for sides in todo]
+            write_missing(planned, pool)
+        pairs = [zip(sides, some, strict=True) for sides, some in zip(todo, planned, strict=True)]
+        return [assemble(part, pieces) for some in pairs for part, pieces in some]
 
 
-def write_missing(planned: list[Slice], pool: Pool) -> None:
-    """Writes the shards that are not there yet."""
-    missing = [piece for piece in planned if piece.record() is None]
-    images, left = (sum(len(piece.entries) for piece in some) for some in (planned, missing))
+def write_missing(planned: list[list[list[Slice]]], pool: Pool) -> None:
+    """Writes the shards that are not there yet; `planned`: by size, then by side of the split."""
+    tasks = [task for same_images in zip(*planned, strict=True) for task in groups(list(same_images))]
+    images = sum(len(piece.entries) for sides in planned for pieces in sides for piece in pieces)
+    left = sum(len(piece.entries) for task in tasks for piece in task)
     with progress_bar(images, images - left, "images", " images") as bar:
-        pool.run(write_shard, missing, bar)
+        pool.run(write_shards, tasks, bar)

@@ -12,6 +12,8 @@ from ggcn.data import sources
 from ggcn.data.pool import tick
 from ggcn.errors import UserError
 
+Decoded = tuple[Image.Image, float, tuple[int, int]]
+"""upright RGB image, its scale, width and height it has at scale 1"""
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the upright image"""
 
@@ -112,22 +114,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode(data: bytes, options: Options) -> tuple[Image.Image, float, tuple[int, int]]:
-    """An image file's bytes -> (upright RGB image, its scale, width and height it has at scale 1).
+def decode(data: bytes, options: Options, known: dict[tuple[int, int], Decoded]) -> Decoded:
+    """An image file's bytes -> its pixels. Raises whatever PIL does.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels needed: LANCZOS does the rest, and
-    the result differs from a full decode by about 1 of 255 (rms).
+    the result differs from a full decode by about 1 of 255 (rms). What was decoded for other options at the
+    same scale is in `known`.
     """
     image: Image.Image = Image.open(io.BytesIO(data))
     (width, height), scale = image.size, 1.0
     spare = options.smallest_side(width, height) / (2 * options.size)
     if spare >= 2 and (drafted := image.draft(image.mode, (int(width / spare), int(height / spare)))):
         scale = drafted[1][2] / width
-    image.load()
     lying = image.size
-    ImageOps.exif_transpose(image, in_place=True)
-    upright = (width, height) if image.size == lying else (height, width)
-    return to_rgb(image), scale, upright
+    if lying not in known:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = (width, height) if image.size == lying else (height, width)
+        known[lying] = to_rgb(image), scale, upright
+    return known[lying]
 
 
 def cut(image: Image.Image, box: Box, scale: float, size: int) -> Image.Image:
@@ -147,9 +152,11 @@ def encode(image: Image.Image, options: Options) -> bytes:
     return buffer.getvalue()
 
 
-def samples_of(data: bytes, options: Options) -> list[tuple[Box, bytes]]:
-    """An image file's bytes -> its samples as (square, encoded image). Raises whatever PIL does."""
-    image, scale, (width, height) = decode(data, options)
+def samples_of(
+    data: bytes, options: Options, known: dict[tuple[int, int], Decoded]
+) -> list[tuple[Box, bytes]]:
+    """An image file's bytes -> its samples as (square, encoded image); see `decode`. Raises whatever PIL does."""
+    image, scale, (width, height) = decode(data, options, known)
     boxes = options.boxes(width, height)
     if not boxes:
         raise ValueError(f"{width} x {height} pixels are too small for a square of the grid")

@@ -16,6 +16,9 @@ from tqdm import tqdm
 
 from ggcn.errors import UserError
 
+# forked workers have imported everything; elsewhere than on Linux system libraries do not bear that
+CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "forkserver")
+
 
 class Stopped(Exception):
     """The build is being given up; the worker leaves its shard unfinished."""
@@ -25,9 +28,8 @@ class Progress:
     """What the workers tell the main process, and the other way round."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        self.images = context.Value("q", 0)
-        self.stop = context.Event()
+        self.images = CONTEXT.Value("q", 0)
+        self.stop = CONTEXT.Value("b", False, lock=False)
 
 
 _progress: Progress | None = None
@@ -39,14 +41,14 @@ def tick() -> None:
         return
     with _progress.images.get_lock():
         _progress.images.value += 1
-    if _progress.stop.is_set():
+    if _progress.stop.value:
         raise Stopped
 
 
 def _start_worker(progress: Progress) -> None:
     global _progress
     _progress = progress
-    # webdataset does without torch, and importing that takes longer than building a small data set
+    # webdataset does without torch, and importing that takes longer than checking a small data set
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     warnings.simplefilter("ignore")  # PIL warns of odd metadata, tqdm's bar would be torn
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -72,16 +74,14 @@ class Pool:
     """Worker processes for functions of one argument; results come in order, images are counted."""
 
     def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ggcn.data.build"])
         self.progress = Progress()
-        self.executor = ProcessPoolExecutor(workers, context, _start_worker, (self.progress,))
+        self.executor = ProcessPoolExecutor(workers, CONTEXT, _start_worker, (self.progress,))
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop.set()
+        self.progress.stop.value = True
         self.executor.shutdown(cancel_futures=True)
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], bar: tqdm) -> list[Any]:
@@ -116,5 +116,6 @@ def cores() -> int:
 
 def progress_bar(total: int, initial: int, what: str, unit: str) -> tqdm:
     """A bar with rate and ETA; in a log file a line every ten seconds."""
+    tqdm.monitor_interval = 0  # a thread of its own, and with threads one should not fork
     interval = 0.2 if sys.stderr.isatty() else 10
     return tqdm(total=total, initial=initial, desc=what, unit=unit, mininterval=interval, smoothing=0.1)

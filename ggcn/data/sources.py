@@ -110,7 +110,7 @@ def read(place: str, entry: Entry) -> bytes:
     """The bytes of one image file. Raises OSError, ValueError or what zipfile raises when it is damaged."""
     where = kind(place)
     if where == "zip":
-        return _zip(place).read(entry.name)
+        return _zip(place, os.getpid()).read(entry.name)
     if where == "tar":
         return _read_part(place, entry)
     return (demo_paths(place)[entry.name] if where == "demo" else Path(place, entry.name)).read_bytes()
@@ -146,7 +146,8 @@ def _list_folder(place: str) -> Iterator[Entry]:
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(place: str) -> zipfile.ZipFile:
+def _zip(place: str, process: int) -> zipfile.ZipFile:
+    """Open in this process alone: forks would share its place in the file."""
     return zipfile.ZipFile(place)
 
 

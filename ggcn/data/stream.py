@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import multiprocessing.connection
 import os
@@ -24,25 +23,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import webdataset as wds
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ggcn.data import fetch, manifest
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import Mixture, Order
+from ggcn.data.ring import Ring
+from ggcn.data.view import FORMATS, View, view
 from ggcn.errors import UserError
 from ggcn.lanes import Lanes, bits
 
-FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
-JPEG_SCALES = (8, 4, 2)  # a JPEG can be decoded at these fractions of its side, for a fraction of the time
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 GRACE = 3  # so many bad images never stop a run, whatever their share
 NEIGHBOURS = 100  # draws tried in place of a bad image; as many bad ones in a row mean broken data
 FAULTS_KEPT = 1000
 MEND = "find all of them with `python tools/verify_shards.py FOLDER` and build the shards again"
-
-Sample = dict[str, Any]
 
 
 class Fault(NamedTuple):
@@ -73,67 +70,6 @@ class Folder(NamedTuple):
     manifest: Manifest
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How a folder's stored images become the ones asked for; sides in pixels."""
-
-    extension: str
-    mode: str
-    stored: int
-    scale: int
-    """the image is decoded at 1/scale of its side"""
-    crop: int
-    """side of the random square that is kept, as decoded"""
-    pool: int
-    """pixels averaged along a side"""
-
-    def decode(self, data: bytes, dice: int, mirror: bool) -> np.ndarray:
-        """The image, uint8 [size, size, channels]; 64 random bits choose its crop.
-
-        Raises all that PIL raises for damaged files, and ValueError for an image of another size.
-        """
-        image: Image.Image = Image.open(io.BytesIO(data), formats=(FORMATS[self.extension],))
-        if image.size != (self.stored, self.stored):
-            raise ValueError(
-                f"{image.width} x {image.height} pixels instead of {self.stored} x {self.stored}"
-            )
-        if self.scale > 1:
-            image.draft(self.mode, (self.stored // self.scale,) * 2)
-        if image.mode != self.mode:
-            image = image.convert(self.mode)
-        if self.crop < image.width:
-            image = image.crop(self._square(dice, image.width - self.crop + 1))
-        if self.pool > 1:
-            image = image.reduce(self.pool)
-        if mirror:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, -1)
-
-    def _square(self, dice: int, places: int) -> tuple[int, int, int, int]:
-        x, y = (dice & 0xFFFFFFFF) % places, (dice >> 32) % places
-        return x, y, x + self.crop, y + self.crop
-
-
-def view(folder: Folder, size: int, crop: int) -> View:
-    """How to get `size` x `size` images, from random squares of side `crop` if it is not 0.
-
-    Raises UserError unless the side is a multiple of `size`.
-    """
-    data = folder.manifest
-    side = crop or data.size
-    if side > data.size or side < size or side % size:
-        what = f"crops of {crop} out of {data.size}" if crop else f"images of {data.size}"
-        raise UserError(
-            f"{what} pixels a side, from {folder.url}, cannot be averaged down to {size}; "
-            f"ask for a whole fraction of that, or build shards with --size {size}"
-        )
-    scales = JPEG_SCALES if data.extension == "jpg" else ()
-    pool = side // size
-    scale = next((s for s in scales if pool % s == 0 and data.size % s == 0), 1)
-    mode = "RGB" if data.channels == 3 else "L"
-    return View(data.extension, mode, data.size, scale, side // scale, pool // scale)
-
-
 class Index:
     """Where every sample lies, in arrays rather than objects: forked workers share their memory for good."""
 
@@ -155,17 +91,36 @@ def _joined(lists: list[list[int]]) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(lists), np.int64)
 
 
-class Draw(NamedTuple):
-    """One sample of a step and why it is there."""
+class Draws(NamedTuple):
+    """Samples of a step, int64 arrays of one length, in the order in which they lie in the shards."""
 
-    place: int
-    """row in the batch"""
-    lane: int
-    k: int
-    epoch: int
-    shard: int
-    sample: int
-    id: int
+    place: np.ndarray
+    """rows in the batch"""
+    lane: np.ndarray
+    k: np.ndarray
+    epoch: np.ndarray
+    shard: np.ndarray
+    sample: np.ndarray
+    id: np.ndarray
+
+
+class Read(NamedTuple):
+    """A rank's part of a step, still encoded."""
+
+    step: int
+    draws: Draws
+    encoded: list[bytes]
+
+
+class Parcel(NamedTuple):
+    """A batch on its way from a worker to the rank: its images wait in a slot, or travel if none was free."""
+
+    step: int
+    slot: int | None
+    images: torch.Tensor | None
+    """uint8 [samples, size, size, channels]"""
+    ids: np.ndarray
+    faults: list[Fault]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,87 +135,110 @@ class Steps(IterableDataset):
     order: Order | Mixture
     lanes: Lanes
     seed: int
-    shape: tuple[int, int, int]
+    ring: Ring
     config: DataConfig
     start: int
 
-    def __iter__(self) -> Iterator[Batch | UserError]:
+    def __iter__(self) -> Iterator[Parcel | UserError]:
         try:
             with contextlib.closing(fetch.Reader(self.config)) as reader:
                 encoded = functools.partial(self.encoded, reader)
-                batches = functools.partial(self.batches, reader)
-                yield from wds.DataPipeline(encoded, wds.map(self.decoded), batches)
+                decoded = functools.partial(self.decoded, reader)
+                yield from wds.DataPipeline(encoded, wds.map(decoded))
         except UserError as error:
             yield error
 
-    def encoded(self, reader: fetch.Reader) -> Iterator[Sample]:
-        """First stage: the encoded samples of this worker's steps, `lanes.samples` for each."""
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+    def encoded(self, reader: fetch.Reader) -> Iterator[Read]:
+        """First stage: this worker's steps, their images as they are stored."""
+        worker, workers = _worker()
         lane = np.repeat(self.lanes.owned, self.lanes.width)
         turn = np.tile(np.arange(self.lanes.width), len(self.lanes.owned))
-        for step in itertools.count(self.start + first, stride):
-            yield from self.read(reader, lane, step * self.lanes.width + turn)
+        for step in itertools.count(self.start + worker, workers):
+            draws = self.draws(lane, step * self.lanes.width + turn)
+            yield Read(step, draws, list(self.read(reader, draws)))
 
-    def read(self, reader: fetch.Reader, lane: np.ndarray, k: np.ndarray) -> Iterator[Sample]:
-        """The `k`-th draws of `lane` in the order in which they lie in the shards: disks like it."""
+    def draws(self, lane: np.ndarray, k: np.ndarray) -> Draws:
+        """The `k`-th draws of `lane`, in the order in which they lie in the shards: disks like it."""
         epoch, shard, sample = self.order.draws(lane, k)
         ids = self.index.first[shard] + sample
         line = np.argsort(ids, kind="stable")
-        table = np.stack([line, *(x[line] for x in (lane, k, epoch, shard, sample, ids))], axis=1).tolist()
-        spans = np.stack([self.index.offsets[ids[line]], self.index.sizes[ids[line]]], axis=1).tolist()
-        for row, (offset, size) in zip(table, spans, strict=True):
-            draw = Draw(*row)
-            shard_ = self.index.shards[draw.shard]
-            data = reader.read(shard_, offset, size)
-            extension = self.views[self.index.folder[draw.shard]].extension
-            yield {"__key__": str(draw.id), "__url__": shard_.url, extension: data, "draw": draw}
+        return Draws(line, *(column[line] for column in (lane, k, epoch, shard, sample, ids)))
 
-    def decoded(self, sample: Sample) -> Sample:
-        """Second stage: adds `image`, or `fault` where that fails."""
-        draw = sample["draw"]
-        form = self.views[self.index.folder[draw.shard]]
-        dice = bits(self.seed, "crop", draw.epoch, draw.id) if self.config.crop else 0
-        mirror = self.config.flip and bits(self.seed, "flip", draw.epoch, draw.id) % 2 == 1
-        try:
-            sample["image"] = form.decode(sample[form.extension], dice, mirror)
-        except UnidentifiedImageError:
-            sample["fault"] = Fault(sample["__url__"], draw.sample, f"not a {FORMATS[form.extension]} image")
-        except Exception as error:  # decoders meet damage with whatever it makes them stumble over
-            sample["fault"] = Fault(sample["__url__"], draw.sample, f"{type(error).__name__}: {error}")
-        return sample
+    def read(self, reader: fetch.Reader, draws: Draws) -> Iterator[bytes]:
+        """The stored images of some draws."""
+        offsets, sizes = self.index.offsets[draws.id].tolist(), self.index.sizes[draws.id].tolist()
+        for shard, offset, size in zip(draws.shard.tolist(), offsets, sizes, strict=True):
+            yield reader.read(self.index.shards[shard], offset, size)
 
-    def batches(self, reader: fetch.Reader, samples: Iterator[Sample]) -> Iterator[Batch]:
-        """Last stage: whole steps, each sample back in its place and bad ones replaced."""
-        while True:
-            yield self.batch(reader, itertools.islice(samples, self.lanes.samples))
+    def decoded(self, reader: fetch.Reader, read: Read) -> Parcel:
+        """Second stage: the images in lane order, bad ones replaced and some mirrored."""
+        slot = self.ring.take(_worker()[0])
+        images = self.ring.fresh() if slot is None else self.ring.slot(slot)
+        draws = read.draws
+        faults = self.decode(draws, read.encoded, images)
+        for row, fault in faults.items():
+            other = self.neighbour(reader, draws, row, fault, images)
+            draws.epoch[row], draws.id[row] = other.epoch[0], other.id[0]
+        if self.config.flip:
+            self.mirror(draws, torch.from_numpy(images))
+        ids = np.empty_like(draws.id)
+        ids[draws.place] = draws.id
+        kept = torch.from_numpy(images) if slot is None else None
+        return Parcel(read.step, slot, kept, ids, [*faults.values()])
 
-    def batch(self, reader: fetch.Reader, samples: Iterator[Sample]) -> Batch:
-        """One step's samples in lane order; each is copied as it comes, so that few are in memory twice."""
-        images = np.empty((self.lanes.samples, *self.shape), np.uint8)
-        ids = np.empty(self.lanes.samples, np.int64)
-        faults = []
-        for sample in samples:
-            draw = sample["draw"]
-            if "fault" in sample:
-                faults.append(sample["fault"])
-                sample = self.neighbour(reader, sample)
-            ids[draw.place] = sample["draw"].id
-            images[draw.place] = sample["image"]
-        step = draw.k // self.lanes.width
-        return Batch(step, torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(ids), faults)
+    def decode(self, draws: Draws, encoded: list[bytes], images: np.ndarray) -> dict[int, Fault]:
+        """Writes the images into their places; the faults of those that cannot be decoded, by row of `draws`."""
+        forms = [self.views[folder] for folder in self.index.folder[draws.shard].tolist()]
+        dice = self.bits("crop", draws) if self.config.crop else [0] * len(encoded)
+        faults = {}
+        rows = zip(draws.place.tolist(), forms, encoded, dice, strict=True)
+        for row, (place, form, data, die) in enumerate(rows):
+            try:
+                form.decode(data, die, images[place])
+            except UnidentifiedImageError:
+                faults[row] = self.fault(draws, row, f"not a {FORMATS[form.extension]} image")
+            except Exception as error:  # decoders meet damage with whatever it makes them stumble over
+                faults[row] = self.fault(draws, row, f"{type(error).__name__}: {error}")
+        return faults
 
-    def neighbour(self, reader: fetch.Reader, sample: Sample) -> Sample:
-        """The lane's next sample that decodes. Raises UserError when none of the next NEIGHBOURS does."""
-        draw, fault = sample["draw"], sample["fault"]
-        for k in range(draw.k + 1, draw.k + 1 + NEIGHBOURS):
-            (other,) = map(self.decoded, self.read(reader, np.array([draw.lane]), np.array([k])))
-            if "fault" not in other:
+    def bits(self, purpose: str, draws: Draws) -> list[int]:
+        """For each draw 64 random bits that depend on its epoch and sample alone."""
+        pairs = zip(draws.epoch.tolist(), draws.id.tolist(), strict=True)
+        return [bits(self.seed, purpose, epoch, id) for epoch, id in pairs]
+
+    def fault(self, draws: Draws, row: int, reason: str) -> Fault:
+        """Where the undecodable image of a draw lies."""
+        return Fault(self.index.shards[draws.shard[row]].url, int(draws.sample[row]), reason)
+
+    def neighbour(
+        self, reader: fetch.Reader, draws: Draws, row: int, fault: Fault, images: np.ndarray
+    ) -> Draws:
+        """The lane's next draw that decodes, as the only one, its image in the place of `row`.
+
+        Raises UserError when none of the next NEIGHBOURS does.
+        """
+        lane, k = draws.lane[row : row + 1], draws.k[row : row + 1]
+        for ahead in range(1, 1 + NEIGHBOURS):
+            other = self.draws(lane, k + ahead)._replace(place=draws.place[row : row + 1])
+            if not self.decode(other, list(self.read(reader, other)), images):
                 return other
         raise UserError(
             f"sample {fault.sample} of {fault.shard} ({fault.reason}) cannot be decoded, nor can the {NEIGHBOURS} "
             f"after it in its lane; {MEND}"
         )
+
+    def mirror(self, draws: Draws, images: torch.Tensor) -> None:
+        """Turns half of the images left to right; which ones, their epochs and samples decide."""
+        chosen = np.array(self.bits("flip", draws), np.uint64) % 2 == 1
+        for place in draws.place[chosen].tolist():
+            image = images[place]
+            image.copy_(image.flip(1))
+
+
+def _worker() -> tuple[int, int]:
+    """This loader worker's number, and how many there are."""
+    worker = get_worker_info()
+    return (worker.id, worker.num_workers) if worker else (0, 1)
 
 
 class Stream:
@@ -281,24 +259,27 @@ class Stream:
 
         Raises UserError when the images cannot be brought to `size` or the folders differ in channels.
         """
-        self.seen = self.replaced = 0
         self.faults: list[Fault] = []
         """the first FAULTS_KEPT replaced images since `start`, on this rank"""
         self.hash = hashlib.sha256("".join(folder.manifest.hash for folder in folders).encode()).hexdigest()
         """identity of the data: another one means another order"""
-        self.config = config
-        shape = (size, size, _channels(folders))
-        views = [view(folder, size, config.crop) for folder in folders]
-        steps = Steps(Index(folders), views, order, lanes, seed, shape, config, start)
+        self._pin = pin
+        shape = (lanes.samples, size, size, _channels(folders))
+        views = [view(folder.url, folder.manifest, size, config.crop) for folder in folders]
+        # beside those made ahead, one is being made and one or two are in use
+        self._ring = Ring(max(config.workers, 1), config.prefetch + 2, shape)
+        steps = Steps(Index(folders), views, order, lanes, seed, self._ring, config, start)
         with _unheard_signals():
-            self._batches: Iterator[Batch | UserError] | None = iter(_loader(steps, config, pin))
+            # without workers torch's loader would add nothing but half a millisecond for each batch
+            loader = _loader(steps, config) if config.workers else steps
+            self._batches: Iterator[Parcel | UserError] | None = iter(loader)
         _workers.extend(getattr(self._batches, "_workers", []))
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> Batch:
-        """The next step's batch. Raises UserError for what a worker met, and for too many bad images."""
+        """The next step's batch. Raises UserError for what a worker met."""
         if self._batches is None:
             raise StopIteration
         try:
@@ -312,8 +293,8 @@ class Stream:
         if isinstance(item, UserError):
             self.close()
             raise item
-        self._count(item)
-        return item
+        self.faults += item.faults[: FAULTS_KEPT - len(self.faults)]
+        return self._opened(item)
 
     def __enter__(self) -> "Stream":
         return self
@@ -325,18 +306,12 @@ class Stream:
         """Ends the workers; batches made ahead are lost, and made again by a stream opened at their step."""
         self._batches = None
 
-    def _count(self, batch: Batch) -> None:
-        self.seen += len(batch.ids)
-        self.replaced += len(batch.faults)
-        self.faults += batch.faults[: FAULTS_KEPT - len(self.faults)]
-        if self.replaced > max(GRACE, self.config.bad_share * self.seen):
-            self.close()
-            last = batch.faults[-1] if batch.faults else self.faults[-1]
-            raise UserError(
-                f"{self.replaced} of {self.seen} images could not be decoded, more than "
-                f"data.bad_share={self.config.bad_share} (the last is sample {last.sample} of {last.shard}: "
-                f"{last.reason}); {MEND}"
-            )
+    def _opened(self, parcel: Parcel) -> Batch:
+        images = parcel.images if parcel.slot is None else self._ring.lend(parcel.slot)
+        assert images is not None
+        if self._pin:
+            images = images.pin_memory()
+        return Batch(parcel.step, images.permute(0, 3, 1, 2), torch.from_numpy(parcel.ids), parcel.faults)
 
     def _lost_a_worker(self) -> bool:
         """Whether one is gone; the error of a broken connection comes a moment before its worker's end."""
@@ -361,18 +336,16 @@ def _channels(folders: Sequence[Folder]) -> int:
     return found.pop()
 
 
-def _loader(steps: Steps, config: DataConfig, pin: bool) -> DataLoader:
-    some = config.workers > 0
+def _loader(steps: Steps, config: DataConfig) -> DataLoader:
     return DataLoader(
         steps,
         batch_size=None,
         collate_fn=_same,
         num_workers=config.workers,
         worker_init_fn=functools.partial(_follow, os.getpid()),
-        prefetch_factor=config.prefetch if some else None,
+        prefetch_factor=config.prefetch,
         # a fork server would die of the USR2 that SLURM sends to a whole job, and take the workers along
-        multiprocessing_context="fork" if some else None,
-        pin_memory=pin,
+        multiprocessing_context="fork",
         generator=torch.Generator(),  # or it takes a number from the process's own
     )
 
@@ -411,6 +384,15 @@ def _unheard_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if threading.current_thread() is threading.main_thread() and on_death is not None:
             signal.signal(signal.SIGCHLD, on_death)
+
+
+def check_share(replaced: int, seen: int, config: DataConfig) -> None:
+    """Raises UserError when `replaced` of the `seen` images of a run, over all ranks, are too many."""
+    if replaced > max(GRACE, config.bad_share * seen):
+        raise UserError(
+            f"{replaced} of {seen} images could not be decoded, more than data.bad_share={config.bad_share}; "
+            f"the logs name them, and you {MEND}"
+        )
 
 
 def order_of(

@@ -131,6 +131,18 @@ def test_a_folder_a_zip_and_a_tar_give_the_same_shards(pictures: Path, tmp_path:
     assert tree(tmp_path / "out") == tree(tmp_path / "out.zip") == tree(tmp_path / "out.tar")
 
 
+def test_a_zip_that_is_open_already_is_read_by_every_worker_for_itself(
+    pictures: Path, tmp_path: Path
+) -> None:
+    shutil.make_archive(str(tmp_path / "packed"), "zip", pictures)
+    source = sources.find(str(tmp_path / "packed.zip"))
+    sources.read(source.place, source.entries[0])
+    options = crop.Options(16, shard_samples=1)
+    build.build(source, {tmp_path / "two": options}, 2)
+    build.build(source, {tmp_path / "one": options}, 1)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
 def test_a_shard_mixes_the_folders_and_the_seed_decides_how(pictures: Path, tmp_path: Path) -> None:
     orders = []
     for seed in (0, 1):
@@ -153,6 +165,31 @@ def test_stock_webdataset_reads_what_the_offsets_point_at(pictures: Path, tmp_pa
     assert {key for sample in read for key in sample if not key.startswith("__")} == {"png"}
     with tarfile.open(urls[0]) as tar:
         assert {(member.mtime, member.uname, member.gname) for member in tar} == {(0, "ggcn", "ggcn")}
+
+
+def test_the_tars_are_those_of_webdatasets_writer(pictures: Path, tmp_path: Path) -> None:
+    make(pictures, tmp_path / "out", "--size", 16, "--shard-samples", 40)
+    with webdataset.TarWriter(str(tmp_path / "its.tar"), user="ggcn", group="ggcn", mtime=0) as writer:
+        for index, (_, _, data) in enumerate(stored(tmp_path / "out")):
+            writer.write({"__key__": f"{index:09d}", "png": data})
+    assert (tmp_path / "its.tar").read_bytes() == (tmp_path / "out" / "000000.tar").read_bytes()
+
+
+@pytest.mark.parametrize("more", [[], ["--crop", "grid", "--scales", "1"], ["--shard-samples", "5"]])
+def test_several_sizes_at_once_are_each_what_they_are_alone(
+    pictures: Path, tmp_path: Path, more: list[str]
+) -> None:
+    """With shards that begin at other images for every size, images too small for some, and large JPEGs."""
+    for seed in range(3):
+        draw(pictures / f"{seed}.jpg", noise(seed, 300, 260), quality=90)
+    (pictures / "text.png").write_text("not an image")
+    draw(pictures / "narrow.png", noise(1, 40, 10))
+    for size in (8, 24, 30):
+        make(pictures, tmp_path / "alone" / str(size), "--size", size, "--holdout", 0.3, *more)
+    make(pictures, tmp_path / "at_once", "--size", "30,8,24,8", "--holdout", 0.3, *more)
+    assert tree(tmp_path / "at_once") == tree(tmp_path / "alone")
+    for size in (8, 30):
+        assert make(pictures, tmp_path / "at_once" / str(size), "--size", size, "--holdout", 0.3, *more) == 0
 
 
 def test_the_manifest_adds_up(pictures: Path, tmp_path: Path) -> None:
@@ -229,13 +266,28 @@ def test_a_stopped_build_goes_on_where_it_was(
     assert {name: value for name, value in times(out).items() if name in done} == done
 
 
+def test_a_stopped_build_of_several_sizes_goes_on_where_it_was(slow: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(slow, out, "--size", "50,200", "--shard-samples", 4, "--workers", 2)
+    helpers = wait_for_shards(out / "50", process)
+    process.kill()
+    process.communicate(timeout=30)
+    assert not psutil.wait_procs(helpers, timeout=10)[1], "workers were left behind"
+    done = {size: times(out / size) for size in ("50", "200")}
+    make(slow, out, "--size", "50,200", "--shard-samples", 4)
+    for size in ("50", "200"):
+        assert len(done[size]) < 12
+        assert {name: value for name, value in times(out / size).items() if name in done[size]} == done[size]
+        make(slow, tmp_path / size, "--size", size, "--shard-samples", 4)
+        assert tree(out / size) == tree(tmp_path / size)
+
+
 def test_a_killed_worker_is_said_and_loses_no_shard(
     slow: Path, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     process = start(slow, tmp_path, "--size", 400, "--shard-samples", 4, "--workers", 2)
     for helper in wait_for_shards(tmp_path, process):
-        if helper.parent() != psutil.Process(process.pid):  # the fork server's child: a worker
-            helper.kill()
+        helper.kill()
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "fewer --workers" in errors
@@ -450,7 +502,7 @@ def test_a_large_jpeg_decoded_small_is_the_same_picture(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.jpg", coarse, quality=95)
     make(tmp_path / "in", tmp_path / "out", "--size", 64)
     whole = Image.open(tmp_path / "in" / "a.jpg")
-    decoded, scale, _ = crop.decode((tmp_path / "in" / "a.jpg").read_bytes(), crop.Options(64))
+    decoded, scale, _ = crop.decode((tmp_path / "in" / "a.jpg").read_bytes(), crop.Options(64), {})
     assert (decoded.size, scale) == ((301, 201), 0.25)
     box = (200, 0, 1001, 801)
     exact = whole.resize((64, 64), Image.Resampling.LANCZOS, box=box)
@@ -595,6 +647,7 @@ def test_two_builds_in_one_folder_are_refused(pictures: Path, tmp_path: Path) ->
     [
         (["{in}", "{out}", "--size", 0], "at least 1 pixel"),
         (["{in}", "{out}", "--size", -4], "at least 1 pixel"),
+        (["{in}", "{out}", "--size", "8,0"], "at least 1 pixel"),
         (["{in}", "{out}", "--size", 4, "--workers", 0], "--workers"),
         (["{in}", "{out}", "--size", 4, "--holdout", 1], "holdout"),
         (["{in}", "{out}", "--size", 4, "--quality", 90], "lossless"),

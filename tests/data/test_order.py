@@ -167,7 +167,7 @@ def test_a_lane_takes_its_exact_shares_in_every_period_in_another_order():
     assert (one != two).any()
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.5, 20), min_size=1, max_size=6))
 def test_arcs_add_up_to_the_period(weights):
     slots = arcs(weights)

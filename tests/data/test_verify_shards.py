@@ -28,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("x", "y", "z"):
         (folder / f"{name}.png").write_text("not an image")
     out = tmp_path_factory.mktemp("shards")
-    build.build(sources.find(str(folder)), out, crop.Options(16, shard_samples=1, holdout=0.3), 2)
+    build.build(sources.find(str(folder)), {out: crop.Options(16, shard_samples=1, holdout=0.3)}, 2)
     return out
 
 
@@ -146,11 +146,11 @@ def test_the_mend_that_it_names_works(
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (seed, 0, 0)).save(tmp_path / "in" / f"{seed}.png")
     source, options = sources.find(str(tmp_path / "in")), crop.Options(8)
-    build.build(source, tmp_path / "out", options, 1)
+    build.build(source, {tmp_path / "out": options}, 1)
     flip(first(tmp_path / "out"), 600)
     assert problems(tmp_path / "out", capsys)
     first(tmp_path / "out").unlink()
-    build.build(source, tmp_path / "out", options, 1)
+    build.build(source, {tmp_path / "out": options}, 1)
     assert problems(tmp_path / "out", capsys, "--decode") == []
 
 
