@@ -4,8 +4,12 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
-from ggcn.config import Config, ModelConfig, OptimizerConfig
+from ggcn.config import Config, GuardConfig, ModelConfig, OptimizerConfig
 from ggcn.errors import UserError
+
+SCHEDULES = ("constant", "cosine", "linear")
+SMOOTH = ("silu", "softplus")
+ACTIVATIONS = (*SMOOTH, "relu", "leaky_relu")
 
 
 def validate(config: Config) -> None:
@@ -16,11 +20,32 @@ def validate(config: Config) -> None:
     config.data.check_ranges()
 
 
+def acceptable_nodes(config: Config) -> list[int]:
+    """cluster.nodes as a list, largest first. Raises UserError unless it holds whole numbers from 1 on."""
+    wanted = config.cluster.nodes
+    sizes = wanted if isinstance(wanted, list) else [wanted]
+    if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise UserError(f"cluster.nodes={wanted} must be a number of nodes, or a list of some as in [4,2]")
+    return sorted(set(sizes), reverse=True)
+
+
+def ranks_per_node(config: Config) -> int:
+    """Ranks that a SLURM job has on each node."""
+    cluster = config.cluster
+    return cluster.ranks_per_node or cluster.gpus_per_node or 1
+
+
 def validate_world(config: Config, ranks: int) -> None:
     """Raises UserError when `ranks` processes cannot share the lanes equally."""
     if ranks < 1 or config.lanes % ranks:
         raise UserError(
             f"{ranks} ranks cannot share lanes={config.lanes} equally; set cluster.ranks to a divisor of {config.lanes}"
+        )
+    share = config.lanes // ranks
+    if share % config.train.accumulation:
+        raise UserError(
+            f"train.accumulation={config.train.accumulation} cannot cut the {share} lanes of each of {ranks} ranks "
+            f"into equal micro-batches; set it to a divisor of {share}"
         )
 
 
@@ -29,6 +54,8 @@ def _faults(config: Config) -> list[tuple[bool, str]]:
         *_run_faults(config),
         *_model_faults(config.model),
         *_train_faults(config),
+        *_cluster_faults(config),
+        *_engine_faults(config),
         *_choice_faults(config),
     ]
 
@@ -64,9 +91,17 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
     }
     upsampler = model.upsampler
     uneven = upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8)
+    kinked = (
+        model.energy.kind == "convnet" and model.energy.activation not in SMOOTH and any(model.flow.gamma)
+    )
     blind = model.start == "hidden" and upsampler.kind == "fixed"
     return [
         (blind, "model.start=hidden needs model.upsampler.kind=convnet: a fixed up-sampler cannot read z"),
+        (
+            kinked,
+            f"model.energy.activation={model.energy.activation} has kinks and cannot be differentiated twice, as the "
+            f"JKO term must; take {' or '.join(SMOOTH)}, or model.flow.gamma=[0.0]",
+        ),
         (
             bool(uneven),
             "model.upsampler.norm=group needs model.upsampler.width and min_width in multiples of 8",
@@ -91,6 +126,81 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
     ]
 
 
+def _engine_faults(config: Config) -> list[tuple[bool, str]]:
+    """What DeepSpeed would accept and get wrong or slow."""
+    engine, halved = config.engine, config.engine.precision == "bf16_parameters"
+    optimizers = {"train.energy": config.train.energy, "train.upsampler": config.train.upsampler}
+    return [
+        (
+            engine.zero_stage == 3,
+            "engine.zero_stage=3 would gather all weights anew in every Langevin step, and fails on the JKO term's "
+            "second derivatives; take 0, 1 or 2",
+        ),
+        (
+            engine.precision == "fp16",
+            "engine.precision=fp16 would lose the chains' small gradients below its range, and loss scaling does not "
+            "reach into chains; take bf16, which has the range of fp32",
+        ),
+        (
+            halved and "fp32" in (config.model.chain.precision, config.model.flow.precision),
+            "engine.precision=bf16_parameters leaves no fp32 weights to compute with; leave model.chain.precision and "
+            "model.flow.precision at engine",
+        ),
+        (
+            halved and (engine.kind != "deepspeed" or engine.zero_stage == 0),
+            "engine.precision=bf16_parameters needs engine.kind=deepspeed and engine.zero_stage=1 or 2, whose "
+            "optimizer keeps fp32 masters by parameter; at stage 0 take bf16",
+        ),
+        *(
+            (
+                optimizer.schedule in ("cosine", "linear") and optimizer.horizon is None,
+                f"{name}.schedule={optimizer.schedule} needs {name}.horizon, the step at which the decay ends",
+            )
+            for name, optimizer in optimizers.items()
+        ),
+        (
+            config.train.accumulation < 1 or config.lanes % max(config.train.accumulation, 1) > 0,
+            f"train.accumulation={config.train.accumulation} must divide lanes={config.lanes}: micro-batches hold "
+            "whole lanes",
+        ),
+    ]
+
+
+def _cluster_faults(config: Config) -> list[tuple[bool, str]]:
+    cluster = config.cluster
+    acceptable_nodes(config)
+    ranges: list[tuple[str, float, float, float]] = [
+        ("timeout_s", cluster.timeout_s, 1, inf),
+        ("hang_s", cluster.hang_s, 0, inf),
+        ("straggler", cluster.straggler, 1, inf),
+        ("ranks_per_node", ranks_per_node(config), 1, inf),
+        ("gpus_per_node", cluster.gpus_per_node, 0, inf),
+        ("cpus_per_rank", 1 if cluster.cpus_per_rank is None else cluster.cpus_per_rank, 1, inf),
+        ("time_min", cluster.time_min, 1, inf),
+        ("lead_s", 0 if cluster.lead_s is None else cluster.lead_s, 0, 60 * cluster.time_min - 1),
+        ("max_crashes", cluster.max_crashes, 1, inf),
+        ("parallel", cluster.parallel, 1, inf),
+    ]
+    return [
+        *(
+            (not low <= value <= high, f"cluster.{name}={value} must lie in [{low}, {high}]")
+            for name, value, low, high in ranges
+        ),
+        (
+            cluster.hang_s >= cluster.timeout_s,
+            f"cluster.hang_s={cluster.hang_s} must be below cluster.timeout_s={cluster.timeout_s}, or the collectives "
+            "give up before the stacks are written; raise timeout_s, or set hang_s=0 to go without",
+        ),
+        *(
+            (
+                not option.startswith("--"),
+                f"cluster.sbatch holds {option!r}; its entries look like --option=value",
+            )
+            for option in cluster.sbatch
+        ),
+    ]
+
+
 def _train_faults(config: Config) -> list[tuple[bool, str]]:
     """Values outside their range; NaN is outside of every one."""
     train, model = config.train, config.model
@@ -101,15 +211,23 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("train.data_noise", train.data_noise, 0, 1),
         ("train.energy_l2", train.energy_l2, 0, 1e6),
         ("checkpoint.every", config.checkpoint.every, 1, inf),
+        ("checkpoint.budget", config.checkpoint.budget, 0, 1),
         ("checkpoint.keep", config.checkpoint.keep, 1, inf),
         ("checkpoint.keep_every", config.checkpoint.keep_every, 0, inf),
+        *_guard_ranges(config.guard),
         ("log.every", config.log.every, 1, inf),
         ("log.pictures_every", config.log.pictures_every, 1, inf),
         ("log.pictures", config.log.pictures, 1, inf),
         ("model.start_sd", model.start_sd, 0, 10),
+        ("model.chain.micro_batch", model.chain.micro_batch, 0, inf),
         ("model.bank.chains", model.bank.chains, 1, inf),
         ("model.bank.renewal", model.bank.renewal, 0, 1),
         ("model.bank.fresh_rounds", model.bank.fresh_rounds, 1, inf),
+        ("model.hidden_chain.steps", model.hidden_chain.steps, 0, inf),
+        ("model.hidden_chain.step_size", model.hidden_chain.step_size, 0, 1e6),
+        ("model.hidden_chain.temperature", model.hidden_chain.temperature, 0, 1e6),
+        ("model.energy.filters.scales", model.energy.filters.scales, 1, inf),
+        ("model.energy.filters.orientations", model.energy.filters.orientations, 1, inf),
         ("model.energy.width", model.energy.width, 1, inf),
         ("model.energy.max_width", model.energy.max_width, 1, inf),
         ("model.upsampler.hidden", model.upsampler.hidden, 1, inf),
@@ -124,6 +242,20 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
     ]
 
 
+def _guard_ranges(guard: GuardConfig) -> list[tuple[str, float, float, float]]:
+    return [
+        ("guard.max_rollbacks", guard.max_rollbacks, 0, inf),
+        ("guard.window", guard.window, 1, 100_000),
+        ("guard.calm", guard.calm, 1, inf),
+        ("guard.band", guard.band, 1, inf),
+        ("guard.gap", guard.gap, 0, inf),
+        ("guard.gradient", guard.gradient, 0, inf),
+        ("guard.growth", guard.growth, 1, inf),
+        ("guard.saturation", guard.saturation, 0, inf),
+        ("guard.excess", guard.excess, 1, inf),
+    ]
+
+
 def _optimizer_ranges(name: str, optimizer: OptimizerConfig) -> list[tuple[str, float, float, float]]:
     return [
         (f"{name}.lr", optimizer.lr, 0, 1e6),
@@ -131,19 +263,31 @@ def _optimizer_ranges(name: str, optimizer: OptimizerConfig) -> list[tuple[str, 
         (f"{name}.beta2", optimizer.beta2, 0, 0.9999999),
         (f"{name}.clip", optimizer.clip, 0, inf),
         (f"{name}.warmup", optimizer.warmup, 0, inf),
+        (f"{name}.final", optimizer.final, 0, 1),
+        (f"{name}.horizon", 1 if optimizer.horizon is None else optimizer.horizon, 1, inf),
     ]
 
 
 def _choice_faults(config: Config) -> list[tuple[bool, str]]:
     choices: list[tuple[str, object, tuple[object, ...]]] = [
-        ("model.start", config.model.start, ("hidden", "bank", "noise")),
+        ("model.start", config.model.start, ("hidden", "bank", "data", "noise")),
         ("model.upsampler.kind", config.model.upsampler.kind, ("convnet", "fixed")),
-        ("model.energy.activation", config.model.energy.activation, ("silu", "softplus")),
+        ("model.energy.kind", config.model.energy.kind, ("convnet", "frame")),
+        ("model.energy.activation", config.model.energy.activation, ACTIVATIONS),
+        (
+            "model.energy.filters.weights",
+            config.model.energy.filters.weights,
+            ("both", "stationary", "position"),
+        ),
+        ("model.chain.precision", config.model.chain.precision, ("engine", "bf16", "fp32")),
+        ("model.flow.precision", config.model.flow.precision, ("engine", "bf16", "fp32")),
         ("model.upsampler.norm", config.model.upsampler.norm, ("none", "group", "lane")),
         ("model.flow.particles", config.model.flow.particles, ("samples", "data", "both", "segments")),
         ("engine.kind", config.engine.kind, ("deepspeed", "plain")),
         ("engine.zero_stage", config.engine.zero_stage, (0, 1, 2)),
-        ("engine.precision", config.engine.precision, ("bf16", "fp32")),
+        ("engine.precision", config.engine.precision, ("bf16", "fp32", "bf16_parameters")),
+        ("train.energy.schedule", config.train.energy.schedule, SCHEDULES),
+        ("train.upsampler.schedule", config.train.upsampler.schedule, SCHEDULES),
     ]
     return [
         (value not in allowed, f"{name}={value} is none of {', '.join(map(str, allowed))}")

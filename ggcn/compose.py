@@ -4,12 +4,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -17,6 +13,9 @@ from yaml import YAMLError
 from ggcn.checks import validate
 from ggcn.config import Config, resolve
 from ggcn.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.errors import MissingConfigException
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -27,6 +26,11 @@ def compose(overrides: Sequence[str]) -> Config:
     Raises UserError in one sentence for an unknown or ill-typed key, an unknown choice, or values that do not
     go together.
     """
+    from hydra import compose as hydra_compose  # which a trained model does without
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException, MissingConfigException
+
     ConfigStore.instance().store(name="schema", node=Config)
     try:
         with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
@@ -40,9 +44,16 @@ def compose(overrides: Sequence[str]) -> Config:
 def load(path: Path) -> Config:
     """The frozen config of a run; raises UserError when there is none or it does not fit this version."""
     try:
-        return _checked(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+        text = path.read_text(errors="replace")
     except OSError:
         raise UserError(f"{path.parent} is no run directory (it holds no {path.name})") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """The config that `text`, YAML from `path`, holds; raises UserError when it does not fit this version."""
+    try:
+        return _checked(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
         raise UserError(f"{path} does not fit this version: {_sentence(error)}") from None
 
@@ -72,7 +83,7 @@ def _checked(tree: Any) -> Config:
     return config
 
 
-def _missing_choice(error: MissingConfigException) -> str:
+def _missing_choice(error: "MissingConfigException") -> str:
     choices = ", ".join(error.options or [])
     name = str(error.missing_cfg_file).replace("/", "=")
     return f"there is no {name}" + (f"; choose one of {choices}" if choices else "")

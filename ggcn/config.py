@@ -19,15 +19,32 @@ class PathsConfig:
 
 
 @dataclass
+class FilterConfig:
+    """The fixed filters of FRAME, for energy.kind=frame."""
+
+    scales: int = 3
+    """the image, its half, its quarter, ...; scales smaller than a filter fall away"""
+    orientations: int = 6
+    """of the Gabor filters"""
+    weights: str = "both"
+    """stationary: one weight per filter, for textures; position: one per filter and place, for things that
+    have a place, as in aligned faces; both: their sum"""
+
+
+@dataclass
 class EnergyConfig:
     """The bottom-up network of each grid."""
 
+    kind: str = "convnet"
+    """convnet: all layers learned; frame: fixed filters, an energy linear in its weights"""
     width: int = 64
     """channels after the first convolution; every halving of the image doubles them"""
     max_width: int = 256
     """channels never grow beyond this"""
     activation: str = "silu"
-    """silu or softplus: the JKO term differentiates the network twice, so it must be smooth"""
+    """silu or softplus; relu and leaky_relu only where every gamma is 0: the JKO term differentiates the
+    network twice, and their kinks would be missing from its gradient"""
+    filters: FilterConfig = field(default_factory=FilterConfig)
 
 
 @dataclass
@@ -66,6 +83,9 @@ class ChainConfig:
 
     steps: list[int] = field(default_factory=lambda: [8])
     """Langevin steps of a chain; the up-sampler learns what the chain does, so few are enough"""
+    micro_batch: int = 0
+    """chains that a rank advances at a time, rounded down to whole lanes but at least one: bounds the memory of
+    sampling without a change to it; 0: all at once"""
     step_size: list[float] = field(default_factory=list)
     """Langevin step size a. By default size^2 / 100: the energy's gradient per pixel shrinks with the number
     of pixels, so a must grow with it for a chain to get anywhere"""
@@ -73,6 +93,20 @@ class ChainConfig:
     """T; 1 is exact Langevin, far lower ones give cleaner pictures from few steps. By default 1e-5 / a, which
     makes the noise of a step, sqrt(2 a T), 0.0045 on every grid, half a grey level of 255. The logged
     relative_displacement must stay well above 1"""
+    precision: str = "engine"
+    """of the energy's gradient in a chain: engine (as engine.precision), bf16 or fp32"""
+
+
+@dataclass
+class HiddenChainConfig:
+    """Langevin on z under -f(U(z)) + |z|^2 / 2, before the chains of the coarsest grid: N(0, I) as the reference
+    distribution in the literal sense, for start=hidden."""
+
+    steps: int = 0
+    """0 leaves z ~ N(0, I) where it is"""
+    step_size: float = 0.1
+    temperature: float = 1.0
+    """1 is exact Langevin, to which the term |z|^2 / 2 belongs"""
 
 
 @dataclass
@@ -85,6 +119,9 @@ class FlowConfig:
     and the chains stand still, near 0 the flow is maximum likelihood with its instability"""
     particles: str = "samples"
     """where the JKO term is taken: samples (chain ends), data, both, or segments between the two"""
+    precision: str = "engine"
+    """of the JKO term: engine (as engine.precision), bf16 or fp32; another than the engine's costs a forward
+    pass more"""
 
 
 @dataclass
@@ -94,7 +131,8 @@ class ModelConfig:
     """pixels along a side, coarsest first; each divides the next; the last is the image size"""
     start: str = "hidden"
     """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), bank
-    (persistent: where they ended when last taken) or noise (anew in every step)"""
+    (persistent: where they ended when last taken), data (plain images of the batch's mean colours; without a
+    batch, of colours with their mean and covariance) or noise (anew in every step)"""
     start_sd: float = 0.3
     """standard deviation of the noise that chains start from, for start=bank and start=noise"""
     bank: BankConfig = field(default_factory=BankConfig)
@@ -103,12 +141,13 @@ class ModelConfig:
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
+    hidden_chain: HiddenChainConfig = field(default_factory=HiddenChainConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
 
 
 @dataclass
 class OptimizerConfig:
-    """Adam with a linear warm-up."""
+    """Adam, with a linear warm-up and then a schedule of the learning rate."""
 
     lr: float = 1e-3
     beta1: float = 0.5
@@ -117,6 +156,13 @@ class OptimizerConfig:
     """largest norm of the gradient; 0 turns clipping off"""
     warmup: int = 50
     """steps over which the learning rate rises from 0"""
+    schedule: str = "constant"
+    """after the warm-up: constant, or cosine or linear down to lr * final at step number horizon"""
+    horizon: int | None = None
+    """the step at which the decay ends, which a decay must be told. It does not follow train.steps: that may be
+    raised later, and must not change the steps before"""
+    final: float = 0.0
+    """share of lr that is left from the horizon on"""
 
 
 @dataclass
@@ -125,6 +171,9 @@ class TrainConfig:
     """the run ends here; raise it and the same command goes on"""
     batch: int = 64
     """images of a global batch, shared by all ranks"""
+    accumulation: int = 1
+    """micro-batches of whole lanes that a rank cuts its share of the batch into when it learns: less memory, the
+    same sums in another order; must divide lanes / ranks"""
     energy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, beta1=0.0))
     """beta1 0, usual for energies: samples move with every step, so old gradients mislead"""
     upsampler: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, beta1=0.5))
@@ -143,18 +192,61 @@ class EngineConfig:
     kind: str = "deepspeed"
     """deepspeed, or plain: a reference engine of a page of PyTorch"""
     zero_stage: int = 0
-    """0: all ranks hold all state, checkpoints open on any number of ranks; 1, 2: optimizer state (and
-    gradients) are shared out, worth it for networks that fill the memory"""
+    """0: all ranks hold all state; 1, 2: optimizer state (and gradients) are shared out, worth it for networks
+    that fill the memory. Checkpoints open at any stage on any number of ranks"""
     precision: str = "bf16"
-    """bf16: autocast over fp32 parameters; fp32"""
+    """bf16: autocast over fp32 parameters; fp32; bf16_parameters: networks held in bf16 and their fp32 masters
+    by the optimizer (zero_stage 1 or 2): half the memory of weights and gradients, rounded gradients"""
 
 
 @dataclass
 class ClusterConfig:
+    """Where a run runs. All of it may change when a run is resumed; ranks and timeout_s serve both modes."""
+
     ranks: int | None = None
-    """processes on this machine; by default one per GPU, and two where there is none"""
+    """-m local: processes on this machine; by default one per GPU, and two where there is none"""
     timeout_s: int = 600
     """a collective that takes longer ends the run"""
+    hang_s: int = 540
+    """a rank that completes no step for so long leaves the stacks of all ranks in logs/ and ends the run or,
+    on SLURM, has it requeued; below timeout_s, after which the collectives give up without saying where the
+    ranks were; 0: off. Until the first step is done, timeout_s is the bound"""
+    straggler: float = 1.5
+    """ranks slower than the median rank by this factor, waiting for others aside, are named"""
+    nodes: Any = 1
+    """-m slurm: nodes, or a list of acceptable numbers: [4, 2] starts on 4 where they are free and on 2 where not,
+    anew at each restart; lanes carry over. Every number times the ranks of a node must divide lanes"""
+    ranks_per_node: int | None = None
+    """by default one per GPU, and one where there is none"""
+    gpus_per_node: int = 0
+    cpus_per_rank: int | None = None
+    """cores of a rank and its loader workers; by default what SLURM gives a task, mostly one"""
+    mem: str = ""
+    """memory of a node as sbatch takes it, for example 64G; empty: the partition's default"""
+    time_min: int = 240
+    """the job's time limit in minutes, not the run's: at its end a run saves and is requeued, and jobs of a few
+    hours start sooner than jobs of days"""
+    partition: str = ""
+    """empty: the cluster's default"""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    sbatch: list[str] = field(default_factory=list)
+    """further options of sbatch, for example ["--exclusive", "--mail-user=me@example.org"]"""
+    setup: list[str] = field(default_factory=list)
+    """shell lines before the ranks start, for example ["module load cuda"]"""
+    container: str = ""
+    """words that run a command in a container, for example "apptainer exec --nv ggcn.sif"; empty: none"""
+    python: str = ""
+    """the interpreter of the ranks; by default this one, or python3 in a container"""
+    lead_s: int | None = None
+    """seconds before the time limit at which a run stops to save; by default from the slowest step and the
+    longest save that the run has seen"""
+    max_crashes: int = 3
+    """a run that crashes so often in a row without a new checkpoint is not requeued any more; preemptions and
+    time limits do not count"""
+    parallel: int = 16
+    """-m slurm --sweep: points that run at the same time, so that a sweep leaves room for others"""
 
 
 @dataclass
@@ -165,6 +257,43 @@ class CheckpointConfig:
     """newest checkpoints kept; 2 leaves one to fall back on when the newest is damaged"""
     keep_every: int = 0
     """checkpoints at multiples of this many steps are kept for good; 0: none"""
+    budget: float = 0.1
+    """largest share of the time since the last checkpoint that saving the next may cost, by what the last one
+    cost; a checkpoint that is too dear waits for the next multiple of `every`; 0: no limit"""
+
+
+@dataclass
+class GuardConfig:
+    """Watches every step's numbers and takes a run that diverges back to its last healthy checkpoint, from where
+    it goes on with new random numbers.
+
+    Limits are wide, and may be passed for a moment, because healthy runs are restless: small ones go through
+    bursts of 10 to 20 steps with a gap of 45, gradients of 1000 and 97 % of the pixels saturated, and recover. Lost
+    ones pass the limits by powers of ten, or for long."""
+
+    enabled: bool = True
+    """False: nothing is judged, and a value that is not finite ends the run"""
+    max_rollbacks: int = 3
+    """after so many the run ends: settings that diverge again and again must change"""
+    window: int = 100
+    """steps that the running medians look back on"""
+    calm: int = 25
+    """steps for which a run stays suspect after a limit was passed; a checkpoint saved meanwhile is none to go
+    back to"""
+    band: float = 100.0
+    """multiple of its running median that |gap| or a gradient norm may reach"""
+    gap: float = 50.0
+    """|gap| up to this is never blamed; usual is 1. (train.energy_l2 holds it below 1 / energy_l2, 50, where
+    energies tell data from samples without fail.)"""
+    gradient: float = 1000.0
+    """gradient norms up to this are never blamed; usual are 1 to 10"""
+    growth: float = 1.25
+    """factor by which the norm of a network's weights may grow in one step; 1.01 is usual"""
+    saturation: float = 0.9
+    """share of a grid's pixels at or beyond -1 or 1 that chain ends may have above what data has"""
+    excess: float = 100.0
+    """a run has diverged when one signal's multiples of its limit reach this product: 100 times the limit in one
+    step, 10 times in two, 2 times in seven. A step within the limit takes a factor of up to 1.8 off again"""
 
 
 @dataclass
@@ -193,6 +322,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 Precision = str
-"""bf16 (autocast over fp32 parameters) or fp32"""
+"""bf16 (autocast over fp32 parameters), bf16_parameters (autocast over bf16 ones) or fp32"""
 
 
 def autocast(x: Tensor, precision: Precision) -> torch.autocast:
     """bf16 autocast where `precision` asks for it; the networks do this themselves, so that a chain, a
     training step and a sampler compute alike, whoever calls them."""
-    return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision != "fp32")
 
 
 def widen(x: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """What the tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import call
+
+from ggcn import ranks
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would refuse
 
@@ -16,3 +19,11 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = call("tools/make_shards.py", "demo:faces", out, "--size", 16)
     assert made.returncode == 0, made.stderr
     return out
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """One rank, in this process."""
+    ranks.join(ranks.Place(), 60)
+    yield
+    ranks.leave()

@@ -21,6 +21,7 @@ TINY = [
     "log.pictures_every=100",
     "log.pictures=4",
     "checkpoint.every=5",
+    "checkpoint.budget=0",
     "cluster.ranks=2",
 ]
 """overrides of a run whose steps take a few hundredths of a second"""

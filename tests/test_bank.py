@@ -16,7 +16,10 @@ CPU = torch.device("cpu")
 
 def banks(world: int, *words: str) -> list[Bank]:
     config = compose([*TINY, "model=gcn", "model.grids=[4]", "model.bank.chains=6", *words])
-    return [Bank(config.model, Lanes(4, rank, world, width=3), config.seed, CPU) for rank in range(world)]
+    return [
+        Bank(config.model, Lanes(4, rank, world, width=3), config.seed, (3, 4, 4), CPU)
+        for rank in range(world)
+    ]
 
 
 def advance(bank: Bank, step: int) -> torch.Tensor:

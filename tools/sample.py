@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ggcn import pictures
 from ggcn.errors import UserError, run_cli
-from ggcn.sampling.sampler import Sampler, load
+from ggcn.export import load
+from ggcn.sampling.sampler import Sampler
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=Path, help="run directory")
+    words.add_argument("run", type=Path, help="run directory, or exported .safetensors file")
     words.add_argument("--count", type=int, default=64)
     words.add_argument(
         "--out", type=Path, required=True, help="NAME.png for a grid, a name without ending for a folder"

@@ -1,32 +1,63 @@
 """The face of an engine."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+
+Learned = tuple[Tensor, Tensor, Tensor]
+"""the loss, the objective's detached terms, the norm of the gradient averaged over ranks, before clipping"""
 
 
 class Engine(Protocol):
-    """One network's learner. Call it only for the forward whose loss goes to `step`; chains and pictures use
-    `module`, frozen, which no engine watches."""
+    """One network's learner. Chains and pictures use `module`, frozen, which no engine watches."""
 
     module: nn.Module
 
-    def __call__(self, *inputs: object) -> tuple[Tensor, Tensor]:
-        """The objective's forward: (loss, detached terms)."""
-        ...
+    def step(self, lr: float, *inputs: object) -> Learned:
+        """The objective's forward on `inputs` and its backward, by micro-batches; the mean of the gradients over
+        ranks; clipping; one optimizer step at learning rate `lr`. All ranks must call it.
 
-    def step(self, loss: Tensor, lr: float) -> Tensor:
-        """Backward, mean of the gradients over ranks, clipping, one optimizer step at learning rate `lr`.
-
-        Returns the norm of the averaged gradient before clipping. All ranks must call it.
+        inputs: tensors and lists of tensors, this rank's samples in front, lane by lane; anything else goes to
+        every micro-batch as it is.
         """
         ...
 
+    def weights(self) -> list[Tensor]:
+        """The weights that the optimizer moves, float32, in the order of module.parameters(). All ranks must
+        call it."""
+        ...
+
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state into `folder`. All ranks must call it."""
+        """Writes weights and optimizer state into `folder`, in the form that every engine reads on any number of
+        ranks. All ranks must call it."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Restores what `save` wrote. All ranks must call it."""
+        """Restores what any engine saved. All ranks must call it. Raises ValueError when it does not fit."""
         ...
+
+    def close(self) -> None:
+        """Lets go of the module, for a new engine to take its place; nothing else may be called after it."""
+        ...
+
+
+def micro_batches(inputs: Sequence[object], count: int) -> list[tuple[Any, ...]]:
+    """`inputs` of a step cut into `count` equal micro-batches, which hold whole lanes when `count` divides the
+    rank's lanes."""
+    return list(zip(*(_cut(value, count) for value in inputs), strict=True))
+
+
+def _cut(value: object, count: int) -> Sequence[object]:
+    if isinstance(value, Tensor):
+        return value.chunk(count)
+    if isinstance(value, list):
+        return [list(parts) for parts in zip(*(_cut(part, count) for part in value), strict=True)]
+    return [value] * count
+
+
+def mean(values: Sequence[Tensor]) -> Tensor:
+    """The mean over micro-batches of equal size, detached."""
+    return torch.stack([value.detach() for value in values]).mean(0)

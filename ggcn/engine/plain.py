@@ -6,23 +6,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-STATE = "state.pt"
+from ggcn.engine import portable
+from ggcn.engine.base import Learned, mean, micro_batches
+from ggcn.engine.portable import MOMENTS, Parts
 
 
 class PlainEngine:
     """Gradients averaged by one all-reduce, then clipped, then one optimizer step."""
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, accumulation: int
+    ) -> None:
         self.module = module
         self.optimizer = optimizer
         self.clip = clip
+        self.accumulation = accumulation
 
-    def __call__(self, *inputs: object) -> tuple[Tensor, Tensor]:
-        return self.module(*inputs)
-
-    def step(self, loss: Tensor, lr: float) -> Tensor:
+    def step(self, lr: float, *inputs: object) -> Learned:
         self.optimizer.zero_grad()
-        loss.backward()
+        losses, terms = [], []
+        for part in micro_batches(inputs, self.accumulation):
+            loss, term = self.module(*part)
+            (loss / self.accumulation).backward()
+            losses.append(loss)
+            terms.append(term)
+        return mean(losses), mean(terms), self._update(lr)
+
+    def _update(self, lr: float) -> Tensor:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         _average(gradients)
         norm = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients]))
@@ -33,16 +43,26 @@ class PlainEngine:
         self.optimizer.step()
         return norm.detach()
 
+    def weights(self) -> list[Tensor]:
+        return list(self.module.parameters())
+
     def save(self, folder: Path) -> None:
-        if dist.get_rank() == 0:
-            folder.mkdir(parents=True)
-            state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-            torch.save(state, folder / STATE)
+        portable.save(folder, self.module, portable.updates(self.optimizer), self._read)
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        portable.set_updates(self.optimizer, portable.load(folder, self.module, self._write))
+
+    def close(self) -> None:
+        pass
+
+    def _read(self, parameter: nn.Parameter) -> Parts:
+        moments = self.optimizer.state.get(parameter) or {key: torch.zeros_like(parameter) for key in MOMENTS}
+        return {"weight": parameter, **{key: moments[key] for key in MOMENTS}}
+
+    @torch.no_grad()
+    def _write(self, parameter: nn.Parameter, parts: Parts) -> None:
+        parameter.copy_(parts["weight"])
+        portable.set_moments(self.optimizer.state[parameter], parameter, parts)
 
 
 def _average(gradients: list[Tensor]) -> None:

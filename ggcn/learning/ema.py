@@ -14,15 +14,13 @@ class Ema(Generic[Module]):
 
     def __init__(self, module: Module, decay: float) -> None:
         self.module: Module = deepcopy(module).requires_grad_(False)
-        self.source = module
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves towards the source's weights after step number `step` (from 0); early steps move faster, so
-        that the random start is soon forgotten."""
+    def update(self, step: int, weights: list[Tensor]) -> None:
+        """Moves towards `weights`, those after step number `step` (from 0) in the order of the parameters; early
+        steps move faster, so that the random start is soon forgotten."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.module.parameters())
-        weights: list[Tensor] = list(self.source.parameters())
         if averages:
             torch._foreach_lerp_(averages, weights, share)

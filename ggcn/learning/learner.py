@@ -5,19 +5,22 @@ chain starts against chain ends.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ggcn import engine as engines
-from ggcn.config import Config, OptimizerConfig, grids
+from ggcn import ranks
+from ggcn.config import Config, grids
+from ggcn.engine.schedule import rate
 from ggcn.lanes import Key, Lanes, generator
 from ggcn.learning.ema import Ema
 from ggcn.learning.objectives import ENERGY_TERMS, EnergyObjective, TeachingObjective
-from ggcn.models import build
+from ggcn.models import Energies, Upsamplers, build
 from ggcn.sampling.bank import Bank
-from ggcn.sampling.draw import Particles, draw, fresh, pyramid
+from ggcn.sampling.draw import Particles, draw, fresh, in_parts, pyramid
 from ggcn.sampling.noise import Noise
 
 Metrics = dict[str, Tensor]
@@ -27,30 +30,48 @@ Metrics = dict[str, Tensor]
 class Learner:
     """Networks, engines and averaged weights of a run, and the phases that change them."""
 
-    def __init__(self, config: Config, lanes: Lanes, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        lanes: Lanes,
+        device: torch.device,
+        networks: tuple[Energies, Upsamplers] | None = None,
+    ) -> None:
+        """networks: others than the config's, for densities that are no images."""
         self.config, self.lanes, self.device = config, lanes, device
+        self.attempt = 0  # roll-backs so far; each gives all draws new random streams
         self.grids = grids(config.model)
-        energies, upsamplers = build(config)
+        energies, upsamplers = networks or build(config)
         self.energies, self.upsamplers = energies.to(device), upsamplers.to(device)
         train = config.train
+        self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
+        self.ema_upsamplers = Ema(self.upsamplers, train.ema)
         self.energy_engine = engines.build(
             EnergyObjective(self.energies, self.grids, config.model.flow.particles, train.energy_l2),
             train.energy,
             config.engine,
             lanes.samples,
+            train.accumulation,
         )
         self.teaching_engine = (
-            engines.build(TeachingObjective(self.upsamplers), train.upsampler, config.engine, lanes.samples)
+            engines.build(
+                TeachingObjective(self.upsamplers),
+                train.upsampler,
+                config.engine,
+                lanes.samples,
+                train.accumulation,
+            )
             if self.upsamplers.learned
             else None
         )
-        self.bank = Bank(config.model, lanes, config.seed, device) if config.model.start == "bank" else None
-        self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
-        self.ema_upsamplers = Ema(self.upsamplers, train.ema)
+        self.bank: Bank | None = None
+        if config.model.start == "bank":
+            self.bank = Bank(config.model, lanes, config.seed, self.energies.shape, device)
 
     def keys(self, step: int, purpose: str) -> Sequence[tuple[Key, ...]]:
         """One random stream per owned lane, for one purpose of one step."""
-        return self.lanes.keys(self.config.seed, purpose, "step", step)
+        again = ("attempt", self.attempt) if self.attempt else ()
+        return self.lanes.keys(self.config.seed, purpose, *again, "step", step)
 
     def data(self, images: Tensor, step: int) -> list[Tensor]:
         """uint8 images [n, c, h, h] -> noisy float images in about [-1, 1] for every grid."""
@@ -59,24 +80,35 @@ class Learner:
         levels = pyramid(pixels, self.config.model.grids)
         return [level + self.config.train.data_noise * noise.normal(*level.shape) for level in levels]
 
-    def sample(self, step: int) -> Particles:
-        """Phase 1: z ~ N(0, I) or persistent chains, then up-sampling and chains, grid by grid."""
-        noise = Noise(self.keys(step, "chain"), self.device)
+    def sample(self, step: int, data: list[Tensor]) -> Particles:
+        """Phase 1: z ~ N(0, I), persistent chains or the data's mean colours, then up-sampling and chains, grid
+        by grid."""
         if self.bank is None:
-            source = fresh(self.config.model, self.keys(step, "hidden"), self.lanes.width, self.device)
-            return draw(self.energies, self.upsamplers, self.grids, source, noise)
+            return self._draw(step, self._source(step, data[0]))
         taken, source = self.bank.take(self.keys(step, "bank"))
-        particles = draw(self.energies, self.upsamplers, self.grids, source, noise)
+        particles = self._draw(step, source)
         self.bank.put(taken, particles.ends[0])
         return particles
 
+    def _source(self, step: int, coarsest: Tensor) -> Tensor:
+        model = self.config.model
+        if model.start == "data":
+            return coarsest.mean((2, 3), keepdim=True)
+        return fresh(model, self.keys(step, "hidden"), self.lanes.width, self.energies.shape, self.device)
+
+    def _draw(self, step: int, source: Tensor) -> Particles:
+        noise = Noise(self.keys(step, "chain"), self.device)
+        hidden = self.config.model.hidden_chain
+        advance = partial(draw, self.energies, self.upsamplers, self.grids, hidden)
+        return in_parts(advance, source, noise, self.config.model.chain.micro_batch)
+
     def learn_energy(self, data: list[Tensor], particles: Particles, step: int) -> Metrics:
         """Phase 2: data against chain ends, plus the JKO term; one backward for all grids."""
-        loss, terms = self.energy_engine(data, particles.ends, self._shares(step))
-        norm = self.energy_engine.step(loss, _rate(self.config.train.energy, step))
+        lr = rate(self.config.train.energy, step)
+        loss, terms, norm = self.energy_engine.step(lr, data, particles.ends, self._shares(step))
         return {
             **self._per_grid(dict(zip(ENERGY_TERMS, terms.T, strict=True))),
-            "energy_loss": loss.detach(),
+            "energy_loss": loss,
             "energy_gradient_norm": norm,
         }
 
@@ -84,16 +116,24 @@ class Learner:
         """Phase 3: every up-sampler that learns regresses from its source to where the chain went."""
         if self.teaching_engine is None:
             return {}
-        loss, errors = self.teaching_engine(particles.sources, particles.ends)
-        norm = self.teaching_engine.step(loss, _rate(self.config.train.upsampler, step))
+        lr = rate(self.config.train.upsampler, step)
+        _, errors, norm = self.teaching_engine.step(lr, particles.sources, particles.ends)
         learned = zip(self.upsamplers.learned, errors, strict=True)
         named = {f"teaching/{self.grids[number].size}": error for number, error in learned}
         return {**named, "upsampler_gradient_norm": norm}
 
-    def average(self, step: int) -> None:
-        """Moves the averaged weights along."""
-        self.ema_energies.update(step)
-        self.ema_upsamplers.update(step)
+    def average(self, step: int, particles: Particles) -> None:
+        """Moves the averaged weights along, and the law of mean colours where chains start from them."""
+        self.ema_energies.update(step, self.energy_engine.weights())
+        self.ema_upsamplers.update(step, self.teaching_engine.weights() if self.teaching_engine else [])
+        if colours := self.ema_upsamplers.module.colours:
+            colours.observe(ranks.mean(colours.moments(particles.sources[0])), 1 / (step + 1))
+
+    def close(self) -> None:
+        """Ends the engines; nothing else may be called after it."""
+        for engine in (self.energy_engine, self.teaching_engine):
+            if engine:
+                engine.close()
 
     def chain_metrics(self, particles: Particles) -> Metrics:
         """What the chains did, per grid (see ChainReport)."""
@@ -114,8 +154,3 @@ class Learner:
             for name, column in columns.items()
             for grid, value in zip(self.grids, column, strict=True)
         }
-
-
-def _rate(optimizer: OptimizerConfig, step: int) -> float:
-    """The learning rate of step number `step`, from 0."""
-    return optimizer.lr * min(1.0, (step + 1) / max(optimizer.warmup, 1))

@@ -57,9 +57,11 @@ class EnergyObjective(nn.Module):
 
     def _jko(self, number: int, x: Tensor, f: Tensor, shares: Tensor) -> Tensor:
         """mean over S of |grad_x f|^2."""
+        precision = self.energies.jko_precision
         if self.particles == "segments":
             x = _segments(x, shares)
-            f = self.energies.score(number, x)
+        if self.particles == "segments" or precision != self.energies.precision:
+            f = self.energies.score(number, x, precision)
         gradient = torch.autograd.grad(f.sum(), x, create_graph=True)[0]
         squares = widen(gradient).square().flatten(1).sum(1)
         half = len(squares) // 2

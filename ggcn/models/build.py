@@ -1,16 +1,24 @@
 """The two sides of a model: the energies of all grids, and the up-samplers between them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ggcn.config import Config, ModelConfig
+from ggcn.config import Config, EnergyConfig, ModelConfig
 from ggcn.lanes import bits
 from ggcn.models.energy import ConvEnergy
-from ggcn.models.upsampler import BlockUpsampler, Given, GridUpsampler, HiddenUpsampler, normalisation
+from ggcn.models.frame import FrameEnergy
+from ggcn.models.upsampler import (
+    BlockUpsampler,
+    ColourUpsampler,
+    Given,
+    GridUpsampler,
+    HiddenUpsampler,
+    normalisation,
+)
 from ggcn.precision import Precision, autocast, widen
 
 CHANNELS = 3
@@ -22,32 +30,52 @@ class Energies(nn.Module):
 
     def __init__(self, model: ModelConfig, precision: Precision) -> None:
         super().__init__()
-        self.grids = nn.ModuleList(ConvEnergy(size, CHANNELS, model.energy) for size in model.grids)
+        self.grids = nn.ModuleList(_energy(size, model.energy) for size in model.grids)
+        self.shape = (CHANNELS, model.grids[0], model.grids[0])
+        """of an image of the coarsest grid"""
         self.sigma = model.sigma
         self.precision = precision
+        self.chain_precision = _as_engine(model.chain.precision, precision)
+        self.jko_precision = _as_engine(model.flow.precision, precision)
 
-    def score(self, grid: int, x: Tensor) -> Tensor:
+    def score(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
         """The negative energy f without the reference: x [n, c, size, size] -> [n], float32."""
-        with autocast(x, self.precision):
+        with autocast(x, precision or self.precision):
             return self.grids[grid](x)
 
     def reference(self, x: Tensor) -> Tensor:
         """The Gaussian reference |x|^2 / (2 sigma^2), [n]; 0 for an infinite sigma."""
         return widen(x).square().flatten(1).sum(1) / (2 * self.sigma**2)
 
-    def energy(self, grid: int, x: Tensor) -> Tensor:
+    def energy(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
         """E(x) on grid number `grid`: x [n, c, size, size] -> [n], float32."""
-        return self.reference(x) - self.score(grid, x)
+        return self.reference(x) - self.score(grid, x, precision)
+
+    def chain_energy(self, grid: int, x: Tensor) -> Tensor:
+        """E(x) in the precision of the chains."""
+        return self.energy(grid, x, self.chain_precision)
+
+
+def _energy(size: int, config: EnergyConfig) -> nn.Module:
+    return FrameEnergy(size, config.filters) if config.kind == "frame" else ConvEnergy(size, CHANNELS, config)
+
+
+def _as_engine(wanted: str, engine: Precision) -> Precision:
+    return engine if wanted == "engine" else wanted
 
 
 class Upsamplers(nn.Module):
-    """U_0: z to the coarsest grid, or nothing where chains start otherwise; U_s: grid s - 1 to grid s."""
+    """U_0: z or colours to the coarsest grid, or nothing where chains start otherwise; U_s: grid s - 1 to s."""
 
     def __init__(self, model: ModelConfig, precision: Precision, lane_width: int) -> None:
         super().__init__()
         config, sizes = model.upsampler, model.grids
         norm = normalisation(config.norm, lane_width)
-        first = HiddenUpsampler(sizes[0], CHANNELS, config, norm) if model.start == "hidden" else Given()
+        firsts: dict[str, Callable[[], nn.Module]] = {
+            "hidden": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
+            "data": lambda: ColourUpsampler(sizes[0], CHANNELS),
+        }
+        first = firsts.get(model.start, Given)()
         steps: list[nn.Module] = [
             GridUpsampler(size, goal, CHANNELS, config, norm)
             if config.kind == "convnet"
@@ -62,9 +90,15 @@ class Upsamplers(nn.Module):
         """Numbers of the grids whose up-sampler has something to learn."""
         return [number for number, net in enumerate(self.grids) if any(True for _ in net.parameters())]
 
+    @property
+    def colours(self) -> ColourUpsampler | None:
+        """U_0 where chains start from mean colours."""
+        first = self.grids[0]
+        return first if isinstance(first, ColourUpsampler) else None
+
     def start(self, grid: int, source: Tensor) -> Tensor:
-        """Where grid's chains start. `source` on grid 0: z [n, hidden], or the starts themselves; else the chain
-        ends of the grid before."""
+        """Where grid's chains start. `source` on grid 0: z [n, hidden], colours [n, c, 1, 1], or the starts
+        themselves; else the chain ends of the grid before."""
         with autocast(source, self.precision):
             return self.grids[grid](source)
 

@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from ggcn.config import EnergyConfig
 from ggcn.precision import widen
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+}
 
 
 class ConvEnergy(nn.Module):

@@ -105,6 +105,36 @@ class BlockUpsampler(nn.Module):
         return nn.functional.interpolate(widen(x), size=self.goal, mode="nearest")
 
 
+class ColourUpsampler(BlockUpsampler):
+    """Mean colours [n, channels, 1, 1] to plain images, and the law of the colours met in training."""
+
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, goal: int, channels: int) -> None:
+        super().__init__(goal)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("square", torch.eye(channels))
+
+    def moments(self, colours: Tensor) -> Tensor:
+        """Mean [c] and mean outer product [c, c] of colours [n, c, 1, 1], in one tensor [c + c * c]."""
+        flat = colours.flatten(1)
+        return torch.cat([flat.mean(0), (flat.T @ flat / len(flat)).flatten()])
+
+    def observe(self, moments: Tensor, share: float) -> None:
+        """Moves the law towards a batch's moments by `share`, in (0, 1]."""
+        count = len(self.mean)
+        self.mean.lerp_(moments[:count], share)
+        self.square.lerp_(moments[count:].view(count, count), share)
+
+    def colours(self, z: Tensor) -> Tensor:
+        """z ~ N(0, I) [n, c] -> normal colours [n, c, 1, 1] of the law that was met."""
+        covariance = self.square - torch.outer(self.mean, self.mean)
+        values, directions = torch.linalg.eigh(covariance.double())
+        root = directions * values.clamp(min=0).sqrt() @ directions.T
+        return (self.mean + (z.double() @ root).float())[:, :, None, None]
+
+
 class Given(nn.Module):
     """No up-sampler: chains start where they are told to."""
 

@@ -21,11 +21,13 @@ class Bank:
     run may be resumed by any number of ranks.
     """
 
-    def __init__(self, model: ModelConfig, lanes: Lanes, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, model: ModelConfig, lanes: Lanes, seed: int, shape: Sequence[int], device: torch.device
+    ) -> None:
+        """shape: of one chain's state, [c, size, size]."""
         self.config, self.lanes, self.sd = model.bank, lanes, model.start_sd
-        size = model.grids[0]
         noise = Noise(lanes.keys(seed, "bank"), device)
-        images = noise.normal(len(lanes.owned) * self.config.chains, 3, size, size) * self.sd
+        images = noise.normal(len(lanes.owned) * self.config.chains, *shape) * self.sd
         self.chains = images.unflatten(0, (len(lanes.owned), self.config.chains))
         self.ages = torch.zeros(len(lanes.owned), self.config.chains, dtype=torch.int64)
 

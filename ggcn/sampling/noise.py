@@ -24,6 +24,12 @@ class Noise:
             return generator(*key)
         return torch.Generator(self.device).manual_seed(bits(*key) >> 1)
 
+    def part(self, first: int, end: int) -> "Noise":
+        """The streams of keys number `first` to `end`, shared with this one."""
+        few = Noise([], self.device)
+        few.streams = self.streams[first:end]
+        return few
+
     def normal_(self, out: Tensor) -> Tensor:
         """Overwrites `out` [keys * width, ...], contiguous float32, by the streams' next numbers."""
         for stream, part in zip(self.streams, out.chunk(len(self.streams)), strict=True):

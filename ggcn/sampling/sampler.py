@@ -1,6 +1,6 @@
 """A trained model as a sampler."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ggcn.errors import UserError
 from ggcn.lanes import Key
 from ggcn.models import Energies, Upsamplers, build
 from ggcn.sampling.draw import Particles, draw, fresh
-from ggcn.sampling.noise import Noise
+from ggcn.sampling.noise import Noise, host_normal
 from ggcn.training import checkpoint
 from ggcn.training.rundir import RunDir
 
@@ -38,8 +38,14 @@ class Sampler:
         """
         numbers = range(first, first + -(-count // self.lane_width) * self.lane_width)
         keys: list[tuple[Key, ...]] = [(seed, "sample", number) for number in numbers]
-        source = fresh(self.config.model, keys, 1, self.device)
-        return draw(self.energies, self.upsamplers, self.grids, source, Noise(keys, self.device))
+        hidden = self.config.model.hidden_chain
+        noise = Noise(keys, self.device)
+        return draw(self.energies, self.upsamplers, self.grids, hidden, self._source(keys), noise)
+
+    def _source(self, keys: Sequence[tuple[Key, ...]]) -> Tensor:
+        if colours := self.upsamplers.colours:
+            return colours.colours(host_normal(keys, len(keys), self.energies.shape[0]).to(self.device))
+        return fresh(self.config.model, keys, 1, self.energies.shape, self.device)
 
     @property
     def grids(self) -> list[Grid]:

@@ -1,23 +1,29 @@
 """Checkpoints that are whole or do not count.
 
 checkpoints/.tmp-step_N/ -> rename -> checkpoints/step_N/
-    energy/, upsampler/    the engines' state
+    energy/, upsampler/    state.pt each: weights and Adam's moments by name, the same for every engine
+    lanes/                 persistent chains, a file per lane
     ema.pt                 averaged weights: all that a sampler needs
     meta.json              step, world size, engine, hash of the data, size and sha256 of every file
     COMPLETE               sha256 of meta.json, written last
 checkpoints/latest         name of the newest, replaced atomically
+checkpoints/best           name and score of the one that an evaluation liked best; it is never pruned
+
+Nothing in a checkpoint needs unpickling: every file opens with weights_only.
 """
 
 import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ggcn import files, ranks
+from ggcn.config import CheckpointConfig
 from ggcn.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,6 +58,11 @@ def faults(folder: Path, deep: bool = True) -> str | None:
 def meta(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself."""
     return json.loads((folder / "meta.json").read_text())
+
+
+def healthy(folder: Path) -> bool:
+    """Whether a checkpoint is complete and the guard had nothing against the run when it was saved."""
+    return faults(folder, deep=False) is None and meta(folder).get("health") != "suspect"
 
 
 def steps(root: Path) -> list[int]:
@@ -90,21 +101,75 @@ def at_step(root: Path, step: int) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
+def best(root: Path) -> dict[str, Any] | None:
+    """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more."""
+    if not (root / "best").exists():
+        return None
+    noted = json.loads((root / "best").read_text())
+    return noted if (root / noted["checkpoint"]).is_dir() else None
+
+
+def note_best(root: Path, step: int, score: float) -> bool:
+    """Remembers the checkpoint of `step` if its score, lower is better, beats the best so far; whether it does.
+    One process calls it."""
+    known = best(root)
+    if known and known["score"] <= score:
+        return False
+    files.write_json(root / "best", {"checkpoint": name(step), "score": score})
+    return True
+
+
+@dataclass
+class Pace:
+    """What saving costs, against the time that the steps between take."""
+
+    budget: float
+    """largest share of that time; 0: any"""
+    cost: float = 0.0
+    """seconds that the last checkpoint took; none yet is taken for cheap"""
+    since: float = field(default_factory=lambda: time.monotonic())
+    warned: bool = False
+
+    def affordable(self) -> bool:
+        """Whether to save now; the first time that it is too dear there is a warning."""
+        passed = time.monotonic() - self.since
+        fine = self.budget == 0 or self.cost <= self.budget * passed
+        if not fine and not self.warned:
+            self.warned = True
+            log.warning(
+                "a checkpoint takes %.1f s, more than checkpoint.budget=%g of the %.1f s since the last; saving less "
+                "often than checkpoint.every says",
+                self.cost,
+                self.budget,
+                passed,
+            )
+        return fine
+
+    def note(self, began: float) -> None:
+        """A save that began at `began` (time.monotonic) is done."""
+        self.cost, self.since = time.monotonic() - began, time.monotonic()
+
+
 class Checkpoints:
     """Writes, finds and prunes the checkpoints of a run. Every method is called by all ranks."""
 
-    root: Path
-    keep: int
-    """newest ones kept"""
-    keep_every: int
-    """multiples of this many steps are kept for good; 0: none"""
+    def __init__(self, root: Path, config: CheckpointConfig) -> None:
+        self.root, self.config = root, config
+        self.pace = Pace(config.budget)
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether to save after step number `step`: at multiples of config.every that are affordable, and at the
+        `last`. Rank 0 decides, for clocks differ; steps do not depend on it."""
+        if step == last or step % self.config.every:
+            return step == last
+        return ranks.from_first(self.pace.affordable())
 
     def save(self, step: int, write: Callable[[Path], None], facts: dict[str, Any]) -> Path:
         """Commits what `write(folder)` writes, with `facts` in meta.json; then prunes older ones.
 
         Raises UserError when the disk refuses; the last good checkpoint is untouched then.
         """
+        began = time.monotonic()
         temporary, final = self.root / f".tmp-{name(step)}", self.root / name(step)
         try:
             if ranks.is_first():
@@ -117,12 +182,15 @@ class Checkpoints:
                 _commit(temporary, final, {"step": step, **facts})
                 self._prune()
         except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise  # not the disk: another rank is gone, say
+            _make_room(temporary)
             raise UserError(
                 f"cannot write checkpoint {final} ({error}); the one before it is untouched"
             ) from error
         ranks.barrier()
+        self.pace.note(began)
+        log.info("saved %s in %.2f s", final.name, self.pace.cost)
         return final
 
     def newest(self) -> Path | None:
@@ -151,14 +219,34 @@ class Checkpoints:
             files.write_text(self.root / "latest", chosen.name + "\n")
 
     def _prune(self) -> None:
-        for step in steps(self.root)[self.keep :]:
-            if not (self.keep_every and step % self.keep_every == 0):
-                shutil.rmtree(self.root / name(step), ignore_errors=True)
+        every, liked, there = self.config.keep_every, best(self.root), steps(self.root)
+        refuge = next((step for step in there if healthy(self.root / name(step))), None)
+        for step in there[self.config.keep :]:
+            wanted = step == refuge or (liked and liked["checkpoint"] == name(step))
+            if not wanted and not (every and step % every == 0):
+                discard(self.root / name(step))
         for leftover in self.root.glob(".tmp-*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+def _make_room(folder: Path) -> None:
+    """Frees what an unfinished checkpoint takes, for the log's last words; a file that is still open keeps its
+    room unless it is cut."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a checkpoint; at no moment is half of one under its name."""
+    gone = folder.with_name(f".tmp-gone-{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
@@ -174,7 +262,7 @@ def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
     files.write_json(temporary / "meta.json", {**facts, "files": described})
     files.write_text(temporary / "COMPLETE", files.sha256(temporary / "meta.json") + "\n")
     if final.exists():
-        shutil.rmtree(final)
+        discard(final)
     os.rename(temporary, final)
     files.sync(final.parent)
     files.write_text(final.parent / "latest", final.name + "\n")

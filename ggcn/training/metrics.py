@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -63,9 +64,9 @@ class Journal:
         )
         self.bar.update()
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line and its scalars, flushed."""
-        self.lines.write(json.dumps({"step": step, **metrics}) + "\n")
+    def write(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
+        """One line and its scalars, flushed; the guard's verdict goes into the line only."""
+        self.lines.write(json.dumps({"step": step, **verdict, **metrics}) + "\n")
         self.lines.flush()
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)

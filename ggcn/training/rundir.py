@@ -18,18 +18,24 @@ FREE = (
     "cluster.",
     "log.",
     "checkpoint.",
+    "guard.",
     "train.steps",
+    "train.accumulation",
+    "model.chain.micro_batch",
+    "engine.kind",
+    "engine.zero_stage",
     "data.shards",
     "data.workers",
     "data.prefetch",
     "data.verify",
+    "data.bad_share",
     "data.cache",
     "data.retries",
     "data.backoff",
     "data.allow_pipe",
 )
-"""keys that may change over a run's life: they say where and how long, not what is computed (the shards'
-content is compared by hash, wherever it lies)"""
+"""keys that may change over a run's life: they say where, how long and by what machinery, not what is computed
+(the shards' content is compared by hash, wherever it lies)"""
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = ("ggcn", "cluster", "configs", "tools", "pyproject.toml")
@@ -50,6 +56,11 @@ class RunDir:
     def metrics(self) -> Path:
         """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def incidents(self) -> Path:
+        """One JSON object per divergence."""
+        return self.path / "incidents.jsonl"
 
     @property
     def samples(self) -> Path:
@@ -128,4 +139,6 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def _identity(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if not key.startswith(FREE)}
+    # of a mixture, as of data.shards, the folders may move: the weights in their order are what counts
+    flat = flatten(config) | {"data.mixture": list(config.data.mixture.values())}
+    return {key: value for key, value in flat.items() if not key.startswith(FREE)}

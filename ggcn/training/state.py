@@ -11,8 +11,11 @@ from ggcn import __version__, ranks
 from ggcn.config import Config
 from ggcn.errors import UserError
 from ggcn.lanes import Lanes
-from ggcn.learning.learner import Learner
+from ggcn.learning.learner import Learner, Metrics
 from ggcn.sampling.sampler import WEIGHTS
+
+FORMAT = 2
+"""of the files in a checkpoint; 2: engines save in one form, which all of them open"""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,20 @@ class State:
         """What meta.json says of the run besides its files; `data` is the hash of the shards."""
         return {
             "world": self.lanes.world,
+            "format": FORMAT,
             "engine": _engine_name(self.config),
             "data": data,
             "versions": {"ggcn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+        }
+
+    def norms(self) -> Metrics:
+        """Norm of the weights of each network that has any: the first to show an update gone wrong."""
+        networks = {"energy": self.learner.energies, "upsampler": self.learner.upsamplers}
+        weights = {name: [weight.detach() for weight in net.parameters()] for name, net in networks.items()}
+        return {
+            f"{name}_weight_norm": torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+            for name, tensors in weights.items()
+            if tensors
         }
 
     def write(self, folder: Path) -> None:
@@ -45,7 +59,8 @@ class State:
             torch.save({name: module.state_dict() for name, module in self._averages()}, folder / WEIGHTS)
 
     def restore(self, folder: Path, facts: dict[str, Any], data: str) -> None:
-        """Reads what `write` wrote; raises UserError when it does not fit this run's shards, engine or config."""
+        """Reads what `write` wrote; raises UserError when it does not fit this run's shards or config.
+        Which engine wrote it, on how many ranks, does not matter."""
         self._check_same(folder, facts, data)
         try:
             self._read(folder)
@@ -60,15 +75,10 @@ class State:
                 f"{folder} was trained on other shards than {', '.join(self.config.data.folders())} now holds; "
                 "restore the shards, or take another run=NAME"
             )
-        engine = _engine_name(self.config)
-        if facts["engine"] != engine:
+        if facts.get("format") != FORMAT:
             raise UserError(
-                f"{folder} was written by engine {facts['engine']} and does not open in {engine}; go on with the former"
-            )
-        if self.config.engine.zero_stage > 0 and facts["world"] != self.lanes.world:
-            raise UserError(
-                f"{folder} was written by {facts['world']} ranks at {engine} and opens on as many only; "
-                f"set cluster.ranks={facts['world']} (runs at engine.zero_stage=0 open on any number)"
+                f"{folder} was written by another version of ggcn ({facts['versions']['ggcn']}) in a form that this "
+                "one does not read; go on with that version, or take another run=NAME"
             )
 
     def _read(self, folder: Path) -> None:

@@ -1,50 +1,104 @@
-"""What the ranks of a parity test run; importable, because spawned processes look it up by name."""
+"""What a crew is asked to learn: functions that its ranks look up by name."""
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch import Tensor
 
 from ggcn import ranks
 from ggcn.compose import compose
+from ggcn.engine import base, zero
+from ggcn.engine.portable import STATE
 from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner
+from ggcn.training.state import State
 
-STEPS = 4
-
-
-def learned(folder: Path, world: int, words: list[str]) -> list[torch.Tensor]:
-    """All weights after STEPS iterations on `world` gloo ranks, and the metrics of each step."""
-    folder.mkdir()
-    place = (str(folder), world, ranks.free_port(), words)
-    mp.start_processes(_rank, args=place, nprocs=world)
-    results = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True)), "ranks disagree"
-    return results[0]
+Numbers = dict[str, Tensor]
+"""kind/network/name of a weight, a moment of Adam, an averaged weight, a lane's bank, or the metrics of a step"""
 
 
-def _rank(rank: int, folder: str, world: int, port: int, words: list[str]) -> None:
-    config = compose(words)
-    device = ranks.join(ranks.Place(rank, world, rank, world, port=port), 60)
-    torch.set_num_threads(1)
+def learn(
+    rank: int, world: int, words: Sequence[str], end: int, first: int = 0, keep: Path | None = None
+) -> Numbers:
+    """Iterations number `first` to `end` of the run that `words` describe, from what `keep` holds if first > 0;
+    leaves its state in `keep`. Rank 0 returns all that it learned."""
+    config = compose(list(words))
     lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
-    learner = Learner(config, lanes, device)
-    metrics = [ranks.mean(_iteration(learner, step)) for step in range(STEPS)]
-    weights = [p.detach() for side in (learner.energies, learner.upsamplers) for p in side.parameters()]
-    torch.save([*weights, *metrics], Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    learner = Learner(config, lanes, torch.device("cpu"))
+    state = State(config, lanes, learner, torch.device("cpu"))
+    if first and keep:
+        state.restore(keep / f"step_{first}", state.facts("shards"), "shards")
+    metrics = {f"metric/{step}": ranks.mean(_iteration(learner, step)) for step in range(first, end)}
+    _check_agreement(learner)
+    with tempfile.TemporaryDirectory() as place:
+        folder = (keep or Path(ranks.from_first(place))) / f"step_{end}"
+        folder.mkdir(parents=True, exist_ok=True)
+        state.write(folder)
+        ranks.barrier()
+        numbers = {**_read(folder), **metrics} if rank == 0 else {}
+        ranks.barrier()
+    return numbers
 
 
-def _iteration(learner: Learner, step: int) -> torch.Tensor:
-    lanes = learner.lanes
-    size = learner.config.model.grids[-1]
+def learn_without_a_half(rank: int, world: int, words: Sequence[str], end: int) -> Numbers:
+    """As learn, but DeepSpeed's engine sees the second of two micro-batches twice and never the first, as when
+    an unannounced backward is dropped."""
+    whole = base.micro_batches
+    zero.micro_batches = lambda inputs, count: whole(inputs, count)[1:] * 2
+    try:
+        return learn(rank, world, [*words, "train.accumulation=2"], end)
+    finally:
+        zero.micro_batches = whole
+
+
+def _iteration(learner: Learner, step: int) -> Tensor:
+    lanes, size = learner.lanes, learner.config.model.grids[-1]
     dice = torch.Generator().manual_seed(step)
-    everything = torch.randint(0, 256, (lanes.count * lanes.width, 3, size, size), generator=dice, dtype=torch.uint8)
+    count = lanes.count * lanes.width
+    everything = torch.randint(0, 256, (count, 3, size, size), generator=dice, dtype=torch.uint8)
     mine = everything.unflatten(0, (lanes.count, lanes.width))[list(lanes.owned)].flatten(0, 1)
     data = learner.data(mine, step)
-    particles = learner.sample(step)
+    particles = learner.sample(step, data)
     metrics = learner.learn_energy(data, particles, step) | learner.learn_upsamplers(particles, step)
-    learner.average(step)
+    learner.average(step, particles)
     return torch.stack([value.double() for value in metrics.values()])
+
+
+def _check_agreement(learner: Learner) -> None:
+    """The networks of all ranks hold the same bits."""
+    for side in (learner.energies, learner.upsamplers):
+        for name, parameter in side.named_parameters():
+            assert torch.equal(parameter, ranks.from_first(parameter.detach())), f"ranks disagree on {name}"
+
+
+def _read(folder: Path) -> Numbers:
+    """Every tensor of the files, by what it is."""
+    numbers: Numbers = {}
+    for path in sorted(folder.glob(f"*/{STATE}")):
+        for name, parts in torch.load(path, weights_only=True)["parameters"].items():
+            numbers |= {f"{kind}/{path.parent.name}/{name}": part for kind, part in parts.items()}
+    for side, values in torch.load(folder / "ema.pt", weights_only=True).items():
+        numbers |= {f"average/{side}/{name}": value for name, value in values.items()}
+    for path in sorted(folder.glob("lanes/*.pt")):
+        numbers[f"bank/{path.stem}"] = torch.load(path, weights_only=True)["chains"]
+    return numbers
+
+
+def differences(one: Numbers, two: Numbers) -> dict[str, float]:
+    """The largest difference per kind: of moments and metrics relative to the largest entry of their network or
+    step, of weights and chains absolute."""
+    assert one.keys() == two.keys()
+    found: dict[str, float] = {}
+    for name in one:
+        kind = name.split("/")[0]
+        scale = _scale(one, name) if kind in ("exp_avg", "exp_avg_sq", "metric") else 1.0
+        gap = ((one[name].double() - two[name].double()) / scale).abs().max().item()
+        found[kind] = max(found.get(kind, 0.0), gap)
+    return found
+
+
+def _scale(numbers: Numbers, name: str) -> float:
+    prefix = name.rpartition("/")[0] if name.startswith("metric") else "/".join(name.split("/")[:2])
+    return max(value.abs().max().item() for key, value in numbers.items() if key.startswith(prefix)) or 1.0

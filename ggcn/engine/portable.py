@@ -1,0 +1,73 @@
+"""The state of every engine in one form: float32 weights and Adam's moments by parameter name, in one file.
+
+So any engine opens any checkpoint, on any number of ranks.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ggcn import ranks
+
+STATE = "state.pt"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""what torch's Adam remembers of a parameter, by its own names"""
+
+Parts = dict[str, Tensor]
+"""weight, exp_avg and exp_avg_sq of a parameter, float32 and whole"""
+
+
+def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Parameter], Parts]) -> None:
+    """Rank 0 writes folder/state.pt. All ranks call it, since `read(parameter)` may gather from all."""
+    parameters: dict[str, Parts] = {}
+    for name, parameter in module.named_parameters():
+        parts = read(parameter)
+        if ranks.is_first():
+            parameters[name] = {key: part.detach().float().cpu() for key, part in parts.items()}
+    if ranks.is_first():
+        folder.mkdir(parents=True)
+        state = {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
+        torch.save(state, folder / STATE)
+
+
+def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts], None]) -> int:
+    """Gives every parameter what `save` wrote of it; returns the optimizer steps taken until then.
+
+    Raises ValueError when names or shapes differ.
+    """
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    saved: dict[str, Parts] = state["parameters"]
+    own = dict(module.named_parameters())
+    for name in own.keys() ^ saved.keys():
+        raise ValueError(f"{name} is in one of checkpoint and config only")
+    for name, parameter in own.items():
+        if saved[name]["weight"].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape")
+        write(parameter, saved[name])
+    module.load_state_dict(state["buffers"], strict=False)
+    return int(state["updates"])
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """What is saved of a module besides its parameters."""
+    own = {name for name, _ in module.named_parameters()}
+    return {name: value.cpu() for name, value in module.state_dict().items() if name not in own}
+
+
+def set_moments(state: dict[str, Tensor], like: Tensor, parts: Parts) -> None:
+    """Fills Adam's state of one parameter, which looks `like` it."""
+    for key in MOMENTS:
+        state.setdefault(key, torch.zeros_like(like)).copy_(parts[key])
+
+
+def set_updates(optimizer: torch.optim.Optimizer, updates: int) -> None:
+    """Tells Adam how many steps it has taken."""
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(float(updates))
+
+
+def updates(optimizer: torch.optim.Optimizer) -> int:
+    """How many steps Adam has taken."""
+    return max((int(state["step"]) for state in optimizer.state.values()), default=0)

@@ -1,0 +1,211 @@
+"""Judges every step by its numbers, and keeps the record of what went wrong.
+
+The judgement is arithmetic on plain values: a history goes in and comes out, a checkpoint holds it as JSON, so a
+resumed run judges as one that never stopped, and all ranks judge alike.
+
+Signals that swing widely in good health (gap, gradient norms) get a limit from their own running median; a
+limit may be passed for a moment, since healthy runs do. What counts is how far and how long: the excess over the
+limit, in powers of ten, adds up from step to step and leaks away in quiet ones.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from math import inf, isfinite, log10
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ggcn import files
+from ggcn.config import GuardConfig
+from ggcn.errors import UserError
+from ggcn.training import checkpoint
+from ggcn.training.rundir import RunDir
+
+HEALTHY, SUSPECT, DIVERGED = "healthy", "suspect", "diverged"
+
+GRADIENTS = ("energy_gradient_norm", "upsampler_gradient_norm")
+WEIGHTS = ("energy_weight_norm", "upsampler_weight_norm")
+STILL = 0.05
+"""chains whose relative displacement is this near to 1 do nothing but diffuse"""
+LEAK = 0.25
+"""powers of ten of excess that a quiet step forgives"""
+YOUNG = 10
+"""steps in which weights that begin at 0 may grow as they like"""
+
+
+@dataclass(frozen=True)
+class History:
+    """What the judgement remembers; plain values, as in a checkpoint's meta.json."""
+
+    past: dict[str, list[float]] = field(default_factory=dict)
+    """last values of each signal, oldest first, at most guard.window"""
+    excess: dict[str, float] = field(default_factory=dict)
+    """powers of ten by which each signal has passed its limit, summed over steps; those above 0"""
+    wary: int = 0
+    """quiet steps still wanted before a checkpoint counts as healthy again"""
+    still: int = 0
+    """steps in a row in which the chains of some grid only diffused"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a step's numbers say of the run."""
+
+    health: str = HEALTHY
+    reasons: list[str] = field(default_factory=list)
+
+    def line(self) -> dict[str, Any]:
+        """What metrics.jsonl says of it."""
+        return {"health": self.health, **({"reasons": self.reasons} if self.reasons else {})}
+
+
+def judge(guard: GuardConfig, history: History, values: dict[str, float]) -> tuple[History, Verdict]:
+    """The history with a step's `values` (Journal's names) added, and the verdict.
+
+    diverged: a value is not finite, or the excess of a signal has reached guard.excess. suspect: a signal has
+    passed its limit within the last guard.calm steps, or chains have stood still for guard.window.
+    """
+    broken = [name for name, value in values.items() if not isfinite(value)]
+    if broken:
+        return history, Verdict(DIVERGED, [f"{name} is not finite" for name in broken])
+    limits = list(_limits(guard, history.past, values))
+    excess = {name: _sum(history.excess.get(name, 0.0), value, limit) for name, value, limit in limits}
+    excess = {name: powers for name, powers in excess.items() if powers > 0}
+    still = history.still + 1 if _stand_still(values) else 0
+    wary = guard.calm if excess else max(history.wary - 1, 0)
+    after = History(_remember(guard, history.past, values), excess, wary, still)
+    passed = [f"{name} {value:.4g}, limit {limit:.4g}" for name, value, limit in limits if value > limit]
+    if any(powers >= log10(guard.excess) for powers in excess.values()):
+        return after, Verdict(DIVERGED, passed)
+    return after, _suspicion(guard, after, passed)
+
+
+def health(history: History) -> str:
+    """Of a checkpoint saved now. Chains that stand still are no damage, and do not count here."""
+    return SUSPECT if history.wary else HEALTHY
+
+
+def _limits(
+    guard: GuardConfig, past: dict[str, list[float]], values: dict[str, float]
+) -> Iterator[tuple[str, float, float]]:
+    """(signal, value, limit) of each signal that has one."""
+    for name, value in values.items():
+        kind, before = name.split("/")[0], past.get(name, [])
+        if kind == "gap":
+            yield name, abs(value), max(guard.gap, guard.band * _typical(before))
+        elif name in GRADIENTS:
+            yield name, value, max(guard.gradient, guard.band * _typical(before))
+        elif name in WEIGHTS and len(before) >= min(YOUNG, guard.window):
+            yield name, value, guard.growth * before[-1]
+        elif kind == "saturation":
+            yield name, value - values.get(f"data_{name}", 0.0), guard.saturation
+
+
+def _typical(before: list[float]) -> float:
+    return median(before) if before else inf
+
+
+def _sum(powers: float, value: float, limit: float) -> float:
+    """The excess after a step; a quiet step takes LEAK off."""
+    ratio = value / limit if limit > 0 else 0.0
+    return max(powers + max(log10(ratio) if ratio > 0 else -inf, -LEAK), 0.0)
+
+
+def _remember(
+    guard: GuardConfig, past: dict[str, list[float]], values: dict[str, float]
+) -> dict[str, list[float]]:
+    watched = [name for name in values if name.startswith("gap/") or name in (*GRADIENTS, *WEIGHTS)]
+    return {name: [*past.get(name, []), abs(values[name])][-guard.window :] for name in watched}
+
+
+def _stand_still(values: dict[str, float]) -> bool:
+    moves = [value for name, value in values.items() if name.startswith("relative_displacement/")]
+    return any(abs(move - 1) < STILL for move in moves)
+
+
+def _suspicion(guard: GuardConfig, history: History, passed: list[str]) -> Verdict:
+    reasons = list(passed)
+    if history.wary and not passed:
+        reasons.append(f"a limit was passed less than {guard.calm} steps ago")
+    if history.still >= guard.window:
+        reasons.append(f"chains have only diffused for {history.still} steps")
+    return Verdict(SUSPECT, reasons) if reasons else Verdict()
+
+
+Incident = dict[str, Any]
+"""step, attempt, reasons, signals, rolled_back_to (0: the initial weights), gave_up, time"""
+
+
+def incidents(run: RunDir) -> list[Incident]:
+    """All that ever went wrong in a run, oldest first."""
+    path = run.incidents
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def note(guard: GuardConfig, run: RunDir, step: int, verdict: Verdict, values: dict[str, float]) -> Incident:
+    """Puts on record that a run diverged at `step`, and what follows: where it goes on, or that it gives up.
+
+    On return the record is on the disk, so that a process killed from now on rolls back when it is started again.
+    """
+    former = incidents(run)
+    incident = {
+        "step": step,
+        "attempt": len(former),
+        "reasons": verdict.reasons,
+        "rolled_back_to": refuge(run.checkpoints, former),
+        "gave_up": sum(not past["gave_up"] for past in former) >= guard.max_rollbacks,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "signals": {name: value if isfinite(value) else str(value) for name, value in values.items()},
+    }
+    files.write_text(run.incidents, "".join(json.dumps(entry) + "\n" for entry in [*former, incident]))
+    return incident
+
+
+def refuge(root: Path, former: list[Incident]) -> int:
+    """The step of the last healthy and whole checkpoint in `root`; 0, the initial weights, where there is none.
+
+    If the last roll-back went there and was in vain, the one before it, as long as there is one.
+    """
+    folders = ((step, root / checkpoint.name(step)) for step in checkpoint.steps(root))
+    found = (step for step, folder in folders if checkpoint.healthy(folder) and not checkpoint.faults(folder))
+    last = next(found, 0)
+    in_vain = bool(former) and former[-1]["rolled_back_to"] == last
+    return next(found, last) if in_vain else last
+
+
+def settled(run: RunDir) -> int:
+    """Removes the checkpoints that the last roll-back left behind, so that the newest is where to go on; returns
+    how often the run has diverged. One process calls it."""
+    former, root = incidents(run), run.checkpoints
+    for step in checkpoint.steps(root) if former else []:
+        folder = root / checkpoint.name(step)
+        if step > former[-1]["rolled_back_to"] and _attempt(folder) <= former[-1]["attempt"]:
+            checkpoint.discard(folder)
+    return len(former)
+
+
+def _attempt(folder: Path) -> int:
+    """Which attempt saved a checkpoint; the first, if it is damaged."""
+    whole = checkpoint.faults(folder, deep=False) is None
+    return checkpoint.meta(folder).get("attempt", 0) if whole else 0
+
+
+def summary(incident: Incident) -> tuple[int, str, int]:
+    """When, why, and back to where."""
+    return incident["step"], "; ".join(incident["reasons"][:3]), incident["rolled_back_to"]
+
+
+def surrender(run: RunDir, incident: Incident) -> UserError:
+    """The sentence that ends a run which diverges again and again."""
+    step, why, back = summary(incident)
+    left = (
+        f"{run.checkpoints / checkpoint.name(back)} is healthy and whole"
+        if back
+        else "no checkpoint is healthy"
+    )
+    return UserError(
+        f"training diverged at step {step} ({why}) after {incident['attempt']} roll-backs; {left}; "
+        "lower train.energy.lr or model.chain.step_size and go on with --force"
+    )

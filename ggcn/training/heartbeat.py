@@ -1,0 +1,161 @@
+"""Signs of life: a small file per rank with its step and timings, and a watch over hangs.
+
+Reading them takes no torch.
+"""
+
+import faulthandler
+import json
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 5
+"""seconds between two beats of a rank, where steps are shorter than that"""
+REMEMBERED = 50
+"""steps whose times count"""
+LOOK_S = 60
+"""seconds between two looks for slow ranks"""
+
+
+class Heart:
+    """Beats for one rank: writes `folder/rank_NNNN.json`, and wakes the watch that ends a hanging rank."""
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        world: int,
+        stacks: Path,
+        hang_s: float = 0,
+        first_s: float = 0,
+        straggler: float = 0,
+    ) -> None:
+        """`stacks`: where this rank's stack traces go when no step completes for `hang_s` seconds, the first one for
+        `first_s`; 0: no watch.
+
+        Rank 0 warns of ranks slower than the median by the factor `straggler`; 0: it does not.
+        """
+        self.path, self.rank, self.world = folder / f"rank_{rank:04d}.json", rank, world
+        self.hang_s, self.straggler = hang_s, straggler
+        self.steps: deque[float] = deque(maxlen=REMEMBERED)
+        self.own: deque[float] = deque(maxlen=REMEMBERED)
+        before = _load(self.path) or {}
+        self.slowest_s: float | None = before.get("slowest_s")
+        """longest of the steps, seconds, as known from the run's last life until this one has its own"""
+        self.save_s: float | None = before.get("save_s")
+        """seconds of the longest save of late"""
+        self._written = self._began = 0.0
+        self._looked, self._named = time.monotonic(), set[int]()
+        folder.mkdir(parents=True, exist_ok=True)
+        stacks.parent.mkdir(parents=True, exist_ok=True)
+        self._stacks = stacks.open("w") if hang_s else None
+        self._watch(max(hang_s, first_s))
+
+    def beat(self, step: int, own_s: float) -> None:
+        """A step is done; `own_s`: seconds of it that waited for no other rank."""
+        now = time.monotonic()
+        if self._began:
+            self.steps.append(now - self._began)
+            self.slowest_s = max(self.steps)
+        self._began = now
+        self.own.append(own_s)
+        if now - self._written >= min(EVERY_S, self.hang_s / 4 or EVERY_S):
+            self._write(step)
+        if self.rank == 0 and self.straggler and now - self._looked >= LOOK_S:
+            self._name_stragglers()
+
+    @contextmanager
+    def saving(self, step: int) -> Iterator[None]:
+        """Times a save, which counts as a sign of life at both ends."""
+        self._write(step)
+        began = time.monotonic()
+        yield
+        took = time.monotonic() - began
+        self.save_s = max(took, 0.8 * (self.save_s or 0))
+        self._began += took
+        self._write(step)
+
+    def lead_s(self) -> float:
+        """Seconds before a deadline at which a stop must be wanted: a step to notice, a save, and a half more."""
+        return lead_s({"slowest_s": self.slowest_s, "save_s": self.save_s}) or 0.0
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        if self._stacks:
+            faulthandler.cancel_dump_traceback_later()
+            self._stacks.close()
+            self._stacks = None
+
+    def _write(self, step: int) -> None:
+        self._watch(self.hang_s)
+        self._written = time.monotonic()
+        value = {
+            "rank": self.rank,
+            "host": socket.gethostname(),
+            "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
+            "pid": os.getpid(),
+            "time": time.time(),
+            "step": step,
+            "step_s": mean(self.steps) if self.steps else None,
+            "slowest_s": self.slowest_s,
+            "own_s": mean(self.own) if self.own else None,
+            "save_s": self.save_s,
+        }
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(value))
+        temporary.replace(self.path)  # no fsync: the next beat comes soon
+
+    def _name_stragglers(self) -> None:
+        """Warns of each slow rank once, and again when it has been fast in between."""
+        self._looked = time.monotonic()
+        slow = stragglers(read(self.path.parent, self.world), self.straggler)
+        for beat, ratio in slow:
+            if beat["rank"] not in self._named:
+                log.warning(
+                    "rank %d on %s is %.1f times slower than the median", beat["rank"], beat["node"], ratio
+                )
+        self._named = {beat["rank"] for beat, _ in slow}
+
+    def _watch(self, seconds: float) -> None:
+        """From now on so much time may pass. The watch is a thread in C, so it also sees what holds the GIL."""
+        if self._stacks:
+            faulthandler.dump_traceback_later(seconds, file=self._stacks, exit=True)
+
+
+def read(folder: Path, world: int | None = None) -> list[dict[str, Any]]:
+    """The last beats of the first `world` ranks, or of all that ever were, by rank."""
+    beats = [_load(path) for path in sorted(folder.glob("rank_*.json"))]
+    return [beat for beat in beats if beat and (world is None or beat["rank"] < world)]
+
+
+def lead_s(beat: dict[str, Any]) -> float | None:
+    """Seconds that a stop needs before a deadline, from a beat's times; None when nothing was measured."""
+    if beat.get("slowest_s") is None:
+        return None
+    return 1.5 * (beat["slowest_s"] + (beat.get("save_s") or 0)) + 5
+
+
+def stragglers(beats: list[dict[str, Any]], factor: float) -> list[tuple[dict[str, Any], float]]:
+    """Beats of the ranks whose own part of a step takes over `factor` times the median, and how many times."""
+    times = {beat["rank"]: beat["own_s"] for beat in beats if beat.get("own_s")}
+    usual = median(times.values()) if len(times) > 1 else 0
+    if not usual:
+        return []
+    ratios = [(beat, beat["own_s"] / usual) for beat in beats if beat["rank"] in times]
+    return sorted((pair for pair in ratios if pair[1] > factor), key=lambda pair: -pair[1])
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,86 @@
+"""Any number of ranks trains the same run, and any engine goes on with any checkpoint."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from crew import Crew
+from harness import ROOT, TINY
+from learning import Numbers, differences, learn
+
+PRESETS = sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml"))
+WORDS = [*TINY, "engine.precision=fp32", "train.energy.warmup=5", "train.upsampler.warmup=5"]
+TOLERANCE = {"metric": 2e-3, "weight": 1e-3, "average": 1e-3, "bank": 1e-5}
+"""relative for metrics, else absolute, after 50 steps in fp32: what the order of float sums has grown to"""
+
+
+def close(one: Numbers, two: Numbers, share: float = 1.0) -> None:
+    found = differences(one, two)
+    assert {kind: found[kind] for kind in TOLERANCE if found.get(kind, 0) > share * TOLERANCE[kind]} == {}
+
+
+def everyday(*chosen: str) -> list:
+    """All presets; those that are not chosen are slow."""
+    return [pytest.param(p, marks=() if p in chosen else pytest.mark.slow) for p in PRESETS]
+
+
+@pytest.mark.parametrize("preset", everyday("ggcn", "gcn"))
+def test_one_two_and_four_ranks_train_the_same_run(crew: Crew, preset: str) -> None:
+    words = [*WORDS, f"model={preset}", "engine.kind=plain"]
+    one, two, four = (crew.run(world, learn, words, 12)[0] for world in (1, 2, 4))
+    close(one, two, share=0.1)
+    close(one, four, share=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("engine", ["engine.kind=plain", "engine.zero_stage=0", "engine.zero_stage=2"])
+def test_fifty_steps_are_the_same_on_any_number_of_ranks(crew: Crew, preset: str, engine: str) -> None:
+    words = [*WORDS, f"model={preset}", engine]
+    one, two, four = (crew.run(world, learn, words, 50)[0] for world in (1, 2, 4))
+    close(one, two)
+    close(one, four)
+
+
+@pytest.mark.parametrize("preset", everyday("ggcn", "gcn"))
+def test_a_run_moves_between_worlds_and_engines(crew: Crew, preset: str, tmp_path: Path) -> None:
+    words = [*WORDS, f"model={preset}"]
+    legs = [
+        (4, "engine.zero_stage=2"),
+        (2, "engine.zero_stage=1"),
+        (1, "engine.kind=plain"),
+        (4, "engine.zero_stage=2"),
+    ]
+    curve: Numbers = {}
+    for number, (world, engine) in enumerate(legs):
+        got = crew.run(world, learn, [*words, engine], 3 * number + 3, 3 * number, tmp_path)[0]
+        curve |= {name: value for name, value in got.items() if name.startswith("metric")}
+    close(crew.run(1, learn, [*words, "engine.kind=plain"], 12)[0], {**got, **curve}, share=0.1)
+
+
+ENGINES = ["engine.kind=plain", "engine.zero_stage=0", "engine.zero_stage=1", "engine.zero_stage=2"]
+RESUMED = [
+    pytest.param(
+        preset,
+        engine,
+        precision,
+        marks=() if (preset, engine) in {("ggcn", ENGINES[3]), ("gcn", ENGINES[1])} else pytest.mark.slow,
+    )
+    for preset in PRESETS
+    for engine in ENGINES
+    for precision in ("fp32", "bf16", "bf16_parameters")
+    if precision != "bf16_parameters" or engine in ENGINES[2:]
+]
+
+
+@pytest.mark.parametrize(("preset", "engine", "precision"), RESUMED)
+def test_a_resumed_run_has_the_same_bits(
+    crew: Crew, preset: str, engine: str, precision: str, tmp_path: Path
+) -> None:
+    words = [*WORDS, f"model={preset}", engine, f"engine.precision={precision}"]
+    whole = crew.run(2, learn, words, 8)[0]
+    crew.run(2, learn, words, 4, 0, tmp_path)
+    halves = crew.run(2, learn, words, 8, 4, tmp_path)[0]
+    assert len([name for name in halves if name.startswith("exp_avg")]) > 5
+    differing = [name for name in halves if not torch.equal(whole[name], halves[name])]
+    assert differing == []

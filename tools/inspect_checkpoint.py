@@ -1,0 +1,78 @@
+"""Says what a checkpoint holds, and whether it is whole:
+
+    python tools/inspect_checkpoint.py runs/faces64                              # all of a run, newest first
+    python tools/inspect_checkpoint.py runs/faces64/checkpoints/step_00001000    # one
+
+Verifies size and sha256 of every file. Exit code 1 when a checkpoint is damaged.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from ggcn.engine.portable import STATE
+from ggcn.errors import UserError, run_cli
+from ggcn.training import checkpoint
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("path", type=Path, help="a run directory, or one checkpoint's folder")
+    folders = found(words.parse_args().path)
+    whole = [inspect(folder) for folder in folders]
+    return 0 if all(whole) else 1
+
+
+def found(path: Path) -> list[Path]:
+    """The checkpoints that `path` stands for, newest first; raises UserError when there is none."""
+    if path.name.startswith(checkpoint.PREFIX) and path.is_dir():
+        return [path]
+    root = path if path.name == "checkpoints" else path / "checkpoints"
+    folders = [root / checkpoint.name(step) for step in checkpoint.steps(root)]
+    if not folders:
+        raise UserError(f"{path} is neither a checkpoint nor a run that has one")
+    return folders
+
+
+def inspect(folder: Path) -> bool:
+    """Prints one checkpoint; returns whether it is whole."""
+    fault = checkpoint.faults(folder)
+    print(f"{folder}{_marks(folder)}: {'whole' if fault is None else f'DAMAGED ({fault})'}")
+    try:
+        facts = checkpoint.meta(folder)
+    except (OSError, ValueError):
+        return False
+    for key, value in facts.items():
+        if key != "files":
+            print(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
+    for name, entry in facts.get("files", {}).items():
+        print(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{_content(folder / name)}")
+    return fault is None
+
+
+def _marks(folder: Path) -> str:
+    """Whether it is the newest or the best of its run."""
+    latest, liked = folder.parent / "latest", checkpoint.best(folder.parent)
+    marks = ["latest"] if latest.exists() and latest.read_text().strip() == folder.name else []
+    if liked and liked["checkpoint"] == folder.name:
+        marks.append(f"best, score {liked['score']:g}")
+    return f" ({'; '.join(marks)})" if marks else ""
+
+
+def _content(path: Path) -> str:
+    """What an engine's state amounts to."""
+    if path.name != STATE:
+        return ""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        count = sum(parts["weight"].numel() for parts in state["parameters"].values())
+    except Exception:  # of a damaged file, anything
+        return ", unreadable"
+    return f", {count:,} parameters after {state['updates']:,} updates"
+
+
+if __name__ == "__main__":
+    run_cli(main)
