@@ -1,13 +1,22 @@
 """One rank of a run, from joining the others to leaving them. Heavy imports wait until it runs."""
 
 import logging
+import os
+import socket
 import sys
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster import history
 from cluster.stop import Stop
 from ggcn.compose import load
+from ggcn.config import ClusterConfig
+from ggcn.errors import UserError
+from ggcn.training.heartbeat import Heart
 from ggcn.training.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -16,18 +25,79 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ggcn")
 
+STOPPED = 130
+"""exit code of a rank that was asked to stop before the run's end"""
+MISTAKE, FAILED = 2, 1
 
-def run_rank(run: RunDir, place: "Place", stop: Stop) -> "Outcome":
-    """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` wants it."""
+PATIENCE_S = 60
+"""seconds that a requeued job waits for the rank 0 of its last life to be gone"""
+
+
+def run_rank(run: RunDir, place: "Place", stop: Stop, watched: bool = True) -> "Outcome":
+    """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` wants it.
+
+    `watched`: end the process with its stacks written when no step completes for cluster.hang_s.
+    """
     from ggcn import ranks
     from ggcn.training.trainer import train
 
     config = load(run.config)
-    with run.alone("rank") if place.rank == 0 else nullcontext():
+    first = place.rank == 0
+    with _alone(run) if first else nullcontext():
+        if first:
+            history.add(run, "start", world=place.world, step=history.saved_step(run), **_here())
+        heart = _heart(config.cluster, run, place, watched)
+        stop.lead_s = _lead(config.cluster, heart, stop)
         device = ranks.join(place, config.cluster.timeout_s)
-        outcome = train(config, run, stop, device)
+        outcome = train(config, run, stop, device, heart)
+        heart.stop()
+        if first and outcome.finished:
+            history.add(run, "finish", step=outcome.step)
+        elif first:
+            history.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
         ranks.leave()  # not after a failure: the goodbye would wait for ranks that wait for this one
         return outcome
+
+
+def exit_code(run: RunDir, place: "Place", stop: Stop) -> int:
+    """Trains as one rank in a process of its own; returns 0 when the run is finished, else STOPPED.
+
+    A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
+    wait in a collective could hang.
+    """
+    path = log_path(run, place.rank)
+    log_to(path, place.rank)
+    error_path(run, place.rank).unlink(missing_ok=True)
+    try:
+        return 0 if run_rank(run, place, stop).finished else STOPPED
+    except (UserError, OSError) as error:
+        note_error(error_path(run, place.rank), error)
+        code = MISTAKE
+    except Exception:
+        log.exception("rank %d failed", place.rank)
+        code = FAILED
+    logging.shutdown()
+    os._exit(code)
+
+
+def log_path(run: RunDir, rank: int) -> Path:
+    """The log of a rank."""
+    return run.logs / f"rank_{rank:04d}.log"
+
+
+def error_path(run: RunDir, rank: int) -> Path:
+    """Where a rank leaves the sentence that says what the user can mend."""
+    return run.logs / f"rank_{rank:04d}.error"
+
+
+def stacks(run: RunDir, rank: int) -> Path:
+    """Where a hanging rank leaves its stack traces."""
+    return run.logs / f"rank_{rank:04d}.stacks"
+
+
+def heartbeats(run: RunDir) -> Path:
+    """The folder of the ranks' heartbeat files."""
+    return run.path / "heartbeats"
 
 
 def log_to(path: Path, rank: int) -> None:
@@ -43,13 +113,100 @@ def log_to(path: Path, rank: int) -> None:
     logging.captureWarnings(True)
 
 
-def _handler(handler: logging.Handler, form: logging.Formatter, level: int) -> logging.Handler:
-    handler.setFormatter(form)
-    handler.setLevel(level)
-    return handler
-
-
 def note_error(path: Path, error: Exception) -> None:
     """Leaves the sentence where the launcher looks for it."""
     log.error("%s", error)
     path.write_text(str(error))
+
+
+@dataclass(frozen=True)
+class SlurmRank:
+    """What submitit pickles: the run directory, and the folder that relative paths of its config start from."""
+
+    run: str
+    home: str
+
+    def __call__(self) -> None:
+        """Trains as the rank that SLURM's environment describes.
+
+        A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
+        goodbye; whether the job is requeued is for the batch script to decide (cluster/after.py).
+        """
+        end = os.environ.get("GGCN_JOB_END", "")
+        stop = Stop(float(end) if end else None).install()
+        os.chdir(self.home)
+        run = RunDir(Path(self.run))
+        if history.cancelled(history.read(run)):
+            raise SystemExit(0)
+        if exit_code(run, slurm_place(), stop) == STOPPED:
+            logging.shutdown()
+            os._exit(0)  # every second of the grace time counts; and a return would be the job's result
+
+
+def slurm_place() -> "Place":
+    """This rank's place, from the environment that srun gives its tasks."""
+    from ggcn.ranks import Place
+
+    rank, world, local = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    number = int(os.environ["SLURM_JOB_ID"]) * 7 + int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return Place(rank, world, local, world // nodes, _address(), 10000 + number % 20000)
+
+
+def _address() -> str:
+    """Where rank 0 listens: its node's name, or the address of srun's node where names do not resolve."""
+    from submitit.slurm.slurm import _parse_node_list
+
+    names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
+    first = next(iter(_parse_node_list(names)), "localhost")
+    try:
+        socket.getaddrinfo(first, None)
+    except OSError:
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+    return first
+
+
+def _here() -> dict[str, object]:
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart}
+
+
+def _heart(cluster: ClusterConfig, run: RunDir, place: "Place", watched: bool) -> Heart:
+    hang_s = cluster.hang_s if watched else 0
+    where = heartbeats(run), place.rank, place.world, stacks(run, place.rank)
+    return Heart(*where, hang_s, cluster.timeout_s, cluster.straggler)
+
+
+def _lead(cluster: ClusterConfig, heart: Heart, stop: Stop) -> Callable[[], float]:
+    """Seconds before the job's end at which to stop: as configured or measured; before anything was measured a
+    minute, or a quarter of the job."""
+    unmeasured = min(60.0, (stop.end - time.time()) / 4) if stop.end else 0.0
+
+    def lead() -> float:
+        if cluster.lead_s is not None:
+            return cluster.lead_s
+        return heart.lead_s() if heart.save_s is not None else max(unmeasured, heart.lead_s())
+
+    return lead
+
+
+@contextmanager
+def _alone(run: RunDir) -> Iterator[None]:
+    """Holds the run as its rank 0; a requeued job waits for the one before it, which SLURM may still be ending."""
+    patience = time.monotonic() + (PATIENCE_S if history.job() else 0)
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(run.alone("rank"))
+                break
+            except UserError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(1)
+        yield
+
+
+def _handler(handler: logging.Handler, form: logging.Formatter, level: int) -> logging.Handler:
+    handler.setFormatter(form)
+    handler.setLevel(level)
+    return handler

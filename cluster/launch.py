@@ -1,34 +1,43 @@
 """Starts or resumes a run:
 
     python cluster/launch.py -m local experiment=faces64 data.shards=shards/faces64 run=faces64
+    python cluster/launch.py -m slurm experiment=faces64 data.shards=shards/faces64 run=faces64 cluster.nodes=2
 
 The words after the mode are Hydra overrides of configs/train.yaml. The same command resumes a run where it
 stopped; train.steps=N raised continues a finished one.
+
+    --dry-run            what would be submitted; writes nothing and needs no SLURM
+    --sweep seed=1,2,3   a run per combination: a job array, or one after another with -m local
+    --status, --follow, --cancel [RUN ...]   of runs/RUN, local or on SLURM; see cluster/status.py
 """
 
 import argparse
+import os
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
-from ggcn.checks import validate_world
-from ggcn.compose import compose
+from cluster import history
+from ggcn.checks import acceptable_nodes, ranks_per_node, validate_world
+from ggcn.compose import compose, to_yaml
 from ggcn.config import Config
-from ggcn.errors import run_cli
+from ggcn.errors import UserError, run_cli
 from ggcn.training.rundir import RunDir
 
 
 def main() -> int:
     """The command line; returns the exit code."""
     arguments = parser().parse_intermixed_args()
-    config = compose(arguments.overrides)
-    run = RunDir.of(config)
-    if not arguments.force:
-        run.refuse_changes(config)
-    if finished(config, run):
-        print(f"{run.path} is complete at step {config.train.steps}; raise train.steps to go on")
-        return 0
-    return MODES[arguments.mode](config, run)
+    words = [*arguments.overrides, *([f"cluster.nodes={arguments.nodes}"] if arguments.nodes else [])]
+    if arguments.status or arguments.follow or arguments.cancel:
+        from cluster import status
+
+        return status.show(words, arguments.follow, arguments.cancel)
+    if arguments.sweep:
+        return sweep(words, arguments)
+    config = compose(words)
+    return start(config, arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,15 +45,46 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("-m", "--mode", choices=tuple(MODES), default="local", help=MODES_HELP)
     words.add_argument("--force", action="store_true", help="resume although the config changed")
+    words.add_argument("--dry-run", action="store_true", help="print the batch script and the config")
+    words.add_argument("--nodes", metavar="N", help="short for cluster.nodes=N, for a resume on other nodes")
+    words.add_argument("--sweep", action="store_true", help="run every combination of KEY=A,B,C")
+    for name in ("status", "follow", "cancel"):
+        words.add_argument(f"--{name}", action="store_true", help=f"{name} the runs named")
     words.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="experiment=NAME, run=NAME, ...")
     return words
 
 
+def start(config: Config, arguments: argparse.Namespace) -> int:
+    """One run in the mode asked for."""
+    run = RunDir.of(config)
+    if not arguments.force:
+        run.refuse_changes(config)
+    if arguments.dry_run:
+        return dry(config, [run])
+    if finished(config, run):
+        print(f"{run.path} is complete at step {config.train.steps}; raise train.steps to go on")
+        return 0
+    if arguments.mode != "slurm":
+        refuse_job(run)
+    return MODES[arguments.mode](config, run)
+
+
+def refuse_job(run: RunDir) -> None:
+    """Raises UserError while the run has a SLURM job, though it may only be waiting."""
+    from cluster import status
+
+    found = status.read(run, status.jobs_of([run])) if run.config.exists() else None
+    if found and found.job:
+        raise UserError(
+            f"{run.path} is {found.state}; cancel it with `cluster/status.py {run.path} --cancel` first"
+        )
+
+
 def finished(config: Config, run: RunDir) -> bool:
     """Whether a whole checkpoint has all the steps asked for."""
-    if not run.checkpoints.is_dir():
+    if history.saved_step(run) < config.train.steps:
         return False
-    from ggcn.training import checkpoint
+    from ggcn.training import checkpoint  # takes torch
 
     newest = checkpoint.newest_whole(run.checkpoints, deep=False)
     return newest is not None and checkpoint.meta(newest)["step"] >= config.train.steps
@@ -73,15 +113,107 @@ def debug(config: Config, run: RunDir) -> int:
     check_data(config)
     with run.alone("launcher"):
         prepare(config, run)
-        job.log_to(run.logs / "rank_0000.log", 0)
-        outcome = job.run_rank(run, Place(), Stop().install())
+        job.log_to(job.log_path(run, 0), 0)
+        outcome = job.run_rank(run, Place(), Stop().install(), watched=False)
     report(run, outcome.finished)
-    return 0 if outcome.finished else 130
+    return 0 if outcome.finished else job.STOPPED
 
 
-MODES = {"local": local, "debug": debug}
+def slurm(config: Config, run: RunDir) -> int:
+    """A SLURM job, unless the run has one: prints how to follow it and returns."""
+    return submit(config, [run])
+
+
+def submit(config: Config, runs: list[RunDir], configs: list[Config] | None = None) -> int:
+    """Submits the runs that have no job, several as one array; `configs` are theirs where they differ."""
+    from cluster import check
+    from cluster import slurm as cluster
+
+    cluster.require()
+    for one in configs or [config]:
+        validate_nodes(one)
+        check.data(one)
+    jobs = cluster.queue()
+    with ExitStack() as held:
+        new = []
+        for one, run in zip(configs or [config], runs, strict=True):
+            if known := cluster.live(run, jobs):
+                print(f"{run.path} is already job {known[0]} ({known[1]})")
+                continue
+            held.enter_context(run.alone("launcher"))
+            prepare(one, run)
+            new.append(run)
+        if new:
+            for run, number in zip(new, cluster.submit(config, new), strict=True):
+                print(f"submitted {run.path} as job {number}")
+                print(f"  log:    {run.logs / 'rank_0000.log'}, batch script: {run.path / 'slurm'}")
+    print(f"  follow: python cluster/status.py {shlex.quote(os.path.relpath(runs[0].path))} --follow")
+    return 0
+
+
+def validate_nodes(config: Config) -> None:
+    """Raises UserError unless every acceptable number of nodes has ranks that share the lanes equally."""
+    for nodes in acceptable_nodes(config):
+        validate_world(config, nodes * ranks_per_node(config))
+
+
+def dry(config: Config, runs: list[RunDir]) -> int:
+    """Prints the batch script and the resolved config."""
+    from cluster import check
+    from cluster import slurm as cluster
+
+    validate_nodes(config)
+    print(cluster.text(config, runs))
+    print(f"\n# {runs[0].config}\n{to_yaml(config)}", end="")
+    try:
+        check.data(config)
+    except UserError as fault:
+        print(f"warning: it would be refused: {fault}", file=sys.stderr)
+    return 0
+
+
+def sweep(words: list[str], arguments: argparse.Namespace) -> int:
+    """All points of a sweep that are not complete; ends with their table."""
+    from cluster import status
+    from cluster.sweep import points
+
+    configs = points(words)
+    runs = [RunDir.of(config) for config in configs]
+    for config, run in zip(configs, runs, strict=True):
+        if not arguments.force:
+            run.refuse_changes(config)
+    if arguments.dry_run:
+        return dry(configs[0], runs)
+    left = [pair for pair in zip(configs, runs, strict=True) if not finished(*pair)]
+    code = 0
+    if arguments.mode == "slurm" and left:
+        code = submit(left[0][0], [run for _, run in left], [config for config, _ in left])
+    elif left:
+        code = _one_by_one(left, arguments.mode)
+    print(status.table(runs))
+    return code
+
+
+def _one_by_one(points: list[tuple[Config, RunDir]], mode: str) -> int:
+    """A local sweep; what goes wrong with a point does not keep the others from running, a wish to stop does."""
+    worst = 0
+    for config, run in points:
+        try:
+            refuse_job(run)
+            code = MODES[mode](config, run)
+        except UserError as error:
+            print(f"error: {run.path.name}: {error}", file=sys.stderr)
+            code = 2
+        worst = max(worst, code)
+        if code not in (0, 2):
+            break
+    return worst
+
+
+MODES = {"local": local, "debug": debug, "slurm": slurm}
 MODES_HELP = (
-    "local: all ranks on this machine, one per GPU or cluster.ranks=N; debug: one rank in this process"
+    "local: all ranks on this machine, one per GPU or cluster.ranks=N; debug: one rank in this process; "
+    "slurm: a job of cluster.nodes=N nodes, with cluster.ranks_per_node=N or one rank per GPU"
 )
 
 

@@ -1,6 +1,5 @@
 """Ranks as processes of this machine, in the foreground."""
 
-import logging
 import os
 import signal
 import sys
@@ -20,9 +19,6 @@ from ggcn.training.rundir import RunDir
 
 GRACE_S = 20
 """seconds that the other ranks have to end after one failed"""
-
-STOPPED = 130
-"""exit code of a run that was asked to stop before its end"""
 
 
 def count(wanted: int | None, lanes: int) -> int:
@@ -45,7 +41,7 @@ def launch(run: RunDir, world: int) -> int:
             f"{world} ranks need as many GPUs and there are {gpus}; lower cluster.ranks, "
             "or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
-    for old in run.logs.glob("*.error"):
+    for old in [*run.logs.glob("*.error"), *run.logs.glob("*.stacks")]:
         old.unlink()
     with Messenger() as messenger:
         place = (str(run.path), world, free_port())
@@ -57,34 +53,14 @@ def launch(run: RunDir, world: int) -> int:
 def _rank(number: int, path: str, world: int, port: int) -> None:
     stop = Stop().install()
     run = RunDir(Path(path))
-    job.log_to(_log(run, number), number)
     if number > 0:
-        _quiet(_log(run, number))
-    try:
-        outcome = job.run_rank(run, Place(number, world, number, world, port=port), stop)
-        code = 0 if outcome.finished else STOPPED
-    except (UserError, OSError) as error:
-        job.note_error(_error(run, number), error)
-        code = 2
-    except Exception:
-        job.log.exception("rank %d failed", number)
-        code = 1
-    if code not in (0, STOPPED):
-        logging.shutdown()
-        os._exit(code)  # a goodbye to ranks that still wait in a collective could hang
-    sys.exit(code)
-
-
-def _log(run: RunDir, number: int) -> Path:
-    return run.logs / f"rank_{number:04d}.log"
-
-
-def _error(run: RunDir, number: int) -> Path:
-    return run.logs / f"rank_{number:04d}.error"
+        _quiet(job.log_path(run, number))
+    sys.exit(job.exit_code(run, Place(number, world, number, world, port=port), stop))
 
 
 def _quiet(path: Path) -> None:
     """Sends whatever this process prints into its log: one display belongs to rank 0."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -133,17 +109,19 @@ def _wait(context: ProcessContext, run: RunDir, messenger: Messenger) -> int:
             pass
     except ProcessException as failure:
         code = getattr(failure, "exit_code", 1)
-        if code == STOPPED or (messenger.asked and code < 0):
-            return STOPPED
+        if code == job.STOPPED or (messenger.asked and code < 0):
+            return job.STOPPED
         raise UserError(_explain(run, failure.error_index, code)) from None
     return 0
 
 
 def _explain(run: RunDir, number: int, code: int) -> str:
     """What happened to the rank that failed first: its own words, else how it ended."""
-    if _error(run, number).exists():
-        return _error(run, number).read_text()
+    if job.error_path(run, number).exists():
+        return job.error_path(run, number).read_text()
     if code > 0 and (others := sorted(run.logs.glob("*.error"))):
         return others[0].read_text()
+    if any(path.stat().st_size for path in run.logs.glob("*.stacks")):
+        return f"no step was completed for cluster.hang_s; where each rank was: {run.logs}/*.stacks"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"rank {number} {how}; see {_log(run, number)}; the same command goes on from the last checkpoint"
+    return f"rank {number} {how}; see {job.log_path(run, number)}; the same command goes on from the last checkpoint"

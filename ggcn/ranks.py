@@ -34,14 +34,15 @@ def free_port() -> int:
 def join(place: Place, timeout_s: int) -> torch.device:
     """Meets the other ranks (NCCL on GPUs, gloo on CPUs) and returns this rank's device.
 
-    On a CPU the machine's cores are shared out among its ranks.
+    On a CPU the machine's cores are shared out among its ranks, unless OMP_NUM_THREADS says otherwise.
     """
     names = {"RANK": place.rank, "WORLD_SIZE": place.world, "LOCAL_RANK": place.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update({"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port or free_port())})
     timeout = timedelta(seconds=timeout_s)
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world))
+        share = len(os.sched_getaffinity(0)) // place.local_world
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or max(1, share)))
         dist.init_process_group("gloo", timeout=timeout)
         return torch.device("cpu")
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count())

@@ -1,0 +1,96 @@
+"""What happened to a run, a line per event in runs/NAME/submissions.jsonl: submitted, started, stopped, ended.
+
+    submit  job, nodes, ranks_per_node, code     by the launcher
+    start   job, world, step, host, pid, restart by rank 0, step: where it starts from
+    stop    reason, step                         by rank 0, after the save
+    finish  step                                 by rank 0
+    end     kind, reason, step, again            by the job's batch script; again: whether it is requeued
+    cancel                                       by whoever cancelled
+
+A start without an end was killed from outside: by SLURM with its node, a requeue, or a plain kill.
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+from ggcn.training.rundir import RunDir
+
+Event = dict[str, Any]
+NAME = "submissions.jsonl"
+
+
+def add(run: RunDir, event: str, **facts: Any) -> None:
+    """Appends one event with the time and the job it belongs to."""
+    line = {"event": event, "time": time.time(), "job": job(), **facts}
+    run.path.mkdir(parents=True, exist_ok=True)
+    with (run.path / NAME).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(run: RunDir) -> list[Event]:
+    """All events, oldest first; a torn line is passed over."""
+    path = run.path / NAME
+    return (
+        []
+        if not path.exists()
+        else [event for line in path.read_text().splitlines() if (event := _parse(line))]
+    )
+
+
+def job() -> str | None:
+    """The SLURM job that this process belongs to, ID or ARRAY_INDEX, or None."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+
+
+def after_last(events: list[Event], *names: str) -> list[Event]:
+    """The events after the last one of these names; all of them when there is none."""
+    places = [place for place, event in enumerate(events) if event["event"] in names]
+    return events[places[-1] + 1 :] if places else events
+
+
+def last(events: list[Event], name: str) -> Event | None:
+    """The last event of this name."""
+    found = [event for event in events if event["event"] == name]
+    return found[-1] if found else None
+
+
+def cancelled(events: list[Event]) -> bool:
+    """Whether the present submission was cancelled."""
+    return last(after_last(events, "submit"), "cancel") is not None
+
+
+def saved_step(run: RunDir) -> int:
+    """The newest step with a complete checkpoint; 0 when there is none."""
+    found = [path.parent.name.removeprefix("step_") for path in run.checkpoints.glob("step_*/COMPLETE")]
+    return max((int(step) for step in found if step.isdigit()), default=0)
+
+
+def restarts(events: list[Event]) -> list[Event]:
+    """{"time", "step", "reason"} for every start but the first: why the life before it ended."""
+    found, why = [], None
+    for event in events:
+        if event["event"] == "start":
+            if why is not None:
+                found.append({"time": event["time"], "step": event["step"], "reason": why})
+            why = "killed from outside: its node went down, it was requeued, or killed"
+        elif event["event"] == "stop":
+            outside = ", then ended from outside: requeued, or its node went down" if event["job"] else ""
+            why = f"stopped by {event['reason']}{outside}"
+        elif event["event"] == "end":
+            why = event["reason"]
+        elif event["event"] == "finish":
+            why = "finished; then train.steps was raised"
+    return found
+
+
+def _parse(line: str) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
