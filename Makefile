@@ -35,5 +35,5 @@ $(VENV)/demo.done: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.done: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,eval,test]'
 	touch $@

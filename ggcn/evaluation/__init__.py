@@ -1,0 +1,1 @@
+"""How good a trained model is: its pictures and energies beside real ones."""

@@ -1,0 +1,191 @@
+"""The evaluation of a trained model: every number, and beside it what it depends on."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ggcn import __version__
+from ggcn.data.order import permutation
+from ggcn.errors import UserError
+from ggcn.evaluation import cache as caching
+from ggcn.evaluation import measures, samples
+from ggcn.evaluation.cache import Cache
+from ggcn.evaluation.features import Network, features
+from ggcn.evaluation.images import LEAST, Images, gaussian, read
+from ggcn.evaluation.memory import memorisation
+from ggcn.sampling.sampler import Sampler
+
+COMPONENTS = 50
+"""of the Gaussian that is the row to beat"""
+MOST_SAMPLES = 5000
+"""samples that are drawn by default, where there are so many training pictures"""
+
+
+@dataclass
+class Judge:
+    """A data set seen through a feature network: what pictures are measured against.
+
+    During training one Judge serves all evaluations; the data go through the network once.
+    """
+
+    net: Network
+    train: Images
+    cache: Cache
+    seed: int = 0
+    near: Tensor = field(init=False)
+    """features of the training pictures [n, width], float32"""
+
+    def __post_init__(self) -> None:
+        self.near = self.kept(self.train, "training pictures")
+
+    def kept(self, images: Images, what: str) -> Tensor:
+        """Features of a set's pictures, from the cache where they are known."""
+        make = partial(features, self.net, what=what)
+        return self.cache.features(f"{self.net.name}/{images.key}", images.pixels, make)
+
+    def row(self, found: Tensor) -> dict[str, Any]:
+        """Distances of features [n, width] from the training set's."""
+        return measures.row(self._placed(self.near), self._placed(found), self.seed)
+
+    def score(self, pixels: Tensor) -> dict[str, Any]:
+        """Distances of uint8 pictures [n, 3, h, w] from the training set."""
+        return self.row(features(self.net, pixels))
+
+    def floor(self) -> dict[str, Any]:
+        """One half of the training pictures against the other: what perfect samples would get, at half the count."""
+        line = torch.from_numpy(permutation(len(self.near), self.seed, "evaluation halves"))
+        half = len(line) // 2
+        one, other = self.near[line[:half]], self.near[line[half : 2 * half]]
+        return measures.row(self._placed(one), self._placed(other), self.seed)
+
+    def gaussian(self, count: int) -> dict[str, Any]:
+        """Pictures of a Gaussian fitted to the training pictures' main components: the row to beat."""
+        key = f"pca{COMPONENTS}-{self.train.key}-{count}-seed{self.seed}"
+        pixels = gaussian(self.train.pixels, COMPONENTS, count, self.seed)
+        make = partial(features, self.net, what="PCA Gaussian")
+        return self.row(self.cache.features(f"{self.net.name}/{key}", pixels, make))
+
+    def _placed(self, found: Tensor) -> Tensor:
+        return found.to(next(self.net.parameters()).device)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate a model with."""
+
+    data: str = ""
+    """folder of training shards; empty: the one in the run's config"""
+    holdout: str = ""
+    """shards of pictures never trained on; empty: the folder `holdout` in `data`, where there is one"""
+    ood: Sequence[str] = ()
+    """shards of other pictures, which the model should find unlikely"""
+    count: int | None = None
+    """samples to draw; by default as many as there are training pictures, up to MOST_SAMPLES"""
+    most: int = 50_000
+    """pictures taken of a set at most, evenly spaced"""
+    seed: int = 0
+    batch: int = 64
+    """chains at once"""
+    cache: Path = field(default_factory=caching.default)
+
+
+def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]:
+    """Everything that is known of a model, as JSON can hold it; see docs/evaluation.md.
+
+    Raises UserError for shards that are missing or do not fit the model, and for chains that do not stay finite.
+    """
+    request = _completed(sampler, request)
+    size, crop = sampler.grids[-1].size, sampler.config.data.crop
+    take = partial(read, size=size, most=request.most)
+    train = take(request.data, crop=crop)
+    held = take(request.holdout, crop=crop) if request.holdout else None
+    others = {f"ood {folder}": take(folder) for folder in request.ood}
+    count = request.count or min(len(train), MOST_SAMPLES)
+    judge = Judge(net, train, Cache(request.cache), request.seed)
+    drawn = samples.drawn(sampler, count, request.seed, request.batch)
+    seen = features(net, drawn.ends, "samples")
+    how = samples.settings(sampler, request.seed)
+    real = (held.pixels, judge.kept(held, "held-out pictures")) if held else None
+    rows = _real_rows(judge, count, None if real is None else real[1])
+    rows["chain starts"] = judge.score(drawn.starts) | {"settings": how | {"chain_step": 0}}
+    last = {"chain_step": sampler.grids[-1].steps}
+    rows["samples"] = judge.row(seen) | {"settings": how | last}
+    flip = sampler.config.data.flip
+    return {
+        "samples": how | {"count": count},
+        "features": net.name,
+        "data": _described(request, train, held, others, sampler),
+        "rows": rows,
+        "memorisation": memorisation(train, judge.near, drawn.ends, seen, real, flip),
+        "energy": _energies(sampler, train, held, drawn.energies, others),
+        "versions": {"ggcn": __version__, "torch": torch.__version__},
+    }
+
+
+def _completed(sampler: Sampler, request: Request) -> Request:
+    """The request with what it leaves open, after a look at what is wrong with it."""
+    for name, value in (("count", request.count or LEAST), ("limit", request.most)):
+        if value < LEAST:
+            raise UserError(f"--{name} {value} is too small to measure anything; {LEAST} is the least")
+    data = request.data or sampler.config.data.shards
+    if not data:
+        raise UserError("the run was trained on a mixture; name the shards to compare with by --data SHARDS")
+    beside = Path(data) / "holdout"
+    holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
+    return replace(request, data=data, holdout=holdout)
+
+
+def _real_rows(judge: Judge, count: int, held: Tensor | None) -> dict[str, dict[str, Any]]:
+    """Rows of what is no model: the floor, real pictures never trained on, and the row to beat."""
+    settings = {"settings": {"seed": judge.seed}}
+    rows = {"real half against half": judge.floor() | settings}
+    if held is not None:
+        rows["held-out"] = judge.row(held) | settings
+    rows[f"PCA-{COMPONENTS} Gaussian"] = judge.gaussian(count) | settings
+    return rows
+
+
+def _described(
+    request: Request, train: Images, held: Images | None, others: dict[str, Images], sampler: Sampler
+) -> dict[str, Any]:
+    """The sets of pictures, and whether the run was trained on the first."""
+    assert sampler.folder is not None
+    trained = samples.data_hash(sampler.folder)
+    same = None if trained is None else trained == hashlib.sha256(train.hash.encode()).hexdigest()
+    sets = {"train": train, **({"held-out": held} if held else {}), **others}
+    told = {name: _of(images) for name, images in sets.items()}
+    return {"sets": told, "trained_on_these": same, "limit": request.most}
+
+
+def _of(images: Images) -> dict[str, Any]:
+    left_out = {"undecodable": images.undecodable} if images.undecodable else {}
+    return {"folder": images.folder, "manifest": images.hash, "count": len(images), **left_out}
+
+
+def _energies(
+    sampler: Sampler, train: Images, held: Images | None, ends: Tensor, others: dict[str, Images]
+) -> dict[str, Any]:
+    """Energies on the finest grid of all sets, and how well they tell each from real pictures."""
+    values = {"train": samples.energies(sampler, train.pixels)}
+    if held is not None:
+        values["held-out"] = samples.energies(sampler, held.pixels)
+    values["samples"] = ends
+    values |= {name: samples.energies(sampler, images.pixels) for name, images in others.items()}
+    for name, numbers in values.items():
+        if not np.isfinite(numbers.numpy()).all():
+            raise UserError(f"the energies of {name} are not finite; take another checkpoint with --step")
+    real = "held-out" if held is not None else "train"
+    summaries = {name: measures.summary(numbers) for name, numbers in values.items()}
+    for name, numbers in values.items():
+        base = "train" if name in ("held-out", "samples") else real
+        if name != "train":
+            summaries[name]["auroc"] = measures.auroc(values[base], numbers)
+            summaries[name]["auroc_against"] = base
+    return {"grid": sampler.grids[-1].size, "sets": summaries, "histograms": measures.histograms(values)}

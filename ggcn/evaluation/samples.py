@@ -1,0 +1,92 @@
+"""Pictures of a trained model, from fresh chains and averaged weights, and the energies it gives to pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from ggcn.errors import UserError
+from ggcn.evaluation.images import to_bytes, to_floats
+from ggcn.sampling.sampler import Sampler
+from ggcn.training import checkpoint
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of the finest grid."""
+
+    starts: Tensor
+    """uint8 [n, 3, size, size]: the chains' starts, before any Langevin step on this grid"""
+    ends: Tensor
+    """uint8 [n, 3, size, size]: the chains' ends, which are the samples"""
+    energies: Tensor
+    """of the ends before they became bytes, float32 [n]"""
+
+
+def drawn(sampler: Sampler, count: int, seed: int, batch: int = 64) -> Drawn:
+    """Samples number 0 to count - 1 of a seed, about `batch` chains at once.
+
+    Raises UserError when a chain did not stay finite.
+    """
+    batch = max(batch // sampler.lane_width, 1) * sampler.lane_width
+    parts = []
+    with tqdm(total=count, unit="picture", desc="samples", disable=None, leave=False) as bar:
+        for first in range(0, count, batch):
+            wanted = min(batch, count - first)
+            parts.append(_part(sampler, first, wanted, seed))
+            bar.update(wanted)
+    return Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _part(sampler: Sampler, first: int, wanted: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    particles = sampler.draw(first, wanted, seed)
+    starts, ends = particles.starts[-1][:wanted], particles.ends[-1][:wanted]
+    if not bool(ends.isfinite().all()):
+        raise UserError(
+            f"chains of {sampler.folder} did not stay finite; take another checkpoint with --step, "
+            "or train again with a smaller model.chain.step_size"
+        )
+    return to_bytes(starts), to_bytes(ends), _energy(sampler, ends)
+
+
+def energies(sampler: Sampler, pixels: Tensor, batch: int = 256) -> Tensor:
+    """Energies on the finest grid of uint8 pictures [n, 3, size, size], float32 [n]; low is likely."""
+    parts = [_energy(sampler, to_floats(part.to(sampler.device))) for part in pixels.split(batch)]
+    return torch.cat(parts)
+
+
+def _energy(sampler: Sampler, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return sampler.energies.energy(len(sampler.grids) - 1, images, "fp32").cpu()
+
+
+def settings(sampler: Sampler, seed: int) -> dict[str, Any]:
+    """What a number about samples depends on besides the data: checkpoint, seed and chains."""
+    grids = sampler.grids
+    chains = [
+        {"grid": g.size, "steps": g.steps, "step_size": g.step_size, "temperature": g.temperature}
+        for g in grids
+    ]
+    told = {"checkpoint": str(sampler.folder), "step": step(sampler), "weights": "averaged", "seed": seed}
+    told |= {"model": sampler.config.model.name, "start": sampler.config.model.start, "chains": chains}
+    if sampler.config.model.hidden_chain.steps:
+        told["hidden_chain_steps"] = sampler.config.model.hidden_chain.steps
+    return told
+
+
+def step(sampler: Sampler) -> int:
+    """The training step whose weights a sampler has."""
+    assert sampler.folder is not None
+    if sampler.folder.is_dir():
+        return int(checkpoint.meta(sampler.folder)["step"])
+    with safe_open(sampler.folder, "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def data_hash(folder: Path) -> str | None:
+    """The hash of the data that a checkpoint was trained on; None for an exported file, which does not say."""
+    return checkpoint.meta(folder)["data"] if folder.is_dir() else None
