@@ -196,7 +196,7 @@ def _setup(config: Config, runs: list[RunDir], lead_s: int) -> list[str]:
         "run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}",
         f"export GGCN_LEAD_S={lead_s}",
         'end=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null)',
-        'export GGCN_JOB_END=$(date -d "$end" +%s 2>/dev/null)',
+        'export GGCN_JOB_END=$([ -n "$end" ] && date -d "$end" +%s 2>/dev/null)',  # of "" date makes midnight
         *_choose_nodes(config),
         *([f"export OMP_NUM_THREADS={cpus}"] if (cpus := config.cluster.cpus_per_rank) else []),
         *config.cluster.setup,

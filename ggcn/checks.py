@@ -94,9 +94,15 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
     kinked = (
         model.energy.kind == "convnet" and model.energy.activation not in SMOOTH and any(model.flow.gamma)
     )
+    homeless = model.hidden_chain.steps > 0 and model.start != "hidden"
     blind = model.start == "hidden" and upsampler.kind == "fixed"
     return [
         (blind, "model.start=hidden needs model.upsampler.kind=convnet: a fixed up-sampler cannot read z"),
+        (
+            homeless,
+            f"model.hidden_chain.steps={model.hidden_chain.steps} moves z, and model.start={model.start} has none; "
+            "set one of them: model.start=hidden, or steps to 0",
+        ),
         (
             kinked,
             f"model.energy.activation={model.energy.activation} has kinks and cannot be differentiated twice, as the "

@@ -67,6 +67,11 @@ def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_hidden_chains_want_a_hidden_z() -> None:
+    with pytest.raises(UserError, match="steps=2 moves z, and model.start=data has none"):
+        compose(["model=multigrid", "model.hidden_chain.steps=2"])
+
+
 def test_a_typo_in_a_frozen_config_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(compose(TINY)).replace("energy_l2", "energy_12"))

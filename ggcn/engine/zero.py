@@ -43,13 +43,16 @@ def skip_compilation() -> None:
         known["deepspeed_shm_comm"] = False
 
 
-def settings(config: EngineConfig, clip: float, batch: int, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's own config; `batch`: samples of this rank in a step."""
+def settings(
+    config: EngineConfig, clip: float, batch: int, accumulation: int, weights: int
+) -> dict[str, Any]:
+    """DeepSpeed's own config; `batch`: samples of this rank in a step; `weights`: numbers to learn, which fit into
+    one bucket (the default bucket takes 2 GB of a GPU whatever the network)."""
     common: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch // accumulation,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": weights},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
@@ -72,7 +75,8 @@ class ZeroEngine:
         accumulation: int,
     ) -> None:
         skip_compilation()
-        wanted = settings(config, clip, batch, accumulation)
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        wanted = settings(config, clip, batch, accumulation, weights)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=wanted)
         self.module: nn.Module = self.engine.module
         self.stage, self.accumulation = config.zero_stage, accumulation

@@ -11,7 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -111,8 +111,9 @@ class Heart:
             "save_s": self.save_s,
         }
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value))
-        temporary.replace(self.path)  # no fsync: the next beat comes soon
+        with suppress(OSError):  # a beat that a file system loses is no reason to end the run
+            temporary.write_text(json.dumps(value))
+            temporary.replace(self.path)  # no fsync: the next beat comes soon
 
     def _name_stragglers(self) -> None:
         """Warns of each slow rank once, and again when it has been fast in between."""

@@ -64,6 +64,8 @@ class State:
         self._check_same(folder, facts, data)
         try:
             self._read(folder)
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError that says nothing of the config
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{folder} does not fit this config, which was changed by --force ({error})"

@@ -60,6 +60,13 @@ def beats(run: Path) -> list[dict]:
     return heartbeat.read(run / "heartbeats")
 
 
+@pytest.mark.parametrize(("end", "known"), [("", False), ("N/A", False), ("2040-01-02T03:04:05", True)])
+def test_a_job_whose_end_slurm_does_not_tell_has_no_deadline(words: list[str], end: str, known: bool) -> None:
+    line = next(line for line in slurm("--dry-run", *words).stdout.splitlines() if "GGCN_JOB_END=" in line)
+    shell = ["bash", "-c", f'end="{end}"; {line}; echo "$GGCN_JOB_END"']
+    assert bool(subprocess.check_output(shell, text=True).strip()) == known
+
+
 def test_a_dry_run_tells_all_writes_nothing_and_imports_no_torch(words: list[str], tmp_path: Path) -> None:
     options = ["cluster.nodes=[4,2]", "cluster.partition=gpu", "cluster.time_min=90", "cluster.mem=64G"]
     more = ["cluster.setup=['module load cuda']", "cluster.sbatch=['--exclusive','--mail-user=me@x.org']"]
