@@ -210,7 +210,7 @@ def test_the_manifest_adds_up(pictures: Path, tmp_path: Path) -> None:
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images that take a while."""
     folder = tmp_path_factory.mktemp("slow")
-    for seed in range(48):
+    for seed in range(144):  # long enough that a signal arrives in the middle on a busy machine
         draw(folder / f"{seed}.bmp", noise(seed, 420, 420))
     return folder
 
@@ -259,7 +259,7 @@ def test_a_stopped_build_goes_on_where_it_was(
         assert not list(out.glob(".tmp-*"))
 
     done = times(out)
-    assert 2 <= len(done) < 12
+    assert 2 <= len(done) < 36
     (out / ".tmp-1-000009.tar").write_bytes(b"half a shard")
     make(slow, out, "--size", 400, "--shard-samples", 4)
     assert tree(out) == uninterrupted
@@ -276,7 +276,7 @@ def test_a_stopped_build_of_several_sizes_goes_on_where_it_was(slow: Path, tmp_p
     done = {size: times(out / size) for size in ("50", "200")}
     make(slow, out, "--size", "50,200", "--shard-samples", 4)
     for size in ("50", "200"):
-        assert len(done[size]) < 12
+        assert len(done[size]) < 36
         assert {name: value for name, value in times(out / size).items() if name in done[size]} == done[size]
         make(slow, tmp_path / size, "--size", size, "--shard-samples", 4)
         assert tree(out / size) == tree(tmp_path / size)
