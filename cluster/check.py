@@ -3,7 +3,7 @@
 from ggcn.config import Config
 from ggcn.data import manifest
 from ggcn.data.order import Order
-from ggcn.errors import UserError
+from ggcn.data.view import view
 
 
 def data(config: Config) -> None:
@@ -19,14 +19,4 @@ def data(config: Config) -> None:
         found = manifest.load(path)
         manifest.check_files(found)
         Order(found.counts, config.seed, config.lanes, config.data.block)
-        _check_side(found.size, config)
-
-
-def _check_side(stored: int, config: Config) -> None:
-    size = config.model.grids[-1]
-    side = config.data.crop or stored
-    if side > stored or side < size or side % size:
-        raise UserError(
-            f"images of {side} out of {stored} pixels a side cannot be averaged down to {size}; "
-            f"change model.grids or data.crop, or build shards with --size {size}"
-        )
+        view(folder, found, config.model.grids[-1], config.data.crop)
