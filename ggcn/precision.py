@@ -16,3 +16,9 @@ def autocast(x: Tensor, precision: Precision) -> torch.autocast:
 def widen(x: Tensor) -> Tensor:
     """At least float32: bf16 becomes float32, float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def narrow(x: Tensor) -> Tensor:
+    """`x` as autocast would hand it to a convolution, cast once and early where it is copied about before."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

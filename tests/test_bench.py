@@ -78,3 +78,44 @@ def test_an_unreadable_image_is_said_before_anything_is_measured(images: Path) -
     done = call("tools/bench.py", "data", "--images", images, "--size", 16)
     assert done.returncode == 2
     assert done.stderr == f"error: 1 images of {images} cannot be read; give whole ones\n"
+
+
+def test_a_chain_is_measured_beside_its_rivals_and_its_convolutions() -> None:
+    sizes = ["--sizes", 8, 32, "--width", 8, "--batch", 4, "--lanes", 2, "--steps", 2, "--rounds", 2]
+    done = call("tools/bench.py", "chain", *sizes)
+    assert done.returncode == 0, done.stderr
+    parts = done.stdout.split("\n\n**")[1:]
+    assert [part.split(":")[0] for part in parts[::2]] == [
+        "Convolutions alone, forward and input gradient, ms (GFLOP/s)"
+    ] * 2
+    rows = tables(done.stdout)["A Langevin step"]
+    names = [row["chain"] for row in rows]
+    assert [name for name in names if name != "torchebm"] == [
+        "plain loop",
+        "plain loop, bf16 autocast",
+        "this project, fp32",
+        "this project, bf16",
+    ]
+    for row in rows:
+        ratios = [float(cell) for head, cell in row.items() if head.endswith("/ it")]
+        assert len(ratios) == 1 + ("torchebm" in names)
+        assert all(0 < ratio < math.inf for ratio in ratios)
+        assert 0 < float(row["of convolutions"].split()[0]) < math.inf
+        assert float(row["end differs"]) < (0.05 if "bf16" in row["chain"] else 1e-4)
+
+
+def test_a_training_step_is_told_by_phases_that_add_up() -> None:
+    words = ["model.grids=[4,8]", "model.energy.width=8", "model.upsampler.width=16", "train.batch=16"]
+    done = call("tools/bench.py", "step", *words, "--rounds", 2)
+    assert done.returncode == 0, done.stderr
+    times = {row["phase"]: float(row["ms"]) for row in tables(done.stdout)["A training step"]}
+    whole, work = times.pop("all"), times.pop("chains and learning")
+    assert 0 < times.pop("of it: up-sample") < times["sample"]
+    assert sum(times.values()) == pytest.approx(whole, abs=0.5)
+    assert 0 < work < whole
+
+
+def test_a_batch_that_lanes_cannot_share_is_refused() -> None:
+    done = call("tools/bench.py", "chain", "--batch", 10, "--lanes", 4)
+    assert done.returncode == 2
+    assert done.stderr == "error: --batch 10 must be a multiple of --lanes 4\n"

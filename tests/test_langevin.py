@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ggcn.config import Grid
+from ggcn.config import EnergyConfig, Grid, ModelConfig
+from ggcn.models.build import Energies, frozen
 from ggcn.sampling.langevin import langevin
 from ggcn.sampling.noise import Noise
+from tools.benchmarks.chain import stock
 
 CHAINS = 40_000
 
@@ -67,3 +69,78 @@ def test_the_start_is_left_alone_and_the_end_is_free() -> None:
     assert torch.equal(start, torch.ones(2, 1, 4, 4))
     assert not end.requires_grad
     assert torch.allclose(end, torch.full_like(end, 0.8**2))
+
+
+@pytest.fixture(scope="module", params=[8, 32])
+def energies(request: pytest.FixtureRequest) -> Energies:
+    """Of one grid, whose layers are those of a fine or of a coarse one."""
+    torch.manual_seed(request.param)
+    energies = Energies(ModelConfig(grids=[request.param], energy=EnergyConfig(width=16)), "fp32")
+    torch.nn.init.normal_(energies.grids[0].readout.weight)
+    return energies
+
+
+def chain(
+    energies: Energies, precision: str, starts: Tensor, keys: list, temperature: float = 0.01
+) -> Tensor:
+    """Ends of 5 steps from `starts`, as sampling runs them."""
+    grid = Grid(starts.shape[-1], steps=5, step_size=0.05, temperature=temperature, gamma=0.0)
+    energies.chain_precision = precision
+    with frozen(energies), torch.no_grad():
+        return langevin(energies.prepared(0), starts, grid, Noise(keys, torch.device("cpu")))[0]
+
+
+def starts_of(energies: Energies, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(count, *energies.shape, generator=generator) * 2 - 1
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_a_chain_follows_the_gradient_of_stock_layers(
+    energies: Energies, precision: str, tolerance: float
+) -> None:
+    starts = starts_of(energies, 4)
+    ends = chain(energies, precision, starts, [("n",)], temperature=0.0)
+    x, descent = starts, stock(energies.grids[0])
+    for _ in range(5):
+        x = x.detach().requires_grad_()
+        x = x - 0.05 * torch.autograd.grad(descent(x).sum(), x)[0]
+    moved = (x - starts).norm()
+    assert moved > 0.5
+    assert (ends - x).norm() < tolerance * moved
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_lanes_chains_do_not_depend_on_their_company(energies: Energies, precision: str) -> None:
+    starts, keys = starts_of(energies, 6), [("lane", lane) for lane in range(3)]
+    together = chain(energies, precision, starts, keys)
+    alone = torch.cat([chain(energies, precision, starts[2 * k : 2 * k + 2], [keys[k]]) for k in range(3)])
+    apart = (together - chain(energies, precision, starts, [("other", lane) for lane in range(3)])).norm()
+    assert (together - alone).norm() < (1e-5 if precision == "fp32" else 5e-2) * apart
+
+
+def test_the_jko_terms_gradient_is_that_of_stock_layers(energies: Energies) -> None:
+    net, twin = energies.grids[0], stock(energies.grids[0])
+    x = starts_of(energies, 3).requires_grad_()
+    found = []
+    for network in (net, twin):
+        slope = torch.autograd.grad(network(x).sum(), x, create_graph=True)[0]
+        found.append(torch.autograd.grad(slope.square().sum(), list(network.parameters())))
+    (*ours, our_readout), (*theirs, their_readout) = found
+    pairs = [*zip(ours, theirs, strict=True), (our_readout, -their_readout)]  # stock layers give -f
+    for one, other in pairs:
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+def test_noise_has_the_moments_and_quantiles_of_the_normal_law() -> None:
+    noise = Noise([("law", lane) for lane in range(4)], torch.device("cpu"))
+    values = torch.cat([noise.normal(4, 99_999).flatten() for _ in range(3)]).double()
+    assert len(values) == 4 * 3 * 99_999  # a number of draws that fills no whole word
+    error = 5 / sqrt(len(values))
+    moments = [values.mean(), values.square().mean(), values.pow(3).mean(), values.pow(4).mean()]
+    spreads = [1, sqrt(2), sqrt(15), sqrt(96)]
+    for found, law, spread in zip(moments, [0, 1, 0, 3], spreads, strict=True):
+        assert abs(found - law) < spread * error
+    at = torch.linspace(-3.5, 3.5, 15, dtype=torch.float64)
+    below = (values[:, None] < at).double().mean(0)
+    assert (below - torch.special.ndtr(at)).abs().max() < error

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from math import isinf
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ggcn.config import Config, EnergyConfig, ModelConfig
 from ggcn.lanes import bits
@@ -45,6 +47,8 @@ class Energies(nn.Module):
 
     def reference(self, x: Tensor) -> Tensor:
         """The Gaussian reference |x|^2 / (2 sigma^2), [n]; 0 for an infinite sigma."""
+        if isinf(self.sigma):
+            return widen(x).new_zeros(len(x))
         return widen(x).square().flatten(1).sum(1) / (2 * self.sigma**2)
 
     def energy(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
@@ -54,6 +58,28 @@ class Energies(nn.Module):
     def chain_energy(self, grid: int, x: Tensor) -> Tensor:
         """E(x) in the precision of the chains."""
         return self.energy(grid, x, self.chain_precision)
+
+    def prepared(self, grid: int) -> Callable[[Tensor], Tensor]:
+        """`chain_energy` of one grid for many calls: a function of x with the weights as they are now, cast and
+        laid out once instead of in every call (autocast remembers casts only of weights that take a gradient)."""
+        weights = _ready(self.grids[grid], self.chain_precision)
+
+        def energy(x: Tensor) -> Tensor:
+            with autocast(x, self.chain_precision):
+                return self.reference(x) - functional_call(self.grids[grid], weights, (x,))
+
+        return energy
+
+
+def _ready(net: nn.Module, precision: Precision) -> dict[str, Tensor]:
+    """The convolutions' weights by name, detached, as their kernels take them in `precision`."""
+    weights = {}
+    for place, layer in net.named_modules():
+        for name, weight in layer.named_parameters(place) if isinstance(layer, nn.Conv2d) else ():
+            cast = weight.detach() if precision == "fp32" else weight.detach().bfloat16()
+            layout = torch.channels_last if cast.dim() == 4 else torch.contiguous_format
+            weights[name] = cast.contiguous(memory_format=layout)
+    return weights
 
 
 def _energy(size: int, config: EnergyConfig) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def draw(
             source = hidden_chain(energies, upsamplers, hidden, source, noise)
         for number, grid in enumerate(grids):
             start = upsamplers.start(number, source)
-            end, report = langevin(partial(energies.chain_energy, number), start, grid, noise)
+            end, report = langevin(energies.prepared(number), start, grid, noise)
             particles.sources.append(source)
             particles.starts.append(start)
             particles.ends.append(end)

@@ -4,6 +4,7 @@ import contextlib
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from PIL import features
 
 from ggcn.data.pool import cores
@@ -78,3 +80,17 @@ def processor() -> str:
 def said(what: str) -> None:
     """Tells who waits what is going on."""
     print(f"{what} ...", file=sys.stderr, flush=True)
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `call` takes: of this process where torch has one thread of a CPU, so that others on the machine
+    count less; by the clock elsewhere, a GPU's work included."""
+    gpu = device.type == "cuda"
+    clock = time.perf_counter if gpu or torch.get_num_threads() > 1 else time.process_time
+    if gpu:
+        torch.cuda.synchronize(device)
+    began = clock()
+    call()
+    if gpu:
+        torch.cuda.synchronize(device)
+    return clock() - began

@@ -1,0 +1,87 @@
+"""`bench.py step`: where a whole training step goes, phase by phase."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ggcn import ranks
+from ggcn.compose import compose
+from ggcn.config import Config
+from ggcn.errors import UserError
+from ggcn.lanes import Lanes
+from ggcn.learning.learner import Learner
+from ggcn.training.state import State
+from tools.benchmarks.report import Table, said, timed
+
+WORK = ("sample", "learn the energy", "learn the up-samplers")
+"""the phases that a step is for"""
+
+
+def add(commands: Any) -> None:
+    """The flags of `bench.py step`."""
+    words = commands.add_parser("step", help="a training step by phases")
+    words.add_argument("overrides", nargs="*", help="of the run's config, for example experiment=quickstart")
+    words.add_argument("--rounds", type=int, default=10, help="steps; the least of each phase is taken")
+    words.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default 1)")
+    words.set_defaults(measure=steps)
+
+
+def steps(told: argparse.Namespace) -> Iterator[Table]:
+    """One table, on one rank and noise for images. Raises UserError for a config that is refused."""
+    if min(told.rounds, told.threads) < 1:
+        raise UserError("--rounds and --threads must be at least 1")
+    config = compose(["engine=plain", *told.overrides])
+    torch.set_num_threads(told.threads)
+    device = ranks.join(ranks.Place(), 60)
+    try:
+        yield _table(config, device, told.rounds)
+    finally:
+        ranks.leave()
+
+
+def _table(config: Config, device: torch.device, rounds: int) -> Table:
+    lanes = Lanes(config.lanes, width=config.train.batch // config.lanes)
+    learner = Learner(config, lanes, device)
+    state, size = State(config, lanes, learner, device), config.model.grids[-1]
+    images = torch.randint(256, (config.train.batch, 3, size, size), dtype=torch.uint8)
+    said(f"{rounds} steps")
+    _step(learner, state, images, 0)  # kernels are chosen, memory is found
+    turns = [_step(learner, state, images, step) for step in range(1, rounds + 1)]
+    least = {phase: 1e3 * min(turn[phase] for turn in turns) for phase in turns[0]}
+    upsampling, total = least.pop("up-sample"), sum(least.values())
+    rows = [[phase, *_share(ms, total)] for phase, ms in least.items()]
+    rows.insert(2, ["of it: up-sample", *_share(upsampling, total)])
+    rows.append(["chains and learning", *_share(sum(least[phase] for phase in WORK), total)])
+    chain = ", ".join(f"{grid.size} px: {grid.steps}" for grid in learner.grids)
+    name = f"{config.train.batch} images, {config.engine.precision}, Langevin steps {chain}"
+    return Table(
+        f"A training step: {name}", ["phase", "ms", "share"], [*rows, ["all", *_share(total, total)]]
+    )
+
+
+def _step(learner: Learner, state: State, images: Tensor, step: int) -> dict[str, float]:
+    """Seconds per phase of a step as the trainer takes it, and of up-sampling alone."""
+    seconds: dict[str, float] = {}
+
+    def phase(name: str, call: Callable[[], Any]) -> Any:
+        results: list[Any] = []
+        seconds[name] = timed(lambda: results.append(call()), learner.device)
+        return results[0]
+
+    data = phase("images to grids", partial(learner.data, images, step))
+    particles = phase("sample", partial(learner.sample, step, data))
+    phase("learn the energy", partial(learner.learn_energy, data, particles, step))
+    phase("learn the up-samplers", partial(learner.learn_upsamplers, particles, step))
+    phase("average weights", partial(learner.average, step, particles))
+    phase("numbers to log", lambda: (learner.chain_metrics(particles), state.norms()))
+    with torch.no_grad():
+        phase("up-sample", lambda: [learner.upsamplers.start(*pair) for pair in enumerate(particles.sources)])
+    return seconds
+
+
+def _share(ms: float, total: float) -> list[str]:
+    return [f"{ms:.1f}", f"{100 * ms / total:.1f} %"]
