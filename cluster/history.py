@@ -5,7 +5,7 @@
     stop    reason, step                         by rank 0, after the save
     finish  step                                 by rank 0
     end     kind, reason, step, again            by the job's batch script; again: whether it is requeued
-    cancel                                       by whoever cancelled
+    cancel  job                                  by whoever cancelled it
 
 A start without an end was killed from outside: by SLURM with its node, a requeue, or a plain kill.
 """
@@ -13,7 +13,7 @@ A start without an end was killed from outside: by SLURM with its node, a requeu
 import json
 import os
 import time
-from typing import Any
+from typing import IO, Any
 
 from ggcn.training.rundir import RunDir
 
@@ -25,20 +25,24 @@ def add(run: RunDir, event: str, **facts: Any) -> None:
     """Appends one event with the time and the job it belongs to."""
     line = {"event": event, "time": time.time(), "job": job(), **facts}
     run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / NAME).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    with (run.path / NAME).open("ab+") as file:
+        file.write(b"\n" * _torn(file) + json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _torn(file: IO[bytes]) -> bool:
+    """Whether the file's last line was cut off: its writer was killed."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    return size > 0 and file.read() != b"\n"
 
 
 def read(run: RunDir) -> list[Event]:
     """All events, oldest first; a torn line is passed over."""
     path = run.path / NAME
-    return (
-        []
-        if not path.exists()
-        else [event for line in path.read_text().splitlines() if (event := _parse(line))]
-    )
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [event for line in lines if (event := _parse(line))]
 
 
 def job() -> str | None:
@@ -59,9 +63,14 @@ def last(events: list[Event], name: str) -> Event | None:
     return found[-1] if found else None
 
 
-def cancelled(events: list[Event]) -> bool:
-    """Whether the present submission was cancelled."""
-    return last(after_last(events, "submit"), "cancel") is not None
+def of_job(events: list[Event], number: str | None) -> list[Event]:
+    """The events of one job, in whatever order the launcher and other jobs wrote in between."""
+    return [event for event in events if event.get("job") == number]
+
+
+def cancelled(events: list[Event], number: str | None) -> bool:
+    """Whether the job was cancelled. A request that came too late for the job before it does not count."""
+    return last(after_last(of_job(events, number), "submit"), "cancel") is not None
 
 
 def saved_step(run: RunDir) -> int:

@@ -40,9 +40,10 @@ class Sampler:
         keys: list[tuple[Key, ...]] = [(seed, "sample", number) for number in numbers]
         hidden = self.config.model.hidden_chain
         noise = Noise(keys, self.device)
-        return draw(self.energies, self.upsamplers, self.grids, hidden, self._source(keys), noise)
+        return draw(self.energies, self.upsamplers, self.grids, hidden, self.source(keys), noise)
 
-    def _source(self, keys: Sequence[tuple[Key, ...]]) -> Tensor:
+    def source(self, keys: Sequence[tuple[Key, ...]]) -> Tensor:
+        """What the coarsest grid starts from, by one key per sample: z, colours, or noise."""
         if colours := self.upsamplers.colours:
             return colours.colours(host_normal(keys, len(keys), self.energies.shape[0]).to(self.device))
         return fresh(self.config.model, keys, 1, self.energies.shape, self.device)
@@ -55,12 +56,13 @@ class Sampler:
             first = replace(first, steps=first.steps * self.config.model.bank.fresh_rounds)
         return [first, *rest]
 
-    def batches(self, count: int, seed: int = 0, batch: int = 64) -> Iterator[Tensor]:
-        """`count` images in parts of at most about `batch`, [n, channels, size, size], on the CPU."""
+    def batches(self, count: int, seed: int = 0, batch: int = 64, first: int = 0) -> Iterator[Tensor]:
+        """Images number first to first + count in parts of at most about `batch`, [n, channels, size, size], on the
+        CPU. `first` is a multiple of the lane width."""
         batch = max(batch // self.lane_width, 1) * self.lane_width
-        for first in range(0, count, batch):
-            wanted = min(batch, count - first)
-            yield self.draw(first, wanted, seed).ends[-1][:wanted].cpu()
+        for begin in range(first, first + count, batch):
+            wanted = min(batch, first + count - begin)
+            yield self.draw(begin, wanted, seed).ends[-1][:wanted].cpu()
 
     def sample(self, count: int, seed: int = 0, batch: int = 64) -> Tensor:
         """`count` images [count, channels, size, size], about [-1, 1], on the CPU."""
