@@ -1,5 +1,6 @@
 """All cross-checks of a config: what its types cannot say."""
 
+from importlib.util import find_spec
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -54,6 +55,7 @@ def _faults(config: Config) -> list[tuple[bool, str]]:
         *_run_faults(config),
         *_model_faults(config.model),
         *_train_faults(config),
+        *_evaluation_faults(config),
         *_cluster_faults(config),
         *_engine_faults(config),
         *_choice_faults(config),
@@ -221,10 +223,15 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("checkpoint.keep", config.checkpoint.keep, 1, inf),
         ("checkpoint.keep_every", config.checkpoint.keep_every, 0, inf),
         *_guard_ranges(config.guard),
+        ("evaluation.every", config.evaluation.every, 0, inf),
+        ("evaluation.count", config.evaluation.count, 12, inf),
+        ("evaluation.real", config.evaluation.real, 12, inf),
         ("log.every", config.log.every, 1, inf),
         ("log.pictures_every", config.log.pictures_every, 1, inf),
         ("log.pictures", config.log.pictures, 1, inf),
         ("model.start_sd", model.start_sd, 0, 10),
+        ("model.chain.pace", model.chain.pace, 0, 1e6),
+        ("model.flow.every", model.flow.every, 1, inf),
         ("model.chain.micro_batch", model.chain.micro_batch, 0, inf),
         ("model.bank.chains", model.bank.chains, 1, inf),
         ("model.bank.renewal", model.bank.renewal, 0, 1),
@@ -236,6 +243,7 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("model.energy.filters.orientations", model.energy.filters.orientations, 1, inf),
         ("model.energy.width", model.energy.width, 1, inf),
         ("model.energy.max_width", model.energy.max_width, 1, inf),
+        ("model.upsampler.fitted_to", model.upsampler.fitted_to, 12, inf),
         ("model.upsampler.hidden", model.upsampler.hidden, 1, inf),
         ("model.upsampler.width", model.upsampler.width, 1, inf),
         ("model.upsampler.min_width", model.upsampler.min_width, 1, inf),
@@ -245,6 +253,30 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
     return [
         (not low <= value <= high, f"{name}={value} must lie in [{low}, {high}]")
         for name, value, low, high in ranges
+    ]
+
+
+def _evaluation_faults(config: Config) -> list[tuple[bool, str]]:
+    told = config.evaluation
+    if not told.every:
+        return []
+    missing = [name for name in ("torchmetrics", "efficientnet_lite_pytorch") if find_spec(name) is None]
+    inception = told.features == "inception"
+    return [
+        (
+            bool(missing),
+            f"evaluation.every={told.every} needs {', '.join(missing)}; pip install 'ggcn[eval]', or set it to 0",
+        ),
+        (
+            not config.data.shards,
+            f"evaluation.every={told.every} compares samples with the pictures of data.shards, and a mixture is none; "
+            "set evaluation.every=0 and use tools/evaluate.py --data SHARDS",
+        ),
+        (
+            inception != bool(told.weights),
+            f"evaluation.features={told.features} with evaluation.weights={told.weights!r}: inception needs the file "
+            "of its weights, and the others bring theirs",
+        ),
     ]
 
 
@@ -287,8 +319,10 @@ def _choice_faults(config: Config) -> list[tuple[bool, str]]:
         ),
         ("model.chain.precision", config.model.chain.precision, ("engine", "bf16", "fp32")),
         ("model.flow.precision", config.model.flow.precision, ("engine", "bf16", "fp32")),
+        ("model.upsampler.base", config.model.upsampler.base, ("plain", "fitted")),
         ("model.upsampler.norm", config.model.upsampler.norm, ("none", "group", "lane")),
         ("model.flow.particles", config.model.flow.particles, ("samples", "data", "both", "segments")),
+        ("evaluation.features", config.evaluation.features, ("efficientnet-lite2", "inception")),
         ("engine.kind", config.engine.kind, ("deepspeed", "plain")),
         ("engine.zero_stage", config.engine.zero_stage, (0, 1, 2)),
         ("engine.precision", config.engine.precision, ("bf16", "fp32", "bf16_parameters")),

@@ -76,6 +76,19 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def any_of(wish: bool, device: torch.device) -> bool:
+    """Whether any rank says yes; equal on all."""
+    return mean(torch.tensor([float(wish)], device=device)).item() > 0
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value in the order of the ranks; on other ranks than the first an empty list."""
+    first = dist.get_rank() == 0
+    box: list[Any] = [None] * dist.get_world_size()
+    dist.gather_object(value, box if first else None, dst=0)
+    return box if first else []
+
+
 def barrier() -> None:
     """Waits until all ranks are here."""
     dist.all_reduce(torch.zeros(1))

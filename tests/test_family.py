@@ -43,13 +43,21 @@ def weights(learner: Learner) -> list[Tensor]:
     return [tensor for side in sides for tensor in side.state_dict().values()]
 
 
+PLAIN = [
+    "model.upsampler.base=plain",
+    "model.chain.pace=0.01",
+    "model.flow.every=1",
+    "train.energy.lr=1e-3",
+    "train.upsampler.lr=1e-3",
+]
+"""ggcn with the defaults of the others"""
 EQUALS = {
     "ggcn with one grid and gamma 0 is coopnets": (
-        ["model=ggcn", "model.grids=[16]", "model.flow.gamma=[0]"],
+        ["model=ggcn", *PLAIN, "model.grids=[16]", "model.flow.gamma=[0]"],
         ["model=coopnets", "model.grids=[16]"],
     ),
     "ggcn with fixed up-sampling from the data's colours and gamma 0 is multigrid": (
-        ["model=ggcn", "model.upsampler.kind=fixed", "model.start=data", "model.flow.gamma=[0]"],
+        ["model=ggcn", *PLAIN, "model.upsampler.kind=fixed", "model.start=data", "model.flow.gamma=[0]"],
         ["model=multigrid"],
     ),
     "wgcn with gamma 0 is gcn": (

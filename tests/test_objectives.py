@@ -133,7 +133,7 @@ def test_an_untrained_upsampler_interpolates() -> None:
 
 
 def test_lane_norm_does_not_see_other_lanes() -> None:
-    config = tiny("model.upsampler.norm=lane")
+    config = tiny("model.upsampler.norm=lane", "model.upsampler.base=plain")
     _, upsamplers = build(config)
     z = torch.randn(16, 8)
     alone = torch.cat([upsamplers.start(0, part) for part in z.chunk(4)])
@@ -154,4 +154,4 @@ def test_the_seed_decides_the_initial_weights_and_nothing_else_does() -> None:
     same = copy.deepcopy(first)
     for a, b, c in zip(same.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
-        assert not torch.equal(a, c)
+        assert not torch.equal(a, c) or not a.any()  # biases, and last layers that start at 0

@@ -22,6 +22,10 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 60
 
 
+ALONE = {"sync_on_compute": False}
+"""in a training run torchmetrics would wait for the other ranks, which have nothing to say"""
+
+
 class AsGiven(nn.Module):
     """Hands features to torchmetrics as if a network had just made them."""
 
@@ -41,7 +45,7 @@ def fid(real: Tensor, fake: Tensor) -> float:
     if len(real) + len(fake) < real.shape[1]:  # the same distance within the space they span, in less time
         axes = torch.linalg.qr(torch.cat([real, fake]).T).Q
         real, fake = real @ axes, fake @ axes
-    metric = metrics.FrechetInceptionDistance(AsGiven(real.shape[1])).to(real.device)
+    metric = metrics.FrechetInceptionDistance(AsGiven(real.shape[1]), **ALONE).to(real.device)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return float(metric.compute())
@@ -55,7 +59,7 @@ def kid(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
         warnings.simplefilter("ignore")  # that features are kept in memory: they are there anyway
         torch.manual_seed(bits("kid", seed))
         metric = metrics.KernelInceptionDistance(
-            AsGiven(real.shape[1]), subsets=KID_SUBSETS, subset_size=size
+            AsGiven(real.shape[1]), subsets=KID_SUBSETS, subset_size=size, **ALONE
         )
         metric.update(real, real=True)
         metric.update(fake, real=False)

@@ -46,8 +46,10 @@ class Learner:
         train = config.train
         self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
         self.ema_upsamplers = Ema(self.upsamplers, train.ema)
+        flow = config.model.flow
+        self.energy_objective = EnergyObjective(self.energies, self.grids, flow.particles, train.energy_l2)
         self.energy_engine = engines.build(
-            EnergyObjective(self.energies, self.grids, config.model.flow.particles, train.energy_l2),
+            self.energy_objective,
             train.energy,
             config.engine,
             lanes.samples,
@@ -67,6 +69,11 @@ class Learner:
         self.bank: Bank | None = None
         if config.model.start == "bank":
             self.bank = Bank(config.model, lanes, config.seed, self.energies.shape, device)
+
+    def adopt(self, buffers: dict[str, Tensor]) -> None:
+        """Takes over what is fitted and not learned, by name, in the up-samplers and their averages."""
+        for module in (self.upsamplers, self.ema_upsamplers.module):
+            module.load_state_dict(buffers, strict=False)
 
     def keys(self, step: int, purpose: str) -> Sequence[tuple[Key, ...]]:
         """One random stream per owned lane, for one purpose of one step."""
@@ -103,11 +110,15 @@ class Learner:
         return in_parts(advance, source, noise, self.config.model.chain.micro_batch)
 
     def learn_energy(self, data: list[Tensor], particles: Particles, step: int) -> Metrics:
-        """Phase 2: data against chain ends, plus the JKO term; one backward for all grids."""
-        lr = rate(self.config.train.energy, step)
+        """Phase 2: data against chain ends, plus the JKO term where its turn is; one backward for all grids."""
+        lr, every = rate(self.config.train.energy, step), self.config.model.flow.every
+        self.energy_objective.jko_weight = float(every) if (step + 1) % every == 0 else 0.0
         loss, terms, norm = self.energy_engine.step(lr, data, particles.ends, self._shares(step))
+        named = dict(zip(ENERGY_TERMS, terms.T, strict=True))
+        if not self.energy_objective.jko_weight:
+            del named["jko"]  # it was not looked at, which is not 0
         return {
-            **self._per_grid(dict(zip(ENERGY_TERMS, terms.T, strict=True))),
+            **self._per_grid(named),
             "energy_loss": loss,
             "energy_gradient_norm": norm,
         }

@@ -26,6 +26,8 @@ class EnergyObjective(nn.Module):
         self.settings = list(grids)
         self.particles = particles
         self.l2 = l2
+        self.jko_weight = 1.0
+        """of the JKO term in the next step, beside its gamma; 0 leaves it out"""
 
     def forward(self, data: list[Tensor], samples: list[Tensor], shares: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and [grids, 4] ENERGY_TERMS.
@@ -40,7 +42,7 @@ class EnergyObjective(nn.Module):
         return torch.stack(losses).sum(), torch.stack(terms)
 
     def _grid(self, number: int, data: Tensor, samples: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        gamma = self.settings[number].gamma
+        gamma = self.settings[number].gamma * self.jko_weight
         x = torch.cat([data, samples]).requires_grad_(gamma > 0 and self.particles != "segments")
         f = self.energies.score(number, x)
         f_data, f_samples = f.chunk(2)

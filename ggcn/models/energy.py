@@ -1,11 +1,15 @@
 """Bottom-up energies: one network per grid."""
 
 from collections.abc import Callable
+from math import sqrt
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
 
 from ggcn.config import EnergyConfig
-from ggcn.precision import widen
+from ggcn.models.initial import keep_variance
+from ggcn.precision import narrow, widen
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -15,11 +19,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+FAINT = 0.01
+"""standard deviation of the initial energies, about; learned ones are of order 1"""
+
+
 class ConvEnergy(nn.Module):
     """The negative energy f of one grid: strided convolutions down to 4 x 4, then one linear read-out.
 
     No normalisation, so that a sample's energy is its own; no bias in the read-out, which would only shift
-    the energy and is invisible to the chains and to the density.
+    the energy and is invisible to the chains and to the density. The read-out starts near 0: an energy that
+    knows nothing hardly moves a chain.
     """
 
     def __init__(self, size: int, channels: int, config: EnergyConfig) -> None:
@@ -33,11 +42,15 @@ class ConvEnergy(nn.Module):
             width, size = wider, size // 2
         self.features = nn.Sequential(*layers)
         self.readout = nn.Linear(width * size * size, 1, bias=False)
+        keep_variance(self.features, activation())
+        nn.init.normal_(self.readout.weight, std=FAINT / sqrt(self.readout.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, channels, size, size] in [-1, 1] -> f(x) [n], float32 whatever the autocast."""
-        hidden = self.features(x).flatten(1)
-        return (widen(hidden) * self.readout.weight).sum(1)
+        # channels last is what convolutions compute in; else every layer reorders its input
+        hidden = self.features(narrow(x).contiguous(memory_format=torch.channels_last))
+        weight = self.readout.weight.view(1, *hidden.shape[1:]).contiguous(memory_format=torch.channels_last)
+        return (widen(hidden) * weight).sum((1, 2, 3))
 
 
 STEM_KEEPS = 16
@@ -48,4 +61,26 @@ a chain step three times cheaper"""
 def _stem(size: int, channels: int, width: int) -> nn.Module:
     if size <= STEM_KEEPS:
         return nn.Conv2d(channels, width, 3, padding=1)
-    return nn.Conv2d(channels, width, 4, stride=2, padding=1)
+    return HalvingStem(channels, width)
+
+
+class HalvingStem(nn.Conv2d):
+    """Conv2d(channels, width, 4, stride=2, padding=1), computed as a 2 x 2 convolution of the image's 2 x 2 blocks.
+
+    The same function of the same weights; but kernels for input gradients are slow when they lead to three
+    channels with a stride: this way a chain step takes a sixth less.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, channels, 2 s, 2 s] -> [n, width, s, s]."""
+        return conv2d(blocks(pad(x, (1, 1, 1, 1))), blocks(self.weight), self.bias)
+
+
+def blocks(x: Tensor) -> Tensor:
+    """[n, c, 2 h, 2 w] -> [n, 4 c, h, w], channels last: a channel for each of a block's pixels and colours."""
+    n, c, h, w = x.shape
+    blocks = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3)
+    return blocks.reshape(n, h // 2, w // 2, 4 * c).permute(0, 3, 1, 2)

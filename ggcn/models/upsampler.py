@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ggcn.config import UpsamplerConfig
+from ggcn.models.initial import keep_variance
 from ggcn.precision import widen
+
+SLOPED = nn.LeakyReLU(0.2)
+"""the up-samplers' activation"""
 
 
 class LaneNorm(nn.Module):
@@ -43,54 +47,104 @@ def _climb(
     size: int, goal: int, width: int, config: UpsamplerConfig, norm: Callable
 ) -> tuple[nn.Sequential, int]:
     """Layers that double the image until `goal`, halving the channels; and the channels they end with."""
-    layers = [norm(width), nn.LeakyReLU(0.2)]
+    layers = [norm(width), SLOPED]
     while size < goal:
         narrower = max(width // 2, config.min_width)
         layers += [
             nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1),
             norm(narrower),
-            nn.LeakyReLU(0.2),
+            SLOPED,
         ]
         width, size = narrower, 2 * size
     return nn.Sequential(*layers), width
 
 
+class LinearBase(nn.Module):
+    """A linear map that is fitted to the training pictures once, and not learned; 0 until then."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, given: int, channels: int, goal: int) -> None:
+        super().__init__()
+        self.shape = (channels, goal, goal)
+        self.register_buffer("weight", torch.zeros(channels * goal**2, given))
+        self.register_buffer("bias", torch.zeros(channels * goal**2))
+
+    def set(self, weight: Tensor, bias: Tensor) -> None:
+        """weight [channels * goal^2, given], bias [channels * goal^2]."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, ...], of `given` numbers each -> [n, channels, goal, goal], float32 whatever the autocast: a
+        regression lives on small differences."""
+        with torch.autocast(x.device.type, enabled=False):
+            flat = nn.functional.linear(widen(x).flatten(1), widen(self.weight), widen(self.bias))
+        return flat.unflatten(1, self.shape)
+
+
+LARGEST = 2**24
+"""numbers in a linear map between two grids, 64 MB; 16 to 64 px has 9 million, and pictures that need more have too
+few aligned parts to gain from one"""
+
+
+def linear_base(given: int, channels: int, goal: int, kind: str) -> LinearBase | None:
+    """The linear map below an up-sampler of this kind, or None."""
+    fits = given * channels * goal**2 <= LARGEST
+    return LinearBase(given, channels, goal) if kind == "fitted" and fits else None
+
+
 class HiddenUpsampler(nn.Module):
-    """U_0: hidden z to an image of the coarsest grid."""
+    """U_0: hidden z to an image of the coarsest grid: a network, or what it adds to a linear map of z."""
 
     def __init__(self, size: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
         super().__init__()
+        self.base = linear_base(config.hidden, channels, size, config.base)
         self.project = nn.Linear(config.hidden, config.width * 16)
         self.climb, width = _climb(4, size, config.width, config, norm)
+        keep_variance(self, SLOPED)
         self.paint = nn.Conv2d(width, channels, 3, padding=1)
+        if self.base is not None:
+            _blank(self.paint)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z [n, hidden] -> [n, channels, size, size] in (-1, 1), float32."""
-        features = self.climb(self.project(z).unflatten(1, (-1, 4, 4)))
-        return torch.tanh(widen(self.paint(features)))
+        """z [n, hidden] -> [n, channels, size, size], float32; without a base in (-1, 1)."""
+        painted = widen(self.paint(self.climb(self.project(z).unflatten(1, (-1, 4, 4)))))
+        return torch.tanh(painted) if self.base is None else self.base(z) + painted
 
 
 class GridUpsampler(nn.Module):
-    """U_s: an image of one grid to the next finer one: bilinear, plus what a network adds to it.
+    """U_s: an image of one grid to the next finer one: bilinear, plus a linear map where there is one, plus what a
+    network adds to it.
 
-    The network's last layer starts at zero, so that learning starts from plain interpolation.
+    The network's last layer starts at zero, so that learning starts from the linear part.
     """
 
     def __init__(self, size: int, goal: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
         super().__init__()
         width = min(config.width, config.min_width * goal // size * 2)
         self.goal = goal
+        self.base = linear_base(channels * size**2, channels, goal, config.base)
         self.lift = nn.Conv2d(channels, width, 3, padding=1)
-        self.mix = nn.Sequential(norm(width), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1))
+        self.mix = nn.Sequential(norm(width), SLOPED, nn.Conv2d(width, width, 3, padding=1))
         self.climb, width = _climb(size, goal, width, config, norm)
+        keep_variance(self, SLOPED)
         self.paint = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.paint.weight)
-        self.paint.bias = nn.Parameter(torch.zeros(channels))
+        _blank(self.paint)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, channels, size, size] -> [n, channels, goal, goal], float32."""
-        detail = self.paint(self.climb(self.mix(self.lift(x))))
-        return interpolate(x, self.goal) + widen(detail)
+        detail = widen(self.paint(self.climb(self.mix(self.lift(x)))))
+        linear = interpolate(x, self.goal)
+        return linear + detail if self.base is None else linear + self.base(x) + detail
+
+
+def _blank(layer: nn.Conv2d) -> None:
+    """Weights and biases of 0, from where a last layer learns and an earlier one would not."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 class BlockUpsampler(nn.Module):

@@ -19,6 +19,7 @@ FREE = (
     "log.",
     "checkpoint.",
     "guard.",
+    "evaluation.",
     "train.steps",
     "train.accumulation",
     "model.chain.micro_batch",
@@ -61,6 +62,11 @@ class RunDir:
     def incidents(self) -> Path:
         """One JSON object per divergence."""
         return self.path / "incidents.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """One JSON object per evaluation."""
+        return self.path / "evaluations.jsonl"
 
     @property
     def samples(self) -> Path:

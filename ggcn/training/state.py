@@ -93,6 +93,7 @@ class State:
         weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
         for name, module in self._averages():
             module.load_state_dict(weights[name])
+        learner.adopt(dict(learner.ema_upsamplers.module.named_buffers()))
 
     def _averages(self) -> list[tuple[str, torch.nn.Module]]:
         learner = self.learner

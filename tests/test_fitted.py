@@ -1,0 +1,71 @@
+"""The linear maps below the up-samplers: closed forms, and what a run makes of them."""
+
+import torch
+from torch import Tensor
+
+from ggcn.compose import compose
+from ggcn.models import build, fitted
+from ggcn.sampling.draw import pyramid
+
+WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.hidden=60"]
+
+
+def pictures(count: int = 400) -> Tensor:
+    """Smooth pictures [count, 3, 8, 8]: their fine grid follows from the coarse one."""
+    dice = torch.Generator().manual_seed(1)
+    few = torch.randn(count, 3, 4, 4, generator=dice, dtype=torch.float64) / 3
+    return torch.nn.functional.interpolate(few, size=8, mode="bicubic")
+
+
+def test_z_along_principal_components_has_the_pictures_mean_and_covariance() -> None:
+    x = pictures().flatten(1)
+    weight, bias = fitted.principal(x, 200)
+    torch.testing.assert_close(weight @ weight.T, torch.cov(x.T, correction=0))
+    torch.testing.assert_close(bias, x.mean(0))
+    assert weight.shape == (192, 200)  # more columns than directions: the rest is 0
+
+
+def test_fewer_components_are_the_largest() -> None:
+    x = pictures().flatten(1)
+    weight, _ = fitted.principal(x, 3)
+    largest = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[-3:].flip(0)
+    torch.testing.assert_close(weight.square().sum(0), largest)
+
+
+def test_a_regression_finds_the_map_that_made_the_data() -> None:
+    dice = torch.Generator().manual_seed(2)
+    x = torch.randn(20_000, 6, generator=dice, dtype=torch.float64)
+    truth = torch.randn(4, 6, generator=dice, dtype=torch.float64)
+    weight, bias = fitted.regression(x, x @ truth.T + 5)
+    shrink = 1 + fitted.RIDGE * (x - x.mean(0)).square().sum(0).mean() / len(x)
+    torch.testing.assert_close(weight * shrink, truth, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(bias, torch.full((4,), 5.0, dtype=torch.float64), rtol=0.01, atol=0.01)
+
+
+def test_fitted_up_samplers_start_from_the_pictures_law_and_foresee_the_finer_grid() -> None:
+    _, upsamplers = build(compose(WORDS))
+    coarse, fine = pyramid(pictures().float(), [4, 8])
+    before = upsamplers.start(1, coarse)
+    fitted.fit(upsamplers, pictures(), [4, 8])
+    drawn = upsamplers.start(0, torch.randn(4000, 60, generator=torch.Generator().manual_seed(3)))
+    torch.testing.assert_close(drawn.mean(0), coarse.mean(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.std(0), coarse.std(0), rtol=0.1, atol=0)
+    error, bilinear = (upsamplers.start(1, coarse) - fine).square().mean(), (before - fine).square().mean()
+    assert error < 0.1 * bilinear
+
+
+def test_the_same_pictures_give_the_same_bits_on_any_number_of_threads() -> None:
+    maps = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        _, upsamplers = build(compose(WORDS))
+        fitted.fit(upsamplers, pictures(), [4, 8])
+        maps.append(dict(upsamplers.named_buffers()))
+        assert torch.get_num_threads() == threads
+    assert all(torch.equal(maps[0][name], maps[1][name]) for name in maps[0])
+    assert set(maps[0]) == {f"grids.{grid}.base.{name}" for grid in (0, 1) for name in ("weight", "bias")}
+
+
+def test_what_is_fitted_is_not_learned() -> None:
+    _, upsamplers = build(compose(WORDS))
+    assert not any("base" in name for name, _ in upsamplers.named_parameters())
