@@ -1,0 +1,251 @@
+"""Compares ways to train a generative model at equal compute, on one data set:
+
+    python tools/compare.py shards/faces32 --seconds 120 --seeds 3 --out results/faces32
+
+Every method gets the same data, batch, size of network and number of seconds of one core (of wall clock on a GPU).
+What a step costs is measured first, on all methods in turn, and makes a fixed number of steps for each; so the runs
+themselves can be made again to the bit, however busy the machine. They are judged by the same number of samples through
+the same feature network. The same command again goes on where it was stopped. OUT gets results.json, table.md and
+pictures.png.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+from ggcn import files, pictures
+from ggcn.errors import UserError, run_cli
+from ggcn.evaluation import cache, samples
+from ggcn.evaluation.evaluate import Judge
+from ggcn.evaluation.features import network
+from ggcn.evaluation.images import gaussian, read, to_floats
+from ggcn.sampling.sampler import load
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILY = ("ggcn", "coopnets", "wgcn", "gcn", "shortrun", "igebm")
+"""presets of configs/model"""
+GANS = ("dcgan", "wgan-gp")
+SHORT, LONG = 5, 35
+"""steps of the two runs whose difference tells what a step costs"""
+ROUNDS = 2
+"""such pairs per method, in turn; the cheapest counts, for other work on a machine only adds"""
+ROW = 16
+"""pictures of each method in pictures.png"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of one method."""
+
+    method: str
+    shards: Path
+    folder: Path
+    steps: int
+    seed: int
+    count: int
+    size: int
+
+    def command(self) -> list[str]:
+        """The words that train it; a GAN draws its samples at once."""
+        python = sys.executable
+        if self.method in GANS:
+            script = [python, str(ROOT / "tools/benchmarks/gan.py"), str(self.shards), "--loss", self.method]
+            numbers = {"steps": self.steps, "seed": self.seed, "count": self.count, "size": self.size}
+            flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+            return [*script, *flags, "--out", str(self.samples)]
+        settings = {
+            "experiment": "compare",
+            "model": self.method,
+            "run": self.folder.name,
+            "paths.runs": self.folder.parent,
+            "data.shards": self.shards.resolve(),
+            "seed": self.seed,
+            "train.steps": self.steps,
+        }
+        launch = [python, str(ROOT / "cluster/launch.py"), "-m", "local"]
+        return [*launch, *(f"{key}={value}" for key, value in settings.items())]
+
+    @property
+    def samples(self) -> Path:
+        """Where a GAN leaves its pictures."""
+        return self.folder.with_suffix(".samples.pt")
+
+    def drawn(self, seed: int) -> Tensor:
+        """uint8 pictures [count, 3, size, size] of the trained model, from averaged weights."""
+        if self.method in GANS:
+            return torch.load(self.samples, weights_only=True)
+        return samples.drawn(load(self.folder), self.count, seed).ends
+
+
+def main() -> None:
+    """The command line."""
+    told = parser().parse_args()
+    told.out.mkdir(parents=True, exist_ok=True)
+    book = Book(told.out / "results.json", told)
+    for method in told.methods:
+        book.costs.setdefault(method, 0.0)
+    missing = [method for method, cost in book.costs.items() if not cost and method in told.methods]
+    book.costs |= costs(partial(job, told), missing)
+    book.save()
+    wanted = [(method, seed) for seed in range(told.seeds) for method in told.methods]
+    todo = [(method, seed) for method, seed in wanted if f"{method}-{seed}" not in book.rows]
+    with ThreadPoolExecutor(told.parallel) as pool:
+        jobs = [job(told, method, book.steps(method, told.seconds), seed) for method, seed in todo]
+        for made, spent in zip(jobs, pool.map(run, jobs), strict=True):
+            print(f"{made.folder.name}: {made.steps} steps in {spent:.0f} s of one core", flush=True)
+            book.note(made, spent)
+    book.finish()
+    print((told.out / "table.md").read_text())
+
+
+class Book:
+    """What is known so far, on disk after every run."""
+
+    def __init__(self, path: Path, told: argparse.Namespace) -> None:
+        """Raises UserError when the folder holds the results of another comparison."""
+        self.path, self.told = path, told
+        self.settings = {
+            "seconds": told.seconds,
+            "count": told.count,
+            "size": told.size,
+            "data": told.shards.name,
+        }
+        found = json.loads(path.read_text()) if path.exists() else {"settings": self.settings}
+        if found["settings"] != self.settings:
+            raise UserError(f"{path} is of another comparison ({found['settings']}); take another --out")
+        self.costs: dict[str, float] = found.get("costs", {})
+        """seconds of a step by method"""
+        self.rows: dict[str, Any] = found.get("rows", {})
+        self.judge = Judge(
+            network("efficientnet-lite2"),
+            read(told.shards, told.size, told.real),
+            cache.Cache(cache.default()),
+        )
+
+    def steps(self, method: str, seconds: float) -> int:
+        """That a method makes in the time."""
+        return max(1, round(seconds / self.costs[method]))
+
+    def note(self, made: Job, spent: float) -> None:
+        """Judges a run and keeps the numbers."""
+        pixels = made.drawn(seed=0)
+        row = self.judge.score(pixels)
+        self.rows[made.folder.name] = {"method": made.method, "steps": made.steps, "seconds": spent, **row}
+        torch.save(pixels[:ROW].clone(), made.folder.with_suffix(".few.pt"))
+        self.save()
+
+    def save(self) -> None:
+        """Writes results.json."""
+        files.write_json(self.path, {"settings": self.settings, "costs": self.costs, "rows": self.rows})
+
+    def finish(self) -> None:
+        """Writes table.md and pictures.png."""
+        rivals = {"real, half against half": self.judge.floor()}
+        rivals["PCA-50 Gaussian"] = self.judge.gaussian(self.told.count)
+        lines = [_line(name, [row], 0, 0) for name, row in rivals.items()]
+        by_method = {
+            name: [row for row in self.rows.values() if row["method"] == name] for name in self.told.methods
+        }
+        for name, rows in sorted(by_method.items(), key=lambda pair: mean(row["fid"] for row in pair[1])):
+            lines.append(_line(name, rows, rows[0]["steps"], self.costs[name]))
+        files.write_text(self.path.with_name("table.md"), "\n".join([*HEAD, *lines]) + "\n")
+        self._picture(list(by_method))
+
+    def _picture(self, methods: list[str]) -> None:
+        rows = [("data", to_floats(self.judge.train.pixels[:ROW]))]
+        rows += [("PCA-50 Gaussian", to_floats(gaussian(self.judge.train.pixels, 50, ROW, 0)))]
+        for name in methods:
+            few = torch.load(self.path.parent / "runs" / f"{name}-0.few.pt", weights_only=True)
+            rows.append((name, to_floats(few)))
+        title = f"{self.told.shards.name}, {self.told.seconds:.0f} s of one core each, seed 0, not selected"
+        pictures.save(pictures.labelled(title, rows, side=64), self.path.with_name("pictures.png"))
+
+
+HEAD = [
+    "| method | steps | ms per step | FID | KID x1000 | precision | recall | FID of each seed |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def _line(name: str, rows: list[dict[str, Any]], steps: int, cost: float) -> str:
+    def both(key: str, factor: float, digits: int) -> str:
+        values = [row[key] * factor for row in rows]
+        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{mean(values):.{digits}f}{spread}"
+
+    each = ", ".join(f"{row['fid']:.1f}" for row in rows) if len(rows) > 1 else ""
+    numbers = [both("fid", 1, 1), both("kid", 1000, 1), both("precision", 1, 2), both("recall", 1, 2), each]
+    return f"| {name} | {steps or ''} | {cost * 1000:.0f} | " + " | ".join(numbers) + " |"
+
+
+def job(told: argparse.Namespace, method: str, steps: int, seed: int, folder: str = "runs") -> Job:
+    """A method's training for `steps` steps."""
+    place = told.out.resolve() / folder
+    return Job(method, told.shards, place / f"{method}-{seed}", steps, seed, told.count, told.size)
+
+
+def costs(make: Callable[..., Job], methods: list[str]) -> dict[str, float]:
+    """Seconds that a step of each method costs on one core, start-up left out."""
+    found: dict[str, list[float]] = {method: [] for method in methods}
+    for turn in range(ROUNDS):
+        for method, known in found.items():
+            some, more = (run(make(method, steps, turn, f"costs/{steps}")) for steps in (SHORT, LONG))
+            known.append((more - some) / (LONG - SHORT))
+            print(f"{method}: {known[-1] * 1000:.0f} ms per step", flush=True)
+    return {method: min(known) for method, known in found.items()}
+
+
+def run(made: Job) -> float:
+    """Trains on one thread; returns the seconds of CPU that it took, children included, or on a GPU the wall
+    clock's. Raises UserError when it failed."""
+    made.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = made.folder.with_suffix(".log")
+    began = time.monotonic()
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            made.command(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"{made.folder.name} failed; see {log}")
+    return time.monotonic() - began if torch.cuda.is_available() else used.ru_utime + used.ru_stime
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("shards", type=Path)
+    words.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    words.add_argument(
+        "--methods", type=lambda text: text.split(","), default=[*FAMILY, *GANS], metavar="A,B"
+    )
+    words.add_argument("--seconds", type=float, default=120, help="of one core, per run")
+    words.add_argument("--seeds", type=int, default=3)
+    words.add_argument("--count", type=int, default=655, help="samples that a run is judged by")
+    words.add_argument("--real", type=int, default=5000, help="training pictures they are compared with")
+    words.add_argument("--size", type=int, default=32)
+    words.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    return words
+
+
+if __name__ == "__main__":
+    run_cli(main)
