@@ -49,13 +49,14 @@ def main() -> int:
 
 def verdict(run: RunDir, code: int) -> Verdict:
     """Reads from the run directory how the ranks ended that srun reports with `code`."""
-    events = history.read(run)
-    life = history.after_last(events, "submit", "end")
+    number = history.job()
+    events = history.of_job(history.read(run), number)
+    life = history.after_last(events, "end")
     start = history.last(life, "start")
     life = history.after_last(life, "start")
     if history.last(life, "finish"):
         return Verdict("finished", "finished", False)
-    if history.cancelled(events):
+    if history.cancelled(events, number):
         return Verdict("cancelled", "cancelled", False)
     if stop := history.last(life, "stop"):
         return Verdict("stop", _cause(stop["reason"]), True)
@@ -70,7 +71,8 @@ def verdict(run: RunDir, code: int) -> Verdict:
             "hang",
             f"no step for cluster.hang_s; stack traces of {len(hung)} ranks in {run.logs}",
         )
-    return _crash(run, events, "crash", _how(code))
+    passing = _left(run, "*.outage", start)
+    return _crash(run, events, "crash", passing[0].read_text().strip() if passing else _how(code))
 
 
 def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
@@ -84,7 +86,7 @@ def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
 
 
 def crashes(events: list[Event], step: int) -> int:
-    """Crashes of this submission that got no further than checkpoint `step`."""
+    """Crashes among a job's events that got no further than checkpoint `step`."""
     ends = [event for event in history.after_last(events, "submit") if event["event"] == "end"]
     return sum(end["kind"] in CRASHES and end["step"] == step for end in ends)
 

@@ -1,22 +1,41 @@
-"""What can be known of the data without torch, on a login node, in a moment."""
+"""Whether a run's data are there and fit it: on a login node without torch, and before the ranks of a local run."""
 
 from ggcn.config import Config
 from ggcn.data import manifest
-from ggcn.data.order import Order
+from ggcn.data.manifest import Manifest
+from ggcn.data.order import of_counts
 from ggcn.data.view import view
 
 
-def data(config: Config) -> None:
-    """Checks that local shards are there, whole by size, enough for the lanes and of a size that fits.
+def data(config: Config, remote: bool = False) -> None:
+    """Checks that shards are there, whole by size, enough for the lanes and of a size and colours that fit.
 
-    Remote shards are checked when the ranks start. Raises UserError with the first fault.
+    Remote ones are asked for their manifest if `remote`, which takes a second of imports; else the ranks do it.
+    Raises UserError with the first fault.
     """
     config.data.check()
-    for folder in config.data.folders():
-        path = folder.removeprefix("file://")
-        if "://" in path or path.startswith("pipe:"):
-            continue
+    found = {}
+    for folder, weight in config.data.folders().items():
+        told = _manifest(folder, config, remote)
+        if told:
+            found[folder] = told, weight
+    manifests, weights = [told for told, _ in found.values()], [weight for _, weight in found.values()]
+    if not manifests:
+        return
+    manifest.channels(manifests)
+    of_counts([told.counts for told in manifests], weights, config.seed, config.lanes, config.data.block)
+    for folder, (told, _) in found.items():
+        view(folder, told, config.model.grids[-1], config.data.crop)
+
+
+def _manifest(folder: str, config: Config, remote: bool) -> Manifest | None:
+    path = folder.removeprefix("file://")
+    if "://" not in path and not path.startswith("pipe:"):
         found = manifest.load(path)
         manifest.check_files(found)
-        Order(found.counts, config.seed, config.lanes, config.data.block)
-        view(folder, found, config.model.grids[-1], config.data.crop)
+        return found
+    if not remote:
+        return None
+    from ggcn.data import fetch
+
+    return fetch.load_manifest(folder, config.data)

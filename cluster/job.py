@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from cluster import history
 from cluster.stop import Stop
 from ggcn.compose import load
 from ggcn.config import ClusterConfig
-from ggcn.errors import UserError
+from ggcn.errors import Outage, UserError, passing
 from ggcn.training.heartbeat import Heart
 from ggcn.training.rundir import RunDir
 
@@ -39,7 +39,7 @@ def run_rank(run: RunDir, place: "Place", stop: Stop, watched: bool = True) -> "
     `watched`: end the process with its stacks written when no step completes for cluster.hang_s.
     """
     from ggcn import ranks
-    from ggcn.training.trainer import train
+    from ggcn.training.trainer import Outcome, train
 
     config = load(run.config)
     first = place.rank == 0
@@ -49,7 +49,11 @@ def run_rank(run: RunDir, place: "Place", stop: Stop, watched: bool = True) -> "
         heart = _heart(config.cluster, run, place, watched)
         stop.lead_s = _lead(config.cluster, heart, stop)
         device = ranks.join(place, config.cluster.timeout_s)
-        outcome = train(config, run, stop, device, heart)
+        stop.cancelled = first and history.cancelled(history.read(run), history.job())
+        if ranks.any_of(stop.asked, device):  # already: then not even the first step
+            outcome = Outcome(history.saved_step(run), finished=False)
+        else:
+            outcome = train(config, run, stop, device, heart)
         heart.stop()
         if first and outcome.finished:
             history.add(run, "finish", step=outcome.step)
@@ -65,19 +69,29 @@ def exit_code(run: RunDir, place: "Place", stop: Stop) -> int:
     A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
     wait in a collective could hang.
     """
-    path = log_path(run, place.rank)
-    log_to(path, place.rank)
-    error_path(run, place.rank).unlink(missing_ok=True)
+    log_to(log_path(run, place.rank), place.rank)
+    for old in (error_path(run, place.rank), outage_path(run, place.rank)):
+        old.unlink(missing_ok=True)
     try:
         return 0 if run_rank(run, place, stop).finished else STOPPED
-    except (UserError, OSError) as error:
-        note_error(error_path(run, place.rank), error)
-        code = MISTAKE
-    except Exception:
-        log.exception("rank %d failed", place.rank)
-        code = FAILED
+    except Exception as error:
+        code = _failed(run, place.rank, error)
     logging.shutdown()
     os._exit(code)
+
+
+def _failed(run: RunDir, rank: int, error: Exception) -> int:
+    """Notes why a rank failed and returns its exit code: MISTAKE for what needs a person, else FAILED."""
+    if not isinstance(error, UserError | OSError):
+        log.error("rank %d failed", rank, exc_info=error)
+        return FAILED
+    if passing(error):
+        log.error("rank %d failed, which may pass", rank, exc_info=error)
+        _note(outage_path(run, rank), error)
+        return FAILED
+    log.error("%s", error)
+    _note(error_path(run, rank), error)
+    return MISTAKE
 
 
 def log_path(run: RunDir, rank: int) -> Path:
@@ -88,6 +102,11 @@ def log_path(run: RunDir, rank: int) -> Path:
 def error_path(run: RunDir, rank: int) -> Path:
     """Where a rank leaves the sentence that says what the user can mend."""
     return run.logs / f"rank_{rank:04d}.error"
+
+
+def outage_path(run: RunDir, rank: int) -> Path:
+    """Where a rank leaves the sentence about what may pass by itself."""
+    return run.logs / f"rank_{rank:04d}.outage"
 
 
 def stacks(run: RunDir, rank: int) -> Path:
@@ -113,10 +132,10 @@ def log_to(path: Path, rank: int) -> None:
     logging.captureWarnings(True)
 
 
-def note_error(path: Path, error: Exception) -> None:
+def _note(path: Path, error: Exception) -> None:
     """Leaves the sentence where the launcher looks for it."""
-    log.error("%s", error)
-    path.write_text(str(error))
+    with suppress(OSError):  # which may be the very error
+        path.write_text(str(error))
 
 
 @dataclass(frozen=True)
@@ -135,10 +154,7 @@ class SlurmRank:
         end = os.environ.get("GGCN_JOB_END", "")
         stop = Stop(float(end) if end else None).install()
         os.chdir(self.home)
-        run = RunDir(Path(self.run))
-        if history.cancelled(history.read(run)):
-            raise SystemExit(0)
-        if exit_code(run, slurm_place(), stop) == STOPPED:
+        if exit_code(RunDir(Path(self.run)), slurm_place(), stop) == STOPPED:
             logging.shutdown()
             os._exit(0)  # every second of the grace time counts; and a return would be the job's result
 
@@ -185,24 +201,30 @@ def _lead(cluster: ClusterConfig, heart: Heart, stop: Stop) -> Callable[[], floa
     def lead() -> float:
         if cluster.lead_s is not None:
             return cluster.lead_s
-        return heart.lead_s() if heart.save_s is not None else max(unmeasured, heart.lead_s())
+        return heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
 
     return lead
 
 
 @contextmanager
 def _alone(run: RunDir) -> Iterator[None]:
-    """Holds the run as its rank 0; a requeued job waits for the one before it, which SLURM may still be ending."""
-    patience = time.monotonic() + (PATIENCE_S if history.job() else 0)
+    """Holds the run as its rank 0; a requeued job waits for the one before it, which SLURM may still be ending.
+
+    Raises UserError while another process has it; Outage in a job, where only a node that went down can have
+    left the lock behind.
+    """
+    patience = time.monotonic() + PATIENCE_S
     with ExitStack() as held:
         while True:
             try:
                 held.enter_context(run.alone("rank"))
                 break
             except UserError:
-                if time.monotonic() > patience:
+                if not history.job():
                     raise
-                time.sleep(1)
+            if time.monotonic() > patience:
+                raise Outage(f"{run.path} was still locked after {PATIENCE_S} s, as by a node that went down")
+            time.sleep(1)
         yield
 
 

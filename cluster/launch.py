@@ -15,10 +15,10 @@ import argparse
 import os
 import shlex
 import sys
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from cluster import history
+from cluster import check, history
 from ggcn.checks import acceptable_nodes, ranks_per_node, validate_world
 from ggcn.compose import compose, to_yaml
 from ggcn.config import Config
@@ -96,7 +96,7 @@ def local(config: Config, run: RunDir) -> int:
 
     world = processes.count(config.cluster.ranks, config.lanes)
     validate_world(config, world)
-    check_data(config)
+    check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         code = processes.launch(run, world)
@@ -110,7 +110,7 @@ def debug(config: Config, run: RunDir) -> int:
     from cluster.stop import Stop
     from ggcn.ranks import Place
 
-    check_data(config)
+    check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         job.log_to(job.log_path(run, 0), 0)
@@ -126,21 +126,20 @@ def slurm(config: Config, run: RunDir) -> int:
 
 def submit(config: Config, runs: list[RunDir], configs: list[Config] | None = None) -> int:
     """Submits the runs that have no job, several as one array; `configs` are theirs where they differ."""
-    from cluster import check
     from cluster import slurm as cluster
 
     cluster.require()
     for one in configs or [config]:
         validate_nodes(one)
         check.data(one)
-    jobs = cluster.queue()
     with ExitStack() as held:
-        new = []
+        for run in runs:  # before SLURM is asked: two launchers would both hear that there is no job
+            held.enter_context(_only_launcher(run))
+        jobs, new = cluster.queue(), []
         for one, run in zip(configs or [config], runs, strict=True):
             if known := cluster.live(run, jobs):
                 print(f"{run.path} is already job {known[0]} ({known[1]})")
                 continue
-            held.enter_context(run.alone("launcher"))
             prepare(one, run)
             new.append(run)
         if new:
@@ -151,6 +150,20 @@ def submit(config: Config, runs: list[RunDir], configs: list[Config] | None = No
     return 0
 
 
+@contextmanager
+def _only_launcher(run: RunDir) -> Iterator[None]:
+    """Holds the run against other launchers; raises UserError while one is at work."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(run.alone("launcher"))
+        except UserError:
+            raise UserError(
+                f"another launcher is at work on {run.path}, so nothing was submitted; "
+                f"`cluster/status.py {run.path}` tells what became of it"
+            ) from None
+        yield
+
+
 def validate_nodes(config: Config) -> None:
     """Raises UserError unless every acceptable number of nodes has ranks that share the lanes equally."""
     for nodes in acceptable_nodes(config):
@@ -159,7 +172,6 @@ def validate_nodes(config: Config) -> None:
 
 def dry(config: Config, runs: list[RunDir]) -> int:
     """Prints the batch script and the resolved config."""
-    from cluster import check
     from cluster import slurm as cluster
 
     validate_nodes(config)
@@ -215,17 +227,6 @@ MODES_HELP = (
     "local: all ranks on this machine, one per GPU or cluster.ranks=N; debug: one rank in this process; "
     "slurm: a job of cluster.nodes=N nodes, with cluster.ranks_per_node=N or one rank per GPU"
 )
-
-
-def check_data(config: Config) -> None:
-    """Finds missing and damaged shards before any rank starts."""
-    from ggcn.data import stream
-    from ggcn.lanes import Lanes
-
-    config.data.check()
-    light = replace(config.data, workers=0, verify="sizes")
-    lanes = Lanes(config.lanes, width=config.train.batch // config.lanes)
-    stream.build(light, lanes, config.seed, config.model.grids[-1]).close()
 
 
 def prepare(config: Config, run: RunDir) -> None:

@@ -41,7 +41,7 @@ def launch(run: RunDir, world: int) -> int:
             f"{world} ranks need as many GPUs and there are {gpus}; lower cluster.ranks, "
             "or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
-    for old in [*run.logs.glob("*.error"), *run.logs.glob("*.stacks")]:
+    for old in (path for kind in ("error", "outage", "stacks") for path in run.logs.glob(f"*.{kind}")):
         old.unlink()
     with Messenger() as messenger:
         place = (str(run.path), world, free_port())
@@ -117,10 +117,11 @@ def _wait(context: ProcessContext, run: RunDir, messenger: Messenger) -> int:
 
 def _explain(run: RunDir, number: int, code: int) -> str:
     """What happened to the rank that failed first: its own words, else how it ended."""
-    if job.error_path(run, number).exists():
-        return job.error_path(run, number).read_text()
-    if code > 0 and (others := sorted(run.logs.glob("*.error"))):
-        return others[0].read_text()
+    own = (job.error_path(run, number), job.outage_path(run, number))
+    others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.outage")))
+    for path in (*own, *(others if code > 0 else ())):
+        if path.exists():
+            return path.read_text()
     if any(path.stat().st_size for path in run.logs.glob("*.stacks")):
         return f"no step was completed for cluster.hang_s; where each rank was: {run.logs}/*.stacks"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"

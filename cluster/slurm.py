@@ -78,6 +78,8 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
 
     _folder(runs).mkdir(parents=True, exist_ok=True)
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
+    sizes = {"nodes": acceptable_nodes(config), "ranks_per_node": ranks_per_node(config)}
+    facts = {**sizes, "code": _commit()}  # known beforehand: the job may start at once
     try:
         site = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
         with clean_env():  # a job submitted from a job must not inherit its size
@@ -88,11 +90,6 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refused: {' '.join(str(error).split())}") from None
     for run, submitted in zip(runs, jobs, strict=True):
-        facts = {
-            "nodes": acceptable_nodes(config),
-            "ranks_per_node": ranks_per_node(config),
-            "code": _commit(),
-        }
         history.add(run, "submit", **{"job": submitted.job_id, **facts})
     return [submitted.job_id for submitted in jobs]
 
@@ -221,7 +218,11 @@ def _teardown(config: Config) -> list[str]:
     return [
         "code=$?",
         f"if {after} $code; then",
-        f'  scontrol requeue "$SLURM_JOB_ID" && sleep 60 || {after} refused',
+        '  if scontrol requeue "$SLURM_JOB_ID"; then',
+        "    sleep 60",
+        "  else",
+        f"    {after} refused",
+        "  fi",
         "fi",
         "exit $code",
     ]

@@ -17,17 +17,26 @@ class Stop:
     def __init__(self, end: float | None = None) -> None:
         """`end`: when this process will be ended, in seconds since 1970."""
         self.signal: int | None = None
+        self.cancelled = False
+        """asked to stop before this process listened"""
         self.end = end
         self.lead_s: Callable[[], float] = lambda: 0.0
         """seconds before the end that a stop takes"""
 
     @property
     def reason(self) -> str | None:
-        """Why this rank is to stop: a signal's name or "deadline"; None while it is not."""
+        """Why this rank is to stop: "cancel", a signal's name or "deadline"; None while it is not."""
+        if self.cancelled:
+            return "cancel"
         if self.signal is not None:
             return signal.Signals(self.signal).name
         near = self.end is not None and time.time() >= self.end - self.lead_s()
         return "deadline" if near else None
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked for a stop, whatever the clock says."""
+        return self.cancelled or self.signal is not None
 
     @property
     def wanted(self) -> bool:

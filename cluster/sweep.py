@@ -1,6 +1,7 @@
 """Sweeps: the points that overrides such as seed=1,2,3 describe, each with a run directory of its own."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -18,7 +19,7 @@ def points(words: Sequence[str]) -> list[Config]:
     """One validated config per combination; run directories are RUNS/NAME/KEY-VALUE_KEY-VALUE.
 
     Words are Hydra overrides, those with several values (a,b or range(1,4) or choice(a,b)) are swept.
-    Raises UserError when none of them is, or for what compose() refuses.
+    Raises UserError when none of them is, when two points have one name, or for what compose() refuses.
     """
     try:
         overrides = OverridesParser.create().parse_overrides(list(words))
@@ -35,7 +36,17 @@ def points(words: Sequence[str]) -> list[Config]:
     for choice in product(*(list(_values(override)) for override in swept)):
         name = "_".join(f"{key}-{_plain(word)}" for key, word in zip(keys, choice, strict=True))
         found.append(compose([*fixed, *choice, f"run='{name}'", f"paths.runs='{folder}'"]))
+    _refuse_shared([config.run for config in found], folder)
     return found
+
+
+def _refuse_shared(names: list[str], folder: Path) -> None:
+    """Raises UserError when two points would train in one run directory."""
+    if shared := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(
+            f"several points of the sweep would be {folder / shared[0]}, whose name has letters, digits, '.', '+' "
+            "and '-' of the values only; sweep values that differ in those"
+        )
 
 
 def _values(override: Override) -> list[str]:

@@ -1,5 +1,6 @@
-"""Errors that a user causes and can mend."""
+"""Errors that a user causes and can mend, and those that may pass by themselves."""
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -7,6 +8,22 @@ from typing import NoReturn
 
 class UserError(Exception):
     """What went wrong and how to mend it, in one sentence; shown without a traceback."""
+
+
+class Outage(UserError):
+    """What may be over when the run is started again: a server that is down, a node's memory that ran out."""
+
+
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS}
+"""what the system refuses until a person mends it"""
+
+
+def passing(error: BaseException) -> bool:
+    """Whether starting again may help after a UserError or OSError, or what it was raised from."""
+    if isinstance(error, OSError):
+        return error.errno not in LASTING
+    cause = error.__cause__
+    return isinstance(error, Outage) or (isinstance(cause, OSError) and passing(cause))
 
 
 def fail(error: UserError) -> NoReturn:

@@ -7,7 +7,7 @@ from math import inf, nan
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggcn import files
@@ -67,6 +67,7 @@ def test_the_sign_of_the_gap_does_not_matter() -> None:
     assert judged([{"gap/16": -5001.0}], after(200)) == [DIVERGED]
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(st.lists(st.booleans(), max_size=80))
 def test_jumps_that_seldom_come_are_forgiven(jumps: list[bool]) -> None:
     """A jump to 5 times the limit weighs 0.7 and is forgiven after 3 steps; 4 calm ones lie between any two."""
@@ -144,6 +145,7 @@ def test_chains_that_stand_still_are_suspect_but_no_damage() -> None:
 values = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
 
+@settings(deadline=None)  # a busy machine is slow
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(CALM, values)), max_size=20), st.integers(0, 20))
 def test_a_history_that_went_through_json_judges_the_same(steps: list[dict], cut: int) -> None:
     straight = resumed = History()
@@ -176,12 +178,12 @@ def test_back_to_the_last_healthy_checkpoint_and_one_further_if_that_was_in_vain
         committed(run, step)
     committed(run, 350, SUSPECT)
     (committed(run, 340) / "COMPLETE").write_text("torn")
-    first = guard.note(GUARD, run, 360, Verdict(DIVERGED, ["gap"]), {"gap/16": nan, "x": 1.5})
+    first = guard.note(GUARD, run, 360, 0, Verdict(DIVERGED, ["gap"]), {"gap/16": nan, "x": 1.5})
     assert (first["rolled_back_to"], first["attempt"], first["gave_up"]) == (300, 0, False)
     assert first["signals"] == {"gap/16": "nan", "x": 1.5}
     assert guard.settled(run) == 1
     assert kept(run) == [300, 200, 100]
-    second = guard.note(GUARD, run, 310, Verdict(DIVERGED, ["gap"]), {})
+    second = guard.note(GUARD, run, 310, 1, Verdict(DIVERGED, ["gap"]), {})
     assert (second["rolled_back_to"], second["attempt"]) == (200, 1)
     assert guard.settled(run) == 2
     assert kept(run) == [200, 100]
@@ -191,7 +193,7 @@ def test_back_to_the_last_healthy_checkpoint_and_one_further_if_that_was_in_vain
 def test_what_came_after_a_roll_back_is_kept(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     committed(run, 100)
-    guard.note(GUARD, run, 150, Verdict(DIVERGED, ["gap"]), {})
+    guard.note(GUARD, run, 150, 0, Verdict(DIVERGED, ["gap"]), {})
     committed(run, 140, SUSPECT, attempt=0)
     committed(run, 200, attempt=1)
     for _ in range(2):
@@ -200,12 +202,44 @@ def test_what_came_after_a_roll_back_is_kept(tmp_path: Path) -> None:
     assert guard.refuge(run.checkpoints, guard.incidents(run)) == 200
 
 
+def test_a_roll_back_keeps_the_best_and_those_kept_for_good_out_of_the_way(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step in (100, 200, 240, 300):
+        committed(run, step)
+    checkpoint.note_best(run.checkpoints, 240, score=7.5)
+    guard.note(GUARD, run, 320, 0, Verdict(DIVERGED, ["gap"]), {})
+    assert guard.settled(run, keep_every=100) == 1
+    assert kept(run) == [300, 240, 200, 100]
+    guard.note(GUARD, run, 310, 1, Verdict(DIVERGED, ["gap"]), {})  # 300 was in vain
+    assert guard.settled(run, keep_every=100) == 2
+    guard.note(GUARD, run, 250, 2, Verdict(DIVERGED, ["gap"]), {})  # and so was 240
+    assert guard.settled(run, keep_every=100) == 3
+    there = sorted(path.name for path in run.checkpoints.glob("*step_*"))
+    assert there == ["left-step_00000240", "left-step_00000300", "step_00000100", "step_00000200"]
+    assert checkpoint.best(run.checkpoints) == {"checkpoint": "left-step_00000240", "score": 7.5}
+    committed(run, 240, SUSPECT, attempt=3)
+    guard.note(GUARD, run, 250, 3, Verdict(DIVERGED, ["gap"]), {})
+    assert guard.settled(run, keep_every=120) == 4
+    assert kept(run)[0] < 240
+    assert checkpoint.best(run.checkpoints) == {"checkpoint": "left-step_00000240", "score": 7.5}
+
+
+def test_a_run_whose_record_was_lost_still_gets_new_random_numbers(tmp_path: Path) -> None:
+    """Its checkpoints know of attempts that incidents.jsonl no longer tells of."""
+    run = RunDir(tmp_path)
+    committed(run, 100, attempt=2)
+    committed(run, 150, SUSPECT, attempt=2)
+    guard.note(GUARD, run, 160, 2, Verdict(DIVERGED, ["gap"]), {})
+    assert guard.settled(run) == 3
+    assert kept(run) == [100]
+
+
 def test_without_a_healthy_checkpoint_from_the_start_and_at_the_cap_no_further(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.checkpoints.mkdir()
     committed(run, 5, SUSPECT)
     for number in range(GUARD.max_rollbacks + 1):
-        noted = guard.note(GUARD, run, 10, Verdict(DIVERGED, ["energy_loss is not finite"]), {})
+        noted = guard.note(GUARD, run, 10, number, Verdict(DIVERGED, ["energy_loss is not finite"]), {})
         assert noted["rolled_back_to"] == 0
         assert noted["gave_up"] == (number == GUARD.max_rollbacks)
     sentence = str(guard.surrender(run, noted))

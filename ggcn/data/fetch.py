@@ -23,7 +23,7 @@ import webdataset as wds
 
 from ggcn.data import manifest
 from ggcn.data.config import DataConfig
-from ggcn.errors import UserError
+from ggcn.errors import Outage, UserError, passing
 
 OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
 TIMEOUT = 60  # seconds without a byte from a server
@@ -69,15 +69,16 @@ def load_manifest(folder: str, config: DataConfig) -> manifest.Manifest:
 def patiently(read: Callable[[], T], url: str, retries: int, backoff: float) -> T:
     """`read()`, again after a pause when it fails, each pause (seconds) twice the last.
 
-    Raises UserError naming `url` when `retries` further attempts fail too, or when waiting cannot help.
+    Raises Outage naming `url` when `retries` further attempts fail too, UserError when waiting cannot help.
     """
     for attempt in range(retries + 1):
         try:
             return read()
         except (OSError, http.client.HTTPException) as error:
             if attempt == retries or _hopeless(error):
+                lasting = _hopeless(error) or (isinstance(error, OSError) and not passing(error))
                 mend = "restore it, or check the path and the network"
-                raise UserError(f"{url} cannot be read ({error}); {mend}") from None
+                raise (UserError if lasting else Outage)(f"{url} cannot be read ({error}); {mend}") from None
             time.sleep(min(backoff * 2**attempt, LONGEST_PAUSE))
     raise AssertionError("unreachable")
 

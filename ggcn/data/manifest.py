@@ -6,6 +6,7 @@ it opens a shard: how many samples, where each one lies, and what the bytes must
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,14 @@ def parse(text: str, name: str, folder: Path = Path()) -> Manifest:
         return Manifest(**value, shards=shards, folder=folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{name} is damaged ({error}); build the shards again") from None
+
+
+def channels(manifests: Sequence[Manifest]) -> int:
+    """Channels of the images. Raises UserError when folders of a mixture differ in that."""
+    found = {manifest.channels for manifest in manifests}
+    if len(found) > 1:
+        raise UserError("data.mixture has grey and colour shards; build them all in one way")
+    return found.pop()
 
 
 def check_files(manifest: Manifest, full: bool = False) -> None:

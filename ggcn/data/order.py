@@ -165,6 +165,15 @@ class Mixture:
         return source, before
 
 
+def of_counts(
+    counts: Sequence[ArrayLike], weights: Sequence[float], seed: int, lanes: int, block: int
+) -> Order | Mixture:
+    """The order of one folder, or the mixture of several, by samples per shard of each. Raises UserError for too few
+    images."""
+    orders = [Order(each, seed, lanes, block, number) for number, each in enumerate(counts)]
+    return orders[0] if len(orders) == 1 else Mixture(orders, weights, seed, lanes)
+
+
 def arcs(weights: Sequence[float]) -> np.ndarray:
     """Slots out of PERIOD for each weight, rounded so that they add up, int64.
 

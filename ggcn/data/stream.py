@@ -29,10 +29,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ggcn.data import fetch, manifest
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
-from ggcn.data.order import Mixture, Order
+from ggcn.data.order import Mixture, Order, of_counts
 from ggcn.data.ring import Ring
 from ggcn.data.view import FORMATS, View, view
-from ggcn.errors import UserError
+from ggcn.errors import Outage, UserError
 from ggcn.lanes import Lanes, bits
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -264,7 +264,7 @@ class Stream:
         self.hash = hashlib.sha256("".join(folder.manifest.hash for folder in folders).encode()).hexdigest()
         """identity of the data: another one means another order"""
         self._pin = pin
-        shape = (lanes.samples, size, size, _channels(folders))
+        shape = (lanes.samples, size, size, manifest.channels([folder.manifest for folder in folders]))
         views = [view(folder.url, folder.manifest, size, config.crop) for folder in folders]
         # beside those made ahead, one is being made and one or two are in use
         self._ring = Ring(max(config.workers, 1), config.prefetch + 2, shape)
@@ -279,7 +279,7 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        """The next step's batch. Raises UserError for what a worker met."""
+        """The next step's batch. Raises UserError for what a worker met, Outage when one died."""
         if self._batches is None:
             raise StopIteration
         try:
@@ -289,7 +289,7 @@ class Stream:
                 raise
             self.close()
             mend = "if memory ran out, lower data.workers or data.prefetch"
-            raise UserError(f"a loader worker died ({error}); {mend}") from None
+            raise Outage(f"a loader worker died ({error}); {mend}") from None
         if isinstance(item, UserError):
             self.close()
             raise item
@@ -327,13 +327,6 @@ def _end_workers() -> None:
     """Python ends forgotten children by SIGTERM, which workers ignore, and would wait for them for ever."""
     for worker in _workers:
         worker.kill()  # they only read
-
-
-def _channels(folders: Sequence[Folder]) -> int:
-    found = {folder.manifest.channels for folder in folders}
-    if len(found) > 1:
-        raise UserError("data.mixture has grey and colour shards; build them all in one way")
-    return found.pop()
 
 
 def _loader(steps: Steps, config: DataConfig) -> DataLoader:
@@ -395,14 +388,6 @@ def check_share(replaced: int, seen: int, config: DataConfig) -> None:
         )
 
 
-def order_of(
-    folders: Sequence[Folder], weights: Sequence[float], lanes: int, seed: int, block: int
-) -> Order | Mixture:
-    """The order of one folder, or the mixture of several. Raises UserError for too few images."""
-    orders = [Order(f.manifest.counts, seed, lanes, block, number) for number, f in enumerate(folders)]
-    return orders[0] if len(orders) == 1 else Mixture(orders, weights, seed, lanes)
-
-
 def verify(folder: Folder, lanes: Lanes, full: bool) -> None:
     """Checks a local folder's shards against the manifest; ranks share the reading that `full` takes.
 
@@ -426,5 +411,6 @@ def build(
     folders = [Folder(url, fetch.load_manifest(url, config)) for url in weights]
     for folder in folders:
         verify(folder, lanes, config.verify == "full")
-    order = order_of(folders, list(weights.values()), lanes.count, seed, config.block)
+    counts = [folder.manifest.counts for folder in folders]
+    order = of_counts(counts, list(weights.values()), seed, lanes.count, config.block)
     return Stream(folders, order, lanes, seed, size, config, start, pin)

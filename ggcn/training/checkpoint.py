@@ -8,6 +8,7 @@ checkpoints/.tmp-step_N/ -> rename -> checkpoints/step_N/
     COMPLETE               sha256 of meta.json, written last
 checkpoints/latest         name of the newest, replaced atomically
 checkpoints/best           name and score of the one that an evaluation liked best; it is never pruned
+checkpoints/left-step_N/   a best one, or one of checkpoint.keep_every, that a roll-back went back beyond
 
 Nothing in a checkpoint needs unpickling: every file opens with weights_only.
 """
@@ -247,6 +248,19 @@ def discard(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def leave(folder: Path) -> None:
+    """Renames a checkpoint to left-NAME: kept, but no place to go on from. `best` follows it."""
+    root, target = folder.parent, folder.with_name(f"left-{folder.name}")
+    liked = best(root)
+    if liked and liked["checkpoint"] == target.name:  # an earlier attempt's of this step, and better
+        discard(folder)
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(folder, target)
+    if liked and liked["checkpoint"] == folder.name:
+        files.write_json(root / "best", {**liked, "checkpoint": target.name})
 
 
 def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:

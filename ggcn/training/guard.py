@@ -144,18 +144,20 @@ def incidents(run: RunDir) -> list[Incident]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def note(guard: GuardConfig, run: RunDir, step: int, verdict: Verdict, values: dict[str, float]) -> Incident:
-    """Puts on record that a run diverged at `step`, and what follows: where it goes on, or that it gives up.
+def note(
+    guard: GuardConfig, run: RunDir, step: int, attempt: int, verdict: Verdict, values: dict[str, float]
+) -> Incident:
+    """Puts on record that `attempt` diverged at `step`, and what follows: where the run goes on, or that it gives up.
 
     On return the record is on the disk, so that a process killed from now on rolls back when it is started again.
     """
     former = incidents(run)
     incident = {
         "step": step,
-        "attempt": len(former),
+        "attempt": attempt,
         "reasons": verdict.reasons,
         "rolled_back_to": refuge(run.checkpoints, former),
-        "gave_up": sum(not past["gave_up"] for past in former) >= guard.max_rollbacks,
+        "gave_up": _rollbacks(former) >= guard.max_rollbacks,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "signals": {name: value if isfinite(value) else str(value) for name, value in values.items()},
     }
@@ -175,21 +177,38 @@ def refuge(root: Path, former: list[Incident]) -> int:
     return next(found, last) if in_vain else last
 
 
-def settled(run: RunDir) -> int:
-    """Removes the checkpoints that the last roll-back left behind, so that the newest is where to go on; returns
-    how often the run has diverged. One process calls it."""
+def _rollbacks(former: list[Incident]) -> int:
+    return sum(not past["gave_up"] for past in former)
+
+
+def settled(run: RunDir, keep_every: int = 0) -> int:
+    """Puts the checkpoints that the last roll-back left behind out of the way, so that the newest is where to go on;
+    returns the attempt that follows, 0 when nothing ever diverged. One process calls it.
+
+    The best one and multiples of `keep_every` are renamed to left-step_N, the others removed.
+    """
     former, root = incidents(run), run.checkpoints
-    for step in checkpoint.steps(root) if former else []:
+    if not former:
+        return 0
+    left, last = former[-1]["attempt"], former[-1]["rolled_back_to"]
+    for step in [step for step in checkpoint.steps(root) if step > last]:
         folder = root / checkpoint.name(step)
-        if step > former[-1]["rolled_back_to"] and _attempt(folder) <= former[-1]["attempt"]:
+        liked = (checkpoint.best(root) or {}).get("checkpoint") == folder.name
+        if _attempt(folder) > left:
+            continue
+        if liked or (keep_every and step % keep_every == 0):
+            checkpoint.leave(folder)
+        else:
             checkpoint.discard(folder)
-    return len(former)
+    return left + 1
 
 
-def _attempt(folder: Path) -> int:
-    """Which attempt saved a checkpoint; the first, if it is damaged."""
-    whole = checkpoint.faults(folder, deep=False) is None
-    return checkpoint.meta(folder).get("attempt", 0) if whole else 0
+def _attempt(folder: Path) -> float:
+    """Which attempt saved a checkpoint. Who cannot say is no business of the guard's, but a damaged one."""
+    try:
+        return int(checkpoint.meta(folder).get("attempt", 0))
+    except (OSError, ValueError):
+        return inf
 
 
 def summary(incident: Incident) -> tuple[int, str, int]:
@@ -206,6 +225,6 @@ def surrender(run: RunDir, incident: Incident) -> UserError:
         else "no checkpoint is healthy"
     )
     return UserError(
-        f"training diverged at step {step} ({why}) after {incident['attempt']} roll-backs; {left}; "
+        f"training diverged at step {step} ({why}) after {_rollbacks(incidents(run))} roll-backs; {left}; "
         "lower train.energy.lr or model.chain.step_size and go on with --force"
     )

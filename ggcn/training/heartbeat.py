@@ -7,11 +7,13 @@ import faulthandler
 import json
 import logging
 import os
+import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -22,6 +24,11 @@ EVERY_S = 5
 """seconds between two beats of a rank, where steps are shorter than that"""
 REMEMBERED = 50
 """steps whose times count"""
+LINGER_S = 10
+"""seconds at most that a hanging rank lives on once its stacks are written: its end takes the others along, whose
+watch may have begun a step later"""
+KINDS = ("save", "picture", "score")
+"""work between two steps that is timed apart, since it seldom comes"""
 LOOK_S = 60
 """seconds between two looks for slow ranks"""
 
@@ -40,29 +47,34 @@ class Heart:
         straggler: float = 0,
     ) -> None:
         """`stacks`: where this rank's stack traces go when no step completes for `hang_s` seconds, the first one for
-        `first_s`; 0: no watch.
+        `first_s`; a moment later SIGALRM ends the process. 0: no watch.
 
         Rank 0 warns of ranks slower than the median by the factor `straggler`; 0: it does not.
         """
         self.path, self.rank, self.world = folder / f"rank_{rank:04d}.json", rank, world
-        self.hang_s, self.straggler = hang_s, straggler
+        self.hang_s, self.first_s, self.straggler = hang_s, max(hang_s, first_s), straggler
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         self.own: deque[float] = deque(maxlen=REMEMBERED)
         before = _load(self.path) or {}
         self.slowest_s: float | None = before.get("slowest_s")
         """longest of the steps, seconds, as known from the run's last life until this one has its own"""
-        self.save_s: float | None = before.get("save_s")
-        """seconds of the longest save of late"""
+        self.longest: dict[str, float] = {kind: before.get(f"{kind}_s") or 0.0 for kind in KINDS}
+        """seconds of the longest of each kind of late; 0: none yet"""
         self._written = self._began = 0.0
         self._looked, self._named = time.monotonic(), set[int]()
         folder.mkdir(parents=True, exist_ok=True)
         stacks.parent.mkdir(parents=True, exist_ok=True)
-        self._stacks = stacks.open("w") if hang_s else None
-        self._watch(max(hang_s, first_s))
+        if stacks.exists() and stacks.stat().st_size:
+            stacks.replace(stacks.with_suffix(".stacks.old"))  # of the life before; it was requeued
+        self._stacks = stacks.open("a") if hang_s else None
+        self._watched, self._limit = 0.0, inf
+        self._watch(self.first_s)
 
     def beat(self, step: int, own_s: float) -> None:
         """A step is done; `own_s`: seconds of it that waited for no other rank."""
         now = time.monotonic()
+        if not self._began or now - self._watched >= min(1, self.hang_s / 20):
+            self._watch(self.hang_s)
         if self._began:
             self.steps.append(now - self._began)
             self.slowest_s = max(self.steps)
@@ -74,29 +86,45 @@ class Heart:
             self._name_stragglers()
 
     @contextmanager
-    def saving(self, step: int) -> Iterator[None]:
-        """Times a save, which counts as a sign of life at both ends."""
-        self._write(step)
+    def between(self, step: int, kind: str) -> Iterator[None]:
+        """Work between two steps, one of KINDS: a sign of life at both ends, and no part of a step's time."""
+        self._alive(step)
         began = time.monotonic()
         yield
         took = time.monotonic() - began
-        self.save_s = max(took, 0.8 * (self.save_s or 0))
+        self.longest[kind] = max(took, 0.8 * self.longest[kind])
         self._began += took
-        self._write(step)
+        self._alive(step)
+
+    @contextmanager
+    def starting_over(self) -> Iterator[None]:
+        """A roll-back does what a new process does, and may take as long."""
+        self._watch(self.first_s)
+        yield
+        self._watch(self.first_s)
+        self._began = 0.0  # of the step that was rolled back no time is known
 
     def lead_s(self) -> float:
-        """Seconds before a deadline at which a stop must be wanted: a step to notice, a save, and a half more."""
-        return lead_s({"slowest_s": self.slowest_s, "save_s": self.save_s}) or 0.0
+        """Seconds before a deadline at which a stop must be wanted: a step to notice it, all that may lie between
+        two steps, and a half more."""
+        return lead_s({"slowest_s": self.slowest_s, **self._longest()}) or 0.0
 
     def stop(self) -> None:
         """Ends the watch."""
         if self._stacks:
             faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_REAL, 0)
             self._stacks.close()
             self._stacks = None
 
-    def _write(self, step: int) -> None:
+    def _alive(self, step: int) -> None:
         self._watch(self.hang_s)
+        self._write(step)
+
+    def _longest(self) -> dict[str, float]:
+        return {f"{kind}_s": seconds for kind, seconds in self.longest.items()}
+
+    def _write(self, step: int) -> None:
         self._written = time.monotonic()
         value = {
             "rank": self.rank,
@@ -108,7 +136,7 @@ class Heart:
             "step_s": mean(self.steps) if self.steps else None,
             "slowest_s": self.slowest_s,
             "own_s": mean(self.own) if self.own else None,
-            "save_s": self.save_s,
+            **self._longest(),
         }
         temporary = self.path.with_suffix(".tmp")
         with suppress(OSError):  # a beat that a file system loses is no reason to end the run
@@ -127,9 +155,17 @@ class Heart:
         self._named = {beat["rank"] for beat, _ in slow}
 
     def _watch(self, seconds: float) -> None:
-        """From now on so much time may pass. The watch is a thread in C, so it also sees what holds the GIL."""
-        if self._stacks:
-            faulthandler.dump_traceback_later(seconds, file=self._stacks, exit=True)
+        """From now on so much time may pass. A thread in C writes the stacks and the system ends the process, so
+        both happen to one that holds the GIL, too."""
+        if not self._stacks:
+            return
+        if time.monotonic() >= self._limit:  # it was no hang after all
+            log.warning("a step took almost longer than cluster.hang_s=%g allows; raise it", self.hang_s)
+            self._stacks.truncate(0)
+        self._watched = time.monotonic()
+        self._limit = self._watched + seconds
+        faulthandler.dump_traceback_later(seconds, file=self._stacks)
+        signal.setitimer(signal.ITIMER_REAL, seconds + min(LINGER_S, self.hang_s / 4))
 
 
 def read(folder: Path, world: int | None = None) -> list[dict[str, Any]]:
@@ -142,7 +178,7 @@ def lead_s(beat: dict[str, Any]) -> float | None:
     """Seconds that a stop needs before a deadline, from a beat's times; None when nothing was measured."""
     if beat.get("slowest_s") is None:
         return None
-    return 1.5 * (beat["slowest_s"] + (beat.get("save_s") or 0)) + 5
+    return 1.5 * (beat["slowest_s"] + sum(beat.get(f"{kind}_s") or 0 for kind in KINDS)) + 5
 
 
 def stragglers(beats: list[dict[str, Any]], factor: float) -> list[tuple[dict[str, Any], float]]:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Protocol
@@ -9,12 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ggcn import pictures, ranks
+from ggcn import pictures, ranks, report
 from ggcn.config import Config
 from ggcn.data import stream
+from ggcn.data.config import DataConfig
 from ggcn.errors import UserError
+from ggcn.evaluation.images import LEAST, read, to_floats
 from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
+from ggcn.models import fitted
 from ggcn.sampling.sampler import Sampler
 from ggcn.training import checkpoint, guard
 from ggcn.training.checkpoint import Checkpoints
@@ -22,6 +26,7 @@ from ggcn.training.guard import Verdict
 from ggcn.training.heartbeat import Heart
 from ggcn.training.metrics import Journal, Stopwatch, memory
 from ggcn.training.rundir import RunDir
+from ggcn.training.scoring import Scorer
 from ggcn.training.state import State
 
 log = logging.getLogger(__name__)
@@ -49,9 +54,18 @@ def train(config: Config, run: RunDir, stop: Wish, device: torch.device, heart: 
 
     Every rank calls it. Raises UserError when the run cannot go on.
     """
+    with ExitStack() as ends:  # a bar that is left open would share its line with the error
+        return _train(config, run, stop, device, heart, ends)
+
+
+def _train(
+    config: Config, run: RunDir, stop: Wish, device: torch.device, heart: Heart, ends: ExitStack
+) -> Outcome:
     trainer = Trainer(config, run, device)
     step = trainer.resume()
     journal = Journal(run, step, config.train.steps) if ranks.is_first() else None
+    ends.callback(lambda: trainer.stream.close())
+    ends.callback(lambda: journal.close() if journal else None)
     watch = Stopwatch(device)
     stopping, saved = False, step
     while step < config.train.steps and not stopping:
@@ -71,7 +85,8 @@ def train(config: Config, run: RunDir, stop: Wish, device: torch.device, heart: 
             if verdict.health == guard.DIVERGED:
                 if journal:
                     journal.close()
-                step = saved = trainer.roll_back(step + 1, verdict, values)
+                with heart.starting_over():
+                    step = saved = trainer.roll_back(step + 1, verdict, values)
                 journal = journal and Journal(run, step, config.train.steps)
                 continue
             trainer.learner.average(step, particles)
@@ -82,19 +97,33 @@ def train(config: Config, run: RunDir, stop: Wish, device: torch.device, heart: 
             if _due(step, config.log.every, config.train.steps):
                 journal.write(step, values | watch.seconds | trainer.speed(watch), verdict.line())
             if _due(step, config.log.pictures_every, config.train.steps):
-                trainer.picture(step, batch.images)
-        if stopping or trainer.checkpoints.due(step, config.train.steps):
-            with heart.saving(step):
+                with heart.between(step, "picture"):
+                    trainer.picture(step, batch.images)
+        scored = trainer.scored(step) and not stopping  # there may be seconds left
+        if stopping or scored or trainer.checkpoints.due(step, config.train.steps):
+            with heart.between(step, "save"):
                 trainer.save(step)
             saved = step
-    trainer.stream.close()
-    if journal:
-        journal.close()
+        if scored:
+            with heart.between(step, "score"):
+                trainer.score(step)
     return Outcome(saved, step >= config.train.steps)
 
 
 def _due(step: int, every: int, total: int) -> bool:
     return step % every == 0 or step == total
+
+
+def _pictures(config: DataConfig, size: int, most: int) -> Tensor:
+    """Training pictures [n, c, size, size] in [-1, 1], of a mixture by its weights, with their mirror images where
+    the run has those."""
+    shares = config.folders()
+    counts = {
+        folder: max(LEAST, round(most * share / sum(shares.values()))) for folder, share in shares.items()
+    }
+    pixels = torch.cat([read(folder, size, count, config.crop).pixels for folder, count in counts.items()])
+    images = to_floats(pixels)
+    return torch.cat([images, images.flip(3)]) if config.flip else images
 
 
 class Trainer:
@@ -105,6 +134,7 @@ class Trainer:
         self.config, self.run, self.device = config, run, device
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
+        self.scorer = Scorer(config, run, device) if config.evaluation.every else None
         self.build()
 
     def build(self) -> None:
@@ -114,13 +144,14 @@ class Trainer:
 
     def resume(self) -> int:
         """Restores the newest whole checkpoint and opens the data there; returns the steps completed."""
-        incidents = ranks.from_first(guard.settled(self.run) if ranks.is_first() else 0)
+        every = self.config.checkpoint.keep_every
+        attempt = ranks.from_first(guard.settled(self.run, every) if ranks.is_first() else 0)
         folder = self.checkpoints.newest()
         facts: dict[str, Any] = checkpoint.meta(folder) if folder else {"step": 0}
         step = int(facts["step"])
         self.replaced = int(facts.get("replaced", 0))
         self.history = guard.History(**facts.get("guard", {}))
-        self.learner.attempt = max(incidents, int(facts.get("attempt", 0)))
+        self.learner.attempt = max(attempt, int(facts.get("attempt", 0)))
         config = self.config
         self.stream = stream.build(
             config.data, self.lanes, config.seed, config.model.grids[-1], step, pin=self.device.type == "cuda"
@@ -128,7 +159,17 @@ class Trainer:
         if folder:
             self.state.restore(folder, facts, self.stream.hash)
             log.info("resumed from %s", folder)
+        elif config.model.upsampler.base == "fitted":
+            self.fit()
         return step
+
+    def fit(self) -> None:
+        """Fits the up-samplers' linear maps to the training pictures; rank 0 does it for all."""
+        upsamplers, model, data = self.learner.upsamplers, self.config.model, self.config.data
+        if ranks.is_first():
+            images = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
+            fitted.fit(upsamplers, images, model.grids)
+        self.learner.adopt(ranks.from_first({name: x.cpu() for name, x in upsamplers.named_buffers()}))
 
     def save(self, step: int) -> None:
         """Commits a checkpoint of this step."""
@@ -181,8 +222,8 @@ class Trainer:
         """Notes that the run diverged at `step`, then does what a new process would: it goes on from the last
         healthy checkpoint, or the initial weights. Returns the step. Raises UserError after too many times."""
         self.stream.close()
-        record = guard.note(self.config.guard, self.run, step, verdict, values) if ranks.is_first() else None
-        record = ranks.from_first(record)
+        told = self.config.guard, self.run, step, self.learner.attempt, verdict, values
+        record = ranks.from_first(guard.note(*told) if ranks.is_first() else None)
         if record["gave_up"]:
             raise guard.surrender(self.run, record)
         log.warning("step %d diverged (%s); going back to step %d", *guard.summary(record))
@@ -197,11 +238,33 @@ class Trainer:
         rate = self.config.train.batch / watch.seconds["seconds/step"]
         return {"images_per_second": rate, **memory(self.device)}
 
+    def sampler(self) -> Sampler:
+        """Of the averaged weights as they are now."""
+        return Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
+
+    def scored(self, step: int) -> bool:
+        """Whether samples are measured after step number `step`."""
+        every = self.config.evaluation.every
+        return every > 0 and _due(step, every, self.config.train.steps)
+
+    def score(self, step: int) -> None:
+        """Measures fresh samples against the training pictures, and refreshes the report."""
+        assert self.scorer is not None
+        self.scorer.score(self.sampler(), step)
+        if ranks.is_first():
+            self.tell()
+
+    def tell(self) -> None:
+        """Refreshes report.html, which no run shall fail for."""
+        try:
+            report.write(self.run)
+        except (OSError, UserError) as error:
+            log.warning("report.html was not refreshed: %s", error)
+
     def picture(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png: data above, then start and refined per grid from the same z every time, and
         persistent chains where there are any."""
-        count = self.config.log.pictures
-        sampler = Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
+        count, sampler = self.config.log.pictures, self.sampler()
         particles = sampler.draw(0, count, self.config.seed)
         rows = [("data", images[:count].float() / 127.5 - 1)]
         for grid, start, end in zip(sampler.grids, particles.starts, particles.ends, strict=True):
@@ -212,3 +275,4 @@ class Trainer:
         title = f"{self.config.run}, step {step}, averaged weights, Langevin steps per grid: {chains}"
         page = pictures.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
         pictures.save(page, self.run.samples / f"step_{step:06d}.png")
+        self.tell()

@@ -33,7 +33,7 @@ from ggcn.data import fetch, stream
 from ggcn.data.config import DataConfig
 from ggcn.data.stream import Batch, Stream
 from ggcn.data.view import View
-from ggcn.errors import UserError
+from ggcn.errors import Outage, UserError
 from ggcn.lanes import Lanes
 
 
@@ -427,7 +427,7 @@ def test_a_server_that_fails_for_a_while_is_asked_again(folder, server):
 def test_a_server_that_keeps_failing_is_named(server, workers):
     batches = opened(server.url, workers=workers)
     server.refuse = 10**6
-    with batches, pytest.raises(UserError, match=rf"{server.url}/00000\d.tar cannot be read .*503"):
+    with batches, pytest.raises(Outage, match=rf"{server.url}/00000\d.tar cannot be read .*503"):
         list(itertools.islice(batches, 10))
     if workers == 0:
         assert server.refused == 3
@@ -677,7 +677,7 @@ def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder)
     worker.kill()
     until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
     time.sleep(0.2)  # an error that came at once would come here
-    with batches, pytest.raises(UserError, match="a loader worker died"):
+    with batches, pytest.raises(Outage, match="a loader worker died"):
         list(itertools.islice(batches, 50))
 
 

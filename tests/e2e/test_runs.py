@@ -282,5 +282,6 @@ def test_divergence_stops_the_run_and_spares_the_checkpoint(words: list[str], tm
     assert launch(*words, "run=wild", "train.steps=5").returncode == 0
     wild = launch(*words, "run=wild", "train.steps=50", "model.chain.step_size=[1e30]", "--force")
     assert wild.returncode == 2
-    assert "training diverged at step 6" in wild.stderr.splitlines()[-1]
+    last = wild.stderr.rstrip("\n").split("\n")[-1]
+    assert last.startswith("error: training diverged at step 6"), "not on the progress bar's line"
     assert (tmp_path / "wild/checkpoints/latest").read_text() == "step_00000005\n"

@@ -1,5 +1,6 @@
 """The launcher, status and the watch over hangs where no SLURM is needed."""
 
+import errno
 import json
 import os
 import signal
@@ -12,13 +13,18 @@ from pathlib import Path
 import pytest
 from harness import ROOT, TINY, call, command, quiet_environment
 
-from cluster import after, history
+from cluster import after, history, job
 from cluster.stop import Stop
+from ggcn import ranks
 from ggcn.compose import compose
+from ggcn.errors import Outage, UserError
+from ggcn.ranks import Place
 from ggcn.training import heartbeat
 from ggcn.training.rundir import RunDir
 
 Start = Callable[..., subprocess.Popen]
+HANG = str(Path(__file__).parent / "hang")
+"""makes a rank hang that gets USR1"""
 PLAIN = ["engine=plain", "engine.precision=fp32"]
 
 
@@ -44,9 +50,9 @@ def start() -> Iterator[Start]:
     """Starts a local run in the background; what still runs after the test is killed."""
     started: list[subprocess.Popen] = []
 
-    def go(*words: object) -> subprocess.Popen:
+    def go(*words: object, **environment: str) -> subprocess.Popen:
         asked = command("cluster/launch.py", *words)
-        quiet = {"env": quiet_environment(), "start_new_session": True}
+        quiet = {"env": quiet_environment() | environment, "start_new_session": True}
         started.append(subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, **quiet))
         return started[-1]
 
@@ -149,18 +155,20 @@ def test_a_stop_is_wanted_just_before_the_end() -> None:
 
 
 def test_slow_ranks_are_named() -> None:
-    ranks = [{"rank": rank, "own_s": own} for rank, own in enumerate((1.0, 1.1, 0.9, 2.5, None))]
-    ((beat, ratio),) = heartbeat.stragglers(ranks, 1.5)
+    beaten = [{"rank": rank, "own_s": own} for rank, own in enumerate((1.0, 1.1, 0.9, 2.5, None))]
+    ((beat, ratio),) = heartbeat.stragglers(beaten, 1.5)
     assert beat["rank"] == 3
     assert ratio == pytest.approx(2.5 / 1.05)
-    assert heartbeat.stragglers(ranks[:1], 1.5) == []
+    assert heartbeat.stragglers(beaten[:1], 1.5) == []
 
 
-def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(words: list[str]) -> None:
+def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = compose(words)
     run = RunDir.of(config)
     run.freeze(config)
-    history.add(run, "submit")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
 
     def life(code: int, saved: int, stop: str = "") -> after.Verdict:
         history.add(run, "start", step=saved, world=2)
@@ -182,10 +190,163 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(words: list[
     assert not gave_up.again
     assert gave_up.reason.startswith("3 crashes in a row at step 10, the last: a rank was killed (SIGKILL")
     assert [each["reason"] for each in history.restarts(history.read(run))][1] == "asked to stop by SIGTERM"
-    history.add(run, "submit")
+    monkeypatch.setenv("SLURM_JOB_ID", "2")
     assert life(1, saved=10).again, "a new submission counts anew"
-    history.add(run, "cancel")
+    history.add(run, "cancel", job="1")
+    assert life(0, saved=10, stop="SIGTERM").again, "cancelled was the job before"
+    history.add(run, "cancel", job="2")
+    history.add(run, "submit", job="3")
     assert life(0, saved=10, stop="SIGTERM") == ("cancelled", "cancelled", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UserError("no shards"), "mistake"),
+        (OSError(errno.ENOSPC, "No space left on device"), "mistake"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "mistake"),
+        (OSError(errno.ESTALE, "Stale file handle"), "crash"),
+        (Outage("a loader worker died"), "crash"),
+        (RuntimeError("a bug"), "crash"),
+    ],
+)
+def test_what_needs_a_person_ends_a_job_and_what_may_pass_has_it_requeued(
+    words: list[str], error: Exception, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(words)
+    run = RunDir.of(config)
+    run.freeze(config)
+
+    def fail(*_: object) -> None:
+        history.add(run, "start")
+        if isinstance(error, OSError):
+            raise UserError("cannot write a checkpoint") from error
+        raise error
+
+    monkeypatch.setattr(job, "run_rank", fail)
+    pid = os.fork()
+    if pid == 0:
+        job.exit_code(run, Place(), Stop())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    found = after.verdict(run, code)
+    assert (found.kind, found.again) == (kind, kind == "crash")
+    told = str(error) if not isinstance(error, OSError) else "cannot write a checkpoint"
+    assert found.reason == ("a rank failed with exit code 1" if type(error) is RuntimeError else told)
+
+
+def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_others(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(words)
+    run = RunDir.of(config)
+    run.freeze(config)
+    monkeypatch.setattr(job, "PATIENCE_S", 1)
+
+    def end() -> after.Verdict:
+        pid = os.fork()  # the lock is this process's
+        if pid == 0:
+            job.exit_code(run, Place(), Stop())
+        return after.verdict(run, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with run.alone("rank"):
+        assert end().kind == "mistake"
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        found = end()
+    assert (found.kind, found.again) == ("crash", True)
+    assert "still locked after 1 s" in found.reason
+
+
+def test_who_is_asked_to_stop_before_the_first_step_makes_none(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir.of(config := compose([*words, "cluster.ranks=1"]))
+    run.freeze(config)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    history.add(run, "cancel", job="7")
+    try:
+        outcome = job.run_rank(run, Place(), Stop(), watched=False)
+    finally:
+        ranks.leave()
+    assert (outcome.step, outcome.finished) == (0, False)
+    assert history.read(run)[-1]["reason"] == "cancel"
+    assert not run.metrics.exists()
+    assert after.verdict(run, 0).kind == "cancelled"
+
+
+def test_the_time_before_a_deadline_counts_what_seldom_comes(tmp_path: Path) -> None:
+    heart = heartbeat.Heart(tmp_path, 0, 1, tmp_path / "stacks")
+    for kind, seconds in (("picture", 0.3), ("save", 0.2)):
+        with heart.between(1, kind):
+            time.sleep(seconds)
+    for step in range(200):
+        heart.beat(step, own_s=0.0)
+    assert heart.lead_s() >= 1.5 * 0.5 + 5
+    assert heart.slowest_s is not None
+    assert heart.slowest_s < 0.3
+    with heart.between(200, "save"):
+        pass
+    known = heartbeat.Heart(tmp_path, 0, 1, tmp_path / "stacks").lead_s()
+    assert known >= 1.5 * (0.3 + 0.8 * 0.2) + 5, "in the next life"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_roll_back_may_take_as_long_as_a_start(tmp_path: Path, known: bool) -> None:
+    """`known`: whether the watch is told of it."""
+    script = (
+        "import sys, time; from contextlib import nullcontext; from pathlib import Path\n"
+        "from ggcn.training.heartbeat import Heart\n"
+        f"heart = Heart(Path('{tmp_path}'), 0, 1, Path('{tmp_path}/stacks'), hang_s=0.4, first_s=60)\n"
+        "heart.beat(1, 0.0)\n"
+        f"with heart.starting_over() if {known} else nullcontext():\n"
+        "    time.sleep(1.5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, env=quiet_environment(), cwd=ROOT)
+    assert done.returncode == (0 if known else -signal.SIGALRM)
+    assert bool((tmp_path / "stacks").read_text()) != known
+
+
+def test_of_two_launchers_one_submits(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins for SLURM's commands: sbatch takes its time and squeue knows its job only afterwards."""
+    place = tmp_path / "slurm"
+    place.mkdir()
+    commands = {
+        "squeue": f"cat {place}/jobs 2>/dev/null; true",
+        "sbatch": f"sleep 3; echo '17|PENDING|{tmp_path}/run' >> {place}/jobs; echo Submitted batch job 17",
+        "srun": "true",
+    }
+    for name, text in commands.items():
+        (place / name).write_text(f"#!/bin/sh\n{text}\n")
+        (place / name).chmod(0o755)
+    environment = quiet_environment() | {"PATH": f"{place}:{os.environ['PATH']}"}
+    asked = command("cluster/launch.py", "-m", "slurm", *words)
+    both = [subprocess.Popen(asked, env=environment, stdout=-1, stderr=-1, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert sorted(process.returncode for process in both) in ([0, 2], [0, 0]), said
+    assert sum("submitted" in out for out, _ in said) == 1
+    assert any("another launcher is at work" in err or "is already job 17" in out for out, err in said)
+    assert (place / "jobs").read_text().count("\n") == 1
+
+
+def test_points_of_a_sweep_that_would_share_a_directory_are_refused(words: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    refused = call("cluster/launch.py", "--sweep", *words, "data.cache_dir='a b','a/b'")
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert f"several points of the sweep would be {folder}/cache_dir-a-b" in line
+    assert not folder.exists()
+
+
+def test_an_event_whose_writer_was_killed_costs_no_other(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for event in ("submit", "start"):
+        history.add(run, event)
+    path = tmp_path / history.NAME
+    path.write_bytes(path.read_bytes()[:-20])
+    for event in ("stop", "end"):
+        history.add(run, event)
+    assert [event["event"] for event in history.read(run)] == ["submit", "stop", "end"]
 
 
 def test_a_local_run_tells_its_state_and_can_be_cancelled(
@@ -211,17 +372,30 @@ def test_a_local_run_tells_its_state_and_can_be_cancelled(
 
 def test_a_hanging_rank_leaves_the_stacks_of_all(words: list[str], tmp_path: Path, start: Start) -> None:
     run = tmp_path / "run"
-    process = start(*words, "train.steps=100000", "cluster.hang_s=8")
+    process = start(*words, "train.steps=100000", "cluster.hang_s=6", PYTHONPATH=HANG)
     wait(lambda: len(beats(run)) == 2)
-    stacks = [run / f"logs/rank_000{rank}.stacks" for rank in (0, 1)]
-    os.kill(beats(run)[1]["pid"], signal.SIGSTOP)
-    wait(lambda: stacks[0].stat().st_size)
-    os.kill(beats(run)[1]["pid"], signal.SIGCONT)
+    os.kill(beats(run)[1]["pid"], signal.SIGUSR1)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "no step was completed for cluster.hang_s" in errors.splitlines()[-1]
-    assert "trainer.py" in stacks[0].read_text()
-    assert "trainer.py" in stacks[1].read_text()
+    stacks = [(run / f"logs/rank_000{rank}.stacks").read_text() for rank in (0, 1)]
+    assert "trainer.py" in stacks[0]
+    assert "sitecustomize.py" in stacks[1]
+
+
+def test_a_step_that_takes_almost_too_long_is_no_hang(words: list[str], tmp_path: Path, start: Start) -> None:
+    run = tmp_path / "run"
+    process = start(*words, "train.steps=100000", "cluster.hang_s=6")
+    wait(lambda: len(beats(run)) == 2)
+    stacks, pid = run / "logs/rank_0000.stacks", beats(run)[1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    wait(lambda: stacks.stat().st_size)
+    os.kill(pid, signal.SIGCONT)
+    wait(lambda: not stacks.stat().st_size)
+    assert "almost longer than cluster.hang_s=6" in (run / "logs/rank_0000.log").read_text()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
 
 
 def test_a_local_sweep_runs_point_by_point_and_once(words: list[str], tmp_path: Path) -> None:

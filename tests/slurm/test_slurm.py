@@ -8,11 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pytest
 from harness import TINY
 from machine import Machine, cluster, events, leftovers
 
+from cluster import history
+from ggcn.training.rundir import RunDir
+
+HANG = Path(__file__).parent / "hang"
+"""makes a rank hang that gets USR1"""
 EVERY = 5
 ENDLESS = "train.steps=100000"
 
@@ -198,6 +204,63 @@ def test_a_run_survives_its_ranks_and_its_nodes(run: Run) -> None:
     assert set(slurm.squeue()) == {run.job}
     assert "from outside" in run.status()
     run.cancel()
+
+
+def test_a_hanging_rank_leaves_the_stacks_of_all_and_the_run_goes_on(run: Run) -> None:
+    run.launch(ENDLESS, "cluster.hang_s=8", f"cluster.setup=['export PYTHONPATH={HANG}']")
+    run.lives(1)
+    known = run.lines[-1]["step"]
+    os.kill(run.pids()[1], signal.SIGUSR1)
+    assert run.lives(2)["step"] > known - EVERY
+    (end,) = run.of("end")
+    assert (end["kind"], end["again"]) == ("hang", True)
+    assert "stack traces of 2 ranks" in end["reason"]
+    stacks = [(run.path / f"logs/rank_000{rank}.stacks.old").read_text() for rank in (0, 1)]
+    assert "trainer.py" in stacks[0]
+    assert "sitecustomize.py" in stacks[1]
+    run.cancel()
+
+
+def test_a_cancel_counts_for_its_own_job_and_at_any_moment(run: Run) -> None:
+    run.launch(ENDLESS)
+    run.lives(1)
+    run.cancel()
+    first = run.job
+    run.launch(ENDLESS)
+    history.add(RunDir(run.path), "cancel", job=first)  # it came too late
+    assert run.lives(2)["step"] == run.of("stop")[-1]["step"]
+
+    run.cancel()
+    saved = run.of("stop")[-1]["step"]
+    run.launch(ENDLESS)
+    run.slurm.wait(lambda: run.slurm.squeue().get(run.job) == "RUNNING")
+    began = time.time()
+    run.status("--cancel")  # its ranks are only starting
+    run.over()
+    assert time.time() - began < 60, "a rank waited for another that had gone"
+    assert run.of("end")[-1]["kind"] == "cancelled"
+    assert max(event["step"] for event in run.of("stop")) == saved
+
+
+@pytest.mark.slow
+def test_ten_preemptions_cost_no_step_and_little_time(run: Run) -> None:
+    """Prints what docs/cluster.md tells: seconds from a preemption to the next new step."""
+    slurm, lost = run.slurm, []
+    run.launch(ENDLESS)
+    run.lives(1)
+    for number in range(2, 12):
+        known, began = run.lines[-1]["step"], time.time()
+        blocker = slurm.block()
+        slurm.wait(lambda job=blocker: slurm.squeue().get(job) == "RUNNING")
+        slurm.run("scancel", blocker)
+        assert run.lives(number, steps=1)["step"] >= known
+        lost.append(time.time() - began)
+    assert all("preempted" in event["reason"] for event in run.of("end"))
+    last = run.cancel()
+    assert [line["step"] for line in run.lines] == list(range(1, last + 1))
+    assert uninterrupted(run, last).files(last) == run.files(last)
+    share = sum(lost) / len(lost) / 3600
+    print(f"lost {min(lost):.1f} to {max(lost):.1f} s, median {median(lost):.1f}; one an hour: {share:.2%}")
 
 
 def test_without_the_user_signal_sigterm_is_enough(words: list[str], tmp_path: Path) -> None:
