@@ -6,7 +6,9 @@ Every method gets the same data, batch, size of network and number of seconds of
 What a step costs is measured first, on all methods in turn, and makes a fixed number of steps for each; so the runs
 themselves can be made again to the bit, however busy the machine. They are judged by the same number of samples through
 the same feature network. The same command again goes on where it was stopped. OUT gets results.json, table.md and
-pictures.png.
+pictures.png. What a setting is worth is shown by a variant:
+
+    python tools/compare.py shards/faces32 --methods ggcn --variant kl ggcn model.flow.gamma=[0.0] --out results/kl
 """
 
 import argparse
@@ -52,7 +54,9 @@ ROW = 16
 class Job:
     """One training of one method."""
 
+    name: str
     method: str
+    changes: tuple[str, ...]
     shards: Path
     folder: Path
     steps: int
@@ -78,7 +82,7 @@ class Job:
             "train.steps": self.steps,
         }
         launch = [python, str(ROOT / "cluster/launch.py"), "-m", "local"]
-        return [*launch, *(f"{key}={value}" for key, value in settings.items())]
+        return [*launch, *(f"{key}={value}" for key, value in settings.items()), *self.changes]
 
     @property
     def samples(self) -> Path:
@@ -96,21 +100,32 @@ def main() -> None:
     """The command line."""
     told = parser().parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
+    told.kinds = kinds(told)
     book = Book(told.out / "results.json", told)
-    for method in told.methods:
-        book.costs.setdefault(method, 0.0)
-    missing = [method for method, cost in book.costs.items() if not cost and method in told.methods]
-    book.costs |= costs(partial(job, told), missing)
+    book.costs |= costs(partial(job, told), [name for name in told.kinds if name not in book.costs])
     book.save()
-    wanted = [(method, seed) for seed in range(told.seeds) for method in told.methods]
-    todo = [(method, seed) for method, seed in wanted if f"{method}-{seed}" not in book.rows]
+    wanted = [(name, seed) for seed in range(told.seeds) for name in told.kinds]
+    todo = [(name, seed) for name, seed in wanted if f"{name}-{seed}" not in book.rows]
     with ThreadPoolExecutor(told.parallel) as pool:
-        jobs = [job(told, method, book.steps(method, told.seconds), seed) for method, seed in todo]
+        jobs = [job(told, name, book.steps(name, told.seconds), seed) for name, seed in todo]
         for made, spent in zip(jobs, pool.map(run, jobs), strict=True):
             print(f"{made.folder.name}: {made.steps} steps in {spent:.0f} s of one core", flush=True)
             book.note(made, spent)
     book.finish()
     print((told.out / "table.md").read_text())
+
+
+def kinds(told: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """What is compared, by name: a method and its changed settings. Raises UserError for a method that is none."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ()) for name in told.methods}
+    for words in told.variant:
+        if len(words) < 2:
+            raise UserError(f"--variant {' '.join(words)} must be a name, a method and changed settings")
+        found[words[0]] = (words[1], tuple(words[2:]))
+    for method, _ in found.values():
+        if method not in GANS and not (ROOT / f"configs/model/{method}.yaml").exists():
+            raise UserError(f"there is no method {method}; choose from {', '.join((*FAMILY, *GANS))}")
+    return found
 
 
 class Book:
@@ -137,15 +152,15 @@ class Book:
             cache.Cache(cache.default()),
         )
 
-    def steps(self, method: str, seconds: float) -> int:
+    def steps(self, name: str, seconds: float) -> int:
         """That a method makes in the time."""
-        return max(1, round(seconds / self.costs[method]))
+        return max(1, round(seconds / self.costs[name]))
 
     def note(self, made: Job, spent: float) -> None:
         """Judges a run and keeps the numbers."""
         pixels = made.drawn(seed=0)
         row = self.judge.score(pixels)
-        self.rows[made.folder.name] = {"method": made.method, "steps": made.steps, "seconds": spent, **row}
+        self.rows[made.folder.name] = {"method": made.name, "steps": made.steps, "seconds": spent, **row}
         torch.save(pixels[:ROW].clone(), made.folder.with_suffix(".few.pt"))
         self.save()
 
@@ -159,7 +174,7 @@ class Book:
         rivals["PCA-50 Gaussian"] = self.judge.gaussian(self.told.count)
         lines = [_line(name, [row], 0, 0) for name, row in rivals.items()]
         by_method = {
-            name: [row for row in self.rows.values() if row["method"] == name] for name in self.told.methods
+            name: [row for row in self.rows.values() if row["method"] == name] for name in self.told.kinds
         }
         for name, rows in sorted(by_method.items(), key=lambda pair: mean(row["fid"] for row in pair[1])):
             lines.append(_line(name, rows, rows[0]["steps"], self.costs[name]))
@@ -193,21 +208,22 @@ def _line(name: str, rows: list[dict[str, Any]], steps: int, cost: float) -> str
     return f"| {name} | {steps or ''} | {cost * 1000:.0f} | " + " | ".join(numbers) + " |"
 
 
-def job(told: argparse.Namespace, method: str, steps: int, seed: int, folder: str = "runs") -> Job:
-    """A method's training for `steps` steps."""
-    place = told.out.resolve() / folder
-    return Job(method, told.shards, place / f"{method}-{seed}", steps, seed, told.count, told.size)
+def job(told: argparse.Namespace, name: str, steps: int, seed: int, folder: str = "runs") -> Job:
+    """The training of what is called `name` for `steps` steps."""
+    place = told.out.resolve() / folder / f"{name}-{seed}"
+    method, changes = told.kinds[name]
+    return Job(name, method, changes, told.shards, place, steps, seed, told.count, told.size)
 
 
-def costs(make: Callable[..., Job], methods: list[str]) -> dict[str, float]:
+def costs(make: Callable[..., Job], names: list[str]) -> dict[str, float]:
     """Seconds that a step of each method costs on one core, start-up left out."""
-    found: dict[str, list[float]] = {method: [] for method in methods}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(ROUNDS):
-        for method, known in found.items():
-            some, more = (run(make(method, steps, turn, f"costs/{steps}")) for steps in (SHORT, LONG))
+        for name, known in found.items():
+            some, more = (run(make(name, steps, turn, f"costs/{steps}")) for steps in (SHORT, LONG))
             known.append((more - some) / (LONG - SHORT))
-            print(f"{method}: {known[-1] * 1000:.0f} ms per step", flush=True)
-    return {method: min(known) for method, known in found.items()}
+            print(f"{name}: {known[-1] * 1000:.0f} ms per step", flush=True)
+    return {name: min(known) for name, known in found.items()}
 
 
 def run(made: Job) -> float:
@@ -237,6 +253,14 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     words.add_argument(
         "--methods", type=lambda text: text.split(","), default=[*FAMILY, *GANS], metavar="A,B"
+    )
+    words.add_argument(
+        "--variant",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="NAME METHOD KEY=VALUE...: a method with other settings; may be given several times",
     )
     words.add_argument("--seconds", type=float, default=120, help="of one core, per run")
     words.add_argument("--seeds", type=int, default=3)
