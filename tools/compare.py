@@ -252,7 +252,10 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("shards", type=Path)
     words.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     words.add_argument(
-        "--methods", type=lambda text: text.split(","), default=[*FAMILY, *GANS], metavar="A,B"
+        "--methods",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[*FAMILY, *GANS],
+        metavar="A,B",
     )
     words.add_argument(
         "--variant",
