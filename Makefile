@@ -17,6 +17,7 @@ quickstart: $(VENV)/demo.done
 	@echo
 	@echo "64 faces:             $(CURDIR)/$(RUN)/faces.png"
 	@echo "how they came to be:  $(CURDIR)/$(RUN)/samples/"
+	@echo "what happened:        $(CURDIR)/$(RUN)/report.html"
 	@echo "curves:               $(BIN)/tensorboard --logdir $(RUN)/tensorboard"
 
 test: $(VENV)/test.done
@@ -31,7 +32,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.done: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,eval]'
 	touch $@
 
 $(VENV)/test.done: pyproject.toml | $(VENV)/bin/python

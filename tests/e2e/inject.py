@@ -35,9 +35,9 @@ def fast(learner: Learner, step: int):
 
 @contextmanager
 def far(learner: Learner, step: int):
-    """Fifty times the chains' step size."""
+    """A thousand times the chains' step size."""
     kept = learner.grids
-    learner.grids = [replace(grid, step_size=50 * grid.step_size) for grid in kept]
+    learner.grids = [replace(grid, step_size=1000 * grid.step_size) for grid in kept]
     yield
     learner.grids = kept
 
