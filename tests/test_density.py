@@ -85,7 +85,7 @@ def test_the_energy_learned_is_the_true_log_density(name: str, system: str) -> N
     law = Ring() if name == "ring" else eight_gaussians()
     learner = learner_of_points(SYSTEMS[system])
     torch.manual_seed(0)
-    for step in range(500):
+    for step in range(700):
         data = [law.sample((256,))[:, :, None, None]]
         particles = learner.sample(step, data)
         learner.learn_energy(data, particles, step)

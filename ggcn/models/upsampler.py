@@ -1,6 +1,7 @@
 """Top-down up-samplers: hidden z to the coarsest grid, and each grid to the next."""
 
 from collections.abc import Callable
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
@@ -105,8 +106,7 @@ class HiddenUpsampler(nn.Module):
         self.climb, width = _climb(4, size, config.width, config, norm)
         keep_variance(self, SLOPED)
         self.paint = nn.Conv2d(width, channels, 3, padding=1)
-        if self.base is not None:
-            _blank(self.paint)
+        _blank(self.paint, spread=0.0 if self.base else FAINT)
 
     def forward(self, z: Tensor) -> Tensor:
         """z [n, hidden] -> [n, channels, size, size], float32; without a base in (-1, 1)."""
@@ -140,9 +140,14 @@ class GridUpsampler(nn.Module):
         return linear + detail if self.base is None else linear + self.base(x) + detail
 
 
-def _blank(layer: nn.Conv2d) -> None:
-    """Weights and biases of 0, from where a last layer learns and an earlier one would not."""
-    nn.init.zeros_(layer.weight)
+FAINT = 0.01
+"""standard deviation of the first images that come from z alone: all but grey, since chains take long to wipe out a
+noise that every start has"""
+
+
+def _blank(layer: nn.Conv2d, spread: float = 0.0) -> None:
+    """A last layer whose output begins near 0, with a standard deviation of `spread` for features of order 1."""
+    nn.init.normal_(layer.weight, std=spread / sqrt(layer.weight[0].numel()))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
