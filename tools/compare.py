@@ -14,6 +14,7 @@ pictures.png. What a setting is worth is shown by a variant:
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor
 
 from ggcn import files, pictures
+from ggcn.compose import compose
 from ggcn.errors import UserError, run_cli
 from ggcn.evaluation import cache, samples
 from ggcn.evaluation.evaluate import Judge
@@ -42,10 +45,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FAMILY = ("ggcn", "coopnets", "wgcn", "gcn", "shortrun", "igebm")
 """presets of configs/model"""
 GANS = ("dcgan", "wgan-gp")
-SHORT, LONG = 5, 35
-"""steps of the two runs whose difference tells what a step costs"""
+SHORT, LONG = 4, 36
+"""steps of the two runs whose difference tells what a step costs; multiples of what a method does every so often"""
 ROUNDS = 2
-"""such pairs per method, in turn; the cheapest counts, for other work on a machine only adds"""
+"""such pairs per method, in turn; the cheapest run of each length counts, for other work on a machine only adds"""
 ROW = 16
 """pictures of each method in pictures.png"""
 
@@ -72,9 +75,11 @@ class Job:
             numbers = {"steps": self.steps, "seed": self.seed, "count": self.count, "size": self.size}
             flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
             return [*script, *flags, "--out", str(self.samples)]
+        grids = compose([f"model={self.method}"]).model.grids
         settings = {
             "experiment": "compare",
             "model": self.method,
+            "model.grids": [grid * self.size // grids[-1] for grid in grids],
             "run": self.folder.name,
             "paths.runs": self.folder.parent,
             "data.shards": self.shards.resolve(),
@@ -102,13 +107,14 @@ def main() -> None:
     told.out.mkdir(parents=True, exist_ok=True)
     told.kinds = kinds(told)
     book = Book(told.out / "results.json", told)
-    book.costs |= costs(partial(job, told), [name for name in told.kinds if name not in book.costs])
-    book.save()
+    for name in told.kinds.keys() - book.costs.keys():
+        book.costs[name] = cost(partial(job, told), name)
+        book.save()
     wanted = [(name, seed) for seed in range(told.seeds) for name in told.kinds]
     todo = [(name, seed) for name, seed in wanted if f"{name}-{seed}" not in book.rows]
     with ThreadPoolExecutor(told.parallel) as pool:
         jobs = [job(told, name, book.steps(name, told.seconds), seed) for name, seed in todo]
-        for made, spent in zip(jobs, pool.map(run, jobs), strict=True):
+        for made, spent in zip(jobs, pool.map(_attempt, jobs), strict=True):
             print(f"{made.folder.name}: {made.steps} steps in {spent:.0f} s of one core", flush=True)
             book.note(made, spent)
     book.finish()
@@ -138,11 +144,19 @@ class Book:
             "seconds": told.seconds,
             "count": told.count,
             "size": told.size,
-            "data": told.shards.name,
+            "real": told.real,
+            "data": str(told.shards.resolve()),
         }
         found = json.loads(path.read_text()) if path.exists() else {"settings": self.settings}
-        if found["settings"] != self.settings:
-            raise UserError(f"{path} is of another comparison ({found['settings']}); take another --out")
+        self.kinds = {name: [method, *changes] for name, (method, changes) in told.kinds.items()}
+        known = found.get("kinds", {})
+        if found["settings"] != self.settings or any(
+            known.get(name, words) != words for name, words in self.kinds.items()
+        ):
+            raise UserError(
+                f"{path} is of another comparison ({found['settings']}, {known}); take another --out"
+            )
+        self.kinds = known | self.kinds
         self.costs: dict[str, float] = found.get("costs", {})
         """seconds of a step by method"""
         self.rows: dict[str, Any] = found.get("rows", {})
@@ -158,15 +172,20 @@ class Book:
 
     def note(self, made: Job, spent: float) -> None:
         """Judges a run and keeps the numbers."""
-        pixels = made.drawn(seed=0)
-        row = self.judge.score(pixels)
-        self.rows[made.folder.name] = {"method": made.name, "steps": made.steps, "seconds": spent, **row}
-        torch.save(pixels[:ROW].clone(), made.folder.with_suffix(".few.pt"))
+        row: dict[str, Any] = {"method": made.name, "steps": made.steps, "seconds": spent}
+        try:
+            pixels = made.drawn(seed=0)
+            row |= self.judge.score(pixels)
+            torch.save(pixels[:ROW].clone(), made.folder.with_suffix(".few.pt"))
+        except (UserError, OSError):  # it did not stay finite, or ended with a sentence
+            row |= dict.fromkeys(("fid", "kid", "precision", "recall"), inf)
+        self.rows[made.folder.name] = row
         self.save()
 
     def save(self) -> None:
         """Writes results.json."""
-        files.write_json(self.path, {"settings": self.settings, "costs": self.costs, "rows": self.rows})
+        found = {"settings": self.settings, "kinds": self.kinds, "costs": self.costs, "rows": self.rows}
+        files.write_json(self.path, found)
 
     def finish(self) -> None:
         """Writes table.md and pictures.png."""
@@ -185,8 +204,9 @@ class Book:
         rows = [("data", to_floats(self.judge.train.pixels[:ROW]))]
         rows += [("PCA-50 Gaussian", to_floats(gaussian(self.judge.train.pixels, 50, ROW, 0)))]
         for name in methods:
-            few = torch.load(self.path.parent / "runs" / f"{name}-0.few.pt", weights_only=True)
-            rows.append((name, to_floats(few)))
+            few = self.path.parent / "runs" / f"{name}-0.few.pt"
+            if few.exists():
+                rows.append((name, to_floats(torch.load(few, weights_only=True))))
         title = f"{self.told.shards.name}, {self.told.seconds:.0f} s of one core each, seed 0, not selected"
         pictures.save(pictures.labelled(title, rows, side=64), self.path.with_name("pictures.png"))
 
@@ -198,6 +218,10 @@ HEAD = [
 
 
 def _line(name: str, rows: list[dict[str, Any]], steps: int, cost: float) -> str:
+    lost = sum(row["fid"] == inf for row in rows)
+    if lost:
+        return f"| {name} | {steps} | {cost * 1000:.0f} | diverged, {lost} of {len(rows)} | | | | |"
+
     def both(key: str, factor: float, digits: int) -> str:
         values = [row[key] * factor for row in rows]
         spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -215,15 +239,29 @@ def job(told: argparse.Namespace, name: str, steps: int, seed: int, folder: str 
     return Job(name, method, changes, told.shards, place, steps, seed, told.count, told.size)
 
 
-def costs(make: Callable[..., Job], names: list[str]) -> dict[str, float]:
-    """Seconds that a step of each method costs on one core, start-up left out."""
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(ROUNDS):
-        for name, known in found.items():
-            some, more = (run(make(name, steps, turn, f"costs/{steps}")) for steps in (SHORT, LONG))
-            known.append((more - some) / (LONG - SHORT))
-            print(f"{name}: {known[-1] * 1000:.0f} ms per step", flush=True)
-    return {name: min(known) for name, known in found.items()}
+def cost(make: Callable[..., Job], name: str) -> float:
+    """Seconds that a step of a method costs on one core, start-up left out."""
+    spent = {
+        steps: min(_afresh(make(name, steps, turn, "costs")) for turn in range(ROUNDS))
+        for steps in (SHORT, LONG)
+    }
+    found = (spent[LONG] - spent[SHORT]) / (LONG - SHORT)
+    print(f"{name}: {found * 1000:.0f} ms per step", flush=True)
+    return max(found, 1e-4)
+
+
+def _attempt(made: Job) -> float:
+    """`run`, for a method that may diverge: then there is nothing to draw from."""
+    try:
+        return run(made)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 0.0
+
+
+def _afresh(made: Job) -> float:
+    shutil.rmtree(made.folder, ignore_errors=True)
+    return run(made)
 
 
 def run(made: Job) -> float:

@@ -37,6 +37,7 @@ def main() -> None:
     told = parser().parse_args()
     torch.manual_seed(bits("gan", told.seed))
     images = to_floats(read(told.shards, told.size, 50_000).pixels)
+    images = images.to("cuda" if torch.cuda.is_available() else "cpu")
     generator = train(images, told.loss, told.steps, told.batch, told.width)
     with files.whole(told.out) as temporary:
         torch.save(sample(generator, told.count, told.seed, told.batch), temporary)
@@ -45,18 +46,20 @@ def main() -> None:
 def train(images: Tensor, loss: str, steps: int, batch: int, width: int) -> nn.Module:
     """The averaged generator after `steps` steps on images [n, 3, size, size] in [-1, 1] and their mirror images."""
     size = images.shape[-1]
-    generator, critic = _generator(size, width), _critic(size, width, norm=loss == "dcgan")
+    device = images.device
+    generator = _generator(size, width).to(device)
+    critic = _critic(size, width, norm=loss == "dcgan").to(device)
     average = deepcopy(generator)
     lr, betas = (2e-4, (0.5, 0.999)) if loss == "dcgan" else (2e-4, (0.5, 0.9))
     ours, theirs = (torch.optim.Adam(net.parameters(), lr, betas) for net in (generator, critic))
     for step in range(steps):
         for _ in range(CRITICS[loss]):
             real = images[torch.randint(len(images), (batch,))]
-            real = torch.where(torch.rand(batch, 1, 1, 1) < 0.5, real.flip(3), real)
+            real = torch.where(torch.rand(batch, 1, 1, 1, device=device) < 0.5, real.flip(3), real)
             with torch.no_grad():
-                fake = _run(generator, torch.randn(batch, HIDDEN))
+                fake = _run(generator, torch.randn(batch, HIDDEN, device=device))
             _descend(theirs, _critic_loss(critic, real, fake, loss))
-        score = _run(critic, _run(generator, torch.randn(batch, HIDDEN)))
+        score = _run(critic, _run(generator, torch.randn(batch, HIDDEN, device=device)))
         _descend(ours, softplus(-score).mean() if loss == "dcgan" else -score.mean())
         share = 1 - min(EMA, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -67,17 +70,17 @@ def train(images: Tensor, loss: str, steps: int, batch: int, width: int) -> nn.M
 def sample(generator: nn.Module, count: int, seed: int, batch: int) -> Tensor:
     """uint8 pictures [count, 3, size, size]; batch norm looks at `batch` of them at once, as in training."""
     dice = torch.Generator().manual_seed(bits("gan samples", seed))
+    device = next(generator.parameters()).device
     with torch.no_grad():
-        parts = [
-            _run(generator, torch.randn(batch, HIDDEN, generator=dice)) for _ in range(-(-count // batch))
-        ]
+        z = (torch.randn(batch, HIDDEN, generator=dice).to(device) for _ in range(-(-count // batch)))
+        parts = [_run(generator, part).cpu() for part in z]
     return to_bytes(torch.cat(parts)[:count])
 
 
 def _critic_loss(critic: nn.Module, real: Tensor, fake: Tensor, loss: str) -> Tensor:
     if loss == "dcgan":
         return softplus(-_run(critic, real)).mean() + softplus(_run(critic, fake)).mean()
-    between = real.lerp(fake, torch.rand(len(real), 1, 1, 1)).requires_grad_()
+    between = real.lerp(fake, torch.rand(len(real), 1, 1, 1, device=real.device)).requires_grad_()
     gradient = torch.autograd.grad(_run(critic, between).sum(), between, create_graph=True)[0]
     penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
     return _run(critic, fake).mean() - _run(critic, real).mean() + PENALTY * penalty
