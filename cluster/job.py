@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,12 +197,14 @@ def _heart(cluster: ClusterConfig, run: RunDir, place: "Place", watched: bool) -
 def _lead(cluster: ClusterConfig, heart: Heart, stop: Stop) -> Callable[[], float]:
     """Seconds before the job's end at which to stop: as configured or measured; before anything was measured a
     minute, or a quarter of the job."""
-    unmeasured = min(60.0, (stop.end - time.time()) / 4) if stop.end else 0.0
+    half = (stop.end - time.time()) / 2 if stop.end else inf  # or a life might end at its first step
+    unmeasured = min(60.0, half / 2) if stop.end else 0.0
 
     def lead() -> float:
         if cluster.lead_s is not None:
             return cluster.lead_s
-        return heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
+        measured = heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
+        return min(measured, half)
 
     return lead
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from cluster import check, history
-from ggcn.checks import acceptable_nodes, ranks_per_node, validate_world
+from ggcn.checks import acceptable_nodes, ranks_per_node, validate_packages, validate_world
 from ggcn.compose import compose, to_yaml
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
@@ -96,6 +96,7 @@ def local(config: Config, run: RunDir) -> int:
 
     world = processes.count(config.cluster.ranks, config.lanes)
     validate_world(config, world)
+    validate_packages(config)
     check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
@@ -110,6 +111,7 @@ def debug(config: Config, run: RunDir) -> int:
     from cluster.stop import Stop
     from ggcn.ranks import Place
 
+    validate_packages(config)
     check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)

@@ -36,6 +36,17 @@ def ranks_per_node(config: Config) -> int:
     return cluster.ranks_per_node or cluster.gpus_per_node or 1
 
 
+def validate_packages(config: Config) -> None:
+    """Raises UserError when this Python lacks what training with `config` needs beyond the project's own packages."""
+    names = ("torchmetrics", "efficientnet_lite_pytorch") if config.evaluation.every else ()
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"evaluation.every={config.evaluation.every} needs {', '.join(missing)}; pip install 'ggcn[eval]', or set "
+            "it to 0"
+        )
+
+
 def validate_world(config: Config, ranks: int) -> None:
     """Raises UserError when `ranks` processes cannot share the lanes equally."""
     if ranks < 1 or config.lanes % ranks:
@@ -260,13 +271,8 @@ def _evaluation_faults(config: Config) -> list[tuple[bool, str]]:
     told = config.evaluation
     if not told.every:
         return []
-    missing = [name for name in ("torchmetrics", "efficientnet_lite_pytorch") if find_spec(name) is None]
     inception = told.features == "inception"
     return [
-        (
-            bool(missing),
-            f"evaluation.every={told.every} needs {', '.join(missing)}; pip install 'ggcn[eval]', or set it to 0",
-        ),
         (
             not config.data.shards,
             f"evaluation.every={told.every} compares samples with the pictures of data.shards, and a mixture is none; "

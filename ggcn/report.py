@@ -53,7 +53,7 @@ class Curve:
 CURVES = (
     Curve("Energies", "mean of a batch", {"energy_samples": "samples", "energy_data": "data"}),
     Curve("Gap", "energy of data less that of samples; 0 is balance", {"gap": "gap"}, level=0),
-    Curve("JKO term", "gamma/2 mean |grad f|²", {"jko": "JKO"}),
+    Curve("JKO term", "mean |grad f|²; the loss has gamma/2 of it", {"jko": "JKO"}),
     Curve(
         "Displacement",
         "over that of pure noise; 1: only diffusion",

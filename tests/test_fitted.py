@@ -1,5 +1,6 @@
 """The linear maps below the up-samplers: closed forms, and what a run makes of them."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,6 +16,11 @@ def pictures(count: int = 400) -> Tensor:
     dice = torch.Generator().manual_seed(1)
     few = torch.randn(count, 3, 4, 4, generator=dice, dtype=torch.float64) / 3
     return torch.nn.functional.interpolate(few, size=8, mode="bicubic")
+
+
+def stored(images: Tensor) -> Tensor:
+    """As shards hold them."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def test_z_along_principal_components_has_the_pictures_mean_and_covariance() -> None:
@@ -44,9 +50,10 @@ def test_a_regression_finds_the_map_that_made_the_data() -> None:
 
 def test_fitted_up_samplers_start_from_the_pictures_law_and_foresee_the_finer_grid() -> None:
     _, upsamplers = build(compose(WORDS))
-    coarse, fine = pyramid(pictures().float(), [4, 8])
+    shown = stored(pictures()).float() / 127.5 - 1
+    coarse, fine = pyramid(shown, [4, 8])
     before = upsamplers.start(1, coarse)
-    fitted.fit(upsamplers, pictures(), [4, 8])
+    fitted.fit(upsamplers, stored(pictures()), [4, 8], mirrored=False)
     drawn = upsamplers.start(0, torch.randn(4000, 60, generator=torch.Generator().manual_seed(3)))
     torch.testing.assert_close(drawn.mean(0), coarse.mean(0), rtol=0, atol=0.03)
     torch.testing.assert_close(drawn.std(0), coarse.std(0), rtol=0.1, atol=0)
@@ -59,7 +66,7 @@ def test_the_same_pictures_give_the_same_bits_on_any_number_of_threads() -> None
     for threads in (1, 2):
         torch.set_num_threads(threads)
         _, upsamplers = build(compose(WORDS))
-        fitted.fit(upsamplers, pictures(), [4, 8])
+        fitted.fit(upsamplers, stored(pictures()), [4, 8], mirrored=False)
         maps.append(dict(upsamplers.named_buffers()))
         assert torch.get_num_threads() == threads
     assert all(torch.equal(maps[0][name], maps[1][name]) for name in maps[0])
@@ -69,3 +76,24 @@ def test_the_same_pictures_give_the_same_bits_on_any_number_of_threads() -> None
 def test_what_is_fitted_is_not_learned() -> None:
     _, upsamplers = build(compose(WORDS))
     assert not any("base" in name for name, _ in upsamplers.named_parameters())
+
+
+def test_mirror_images_count_where_the_run_has_them() -> None:
+    means = []
+    for mirrored in (True, False):
+        _, upsamplers = build(compose(WORDS))
+        fitted.fit(upsamplers, stored(pictures()), [4, 8], mirrored)
+        mean = upsamplers.start(0, torch.zeros(1, 60))
+        means.append((mean - mean.flip(3)).abs().max().item())
+    assert means[0] < 1e-6 < 1e-3 < means[1]
+
+
+def test_of_wide_pictures_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted, "WIDE", 100)
+    monkeypatch.setattr(fitted, "ENOUGH", 50)
+    dice = torch.Generator().manual_seed(5)
+    x = torch.randn(400, 192, generator=dice, dtype=torch.float64)
+    x[:, 7] *= 20
+    weight, _ = fitted.principal(x, 60)
+    assert weight[7, 0].abs() == pytest.approx(20, rel=0.3)
+    assert (weight[:, 50:] == 0).all()  # 50 pictures have no more directions

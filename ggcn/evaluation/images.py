@@ -40,14 +40,15 @@ class Images:
         return len(self.pixels)
 
 
-def read(folder: str | Path, size: int, most: int, crop: int = 0) -> Images:
+def read(folder: str | Path, size: int, most: int, crop: int = 0, config: DataConfig | None = None) -> Images:
     """The pictures of a set of shards (path or URL) at `size` pixels a side, at most `most` of them, evenly spaced.
 
     `crop`: side in stored pixels of the square that a picture shows, as data.crop, always the same one; 0: whole.
+    `config`: how shards are fetched and kept.
     Raises UserError when there are no shards, they cannot be brought to `size`, or too few decode.
     """
     folder = str(folder)
-    config = DataConfig()
+    config = config or DataConfig()
     found = fetch.load_manifest(folder, config)
     form = view(folder, found, size, crop)
     index = Index([Folder(folder, found)])

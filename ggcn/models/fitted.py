@@ -7,41 +7,61 @@ regression on the one before. What the up-samplers' networks then learn is what 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ggcn.models.build import Upsamplers
 from ggcn.models.upsampler import LinearBase, interpolate
 from ggcn.sampling.draw import pyramid
 
+WIDE, ENOUGH = 4000, 2000
+"""pictures of more numbers than WIDE (coarsest grids from 64 px on) are too dear to take apart by the thousand; ENOUGH
+of them, evenly spaced, have all directions that z may want"""
+
 RIDGE = 0.02
 """of the mean variance of the coarse pixels: enough to keep a regression on fewer pictures than pixels tame"""
 
 
-def fit(upsamplers: Upsamplers, images: Tensor, sizes: Sequence[int]) -> None:
-    """Fills the linear maps of `upsamplers` for the grids `sizes` from images [n, c, h, h] in [-1, 1].
+def fit(upsamplers: Upsamplers, pictures: Tensor, sizes: Sequence[int], mirrored: bool) -> None:
+    """Fills the linear maps of `upsamplers` for the grids `sizes` from uint8 pictures [n, c, h, h], and from their
+    mirror images where they are `mirrored`.
 
     In float64 and on one thread, so that the same pictures give the same bits on any machine of a kind.
     """
-    bases: list[nn.Module] = [getattr(net, "base", None) or nn.Identity() for net in upsamplers.grids]
-    levels = pyramid(images.double().cpu(), sizes)
+    bases = [getattr(net, "base", None) for net in upsamplers.grids]
     with _one_thread(), torch.no_grad():
-        if isinstance(bases[0], LinearBase):
-            bases[0].set(*principal(levels[0].flatten(1), bases[0].weight.shape[1]))
-        for base, (coarse, fine) in zip(bases[1:], pairwise(levels), strict=True):
-            if isinstance(base, LinearBase):
-                rest = fine - interpolate(coarse, fine.shape[-1])
+        for number, base in enumerate(bases):
+            if not isinstance(base, LinearBase):
+                continue
+            fine = _level(pictures, sizes[number], mirrored)
+            if number == 0:
+                base.set(*principal(fine.flatten(1), base.weight.shape[1]))
+            else:
+                coarse = _level(pictures, sizes[number - 1], mirrored)
+                rest = fine - interpolate(coarse, sizes[number])
                 base.set(*regression(coarse.flatten(1), rest.flatten(1)))
+
+
+def _level(pictures: Tensor, size: int, mirrored: bool) -> Tensor:
+    """uint8 pictures on the grid of `size`, float64 [n, c, size, size] in [-1, 1]; large ones pass through memory a
+    few at a time."""
+    parts = [pyramid(part.cpu().double() / 127.5 - 1, [size])[0] for part in pictures.split(256)]
+    level = torch.cat(parts)
+    return torch.cat([level, level.flip(3)]) if mirrored else level
 
 
 def principal(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Weight [d, count] and bias [d] that take z ~ N(0, I) to the mean of x [n, d] and its `count` main directions,
     each with its standard deviation; columns beyond the rank of x are 0."""
+    if x.shape[1] > WIDE:
+        x = x[:: -(-len(x) // ENOUGH)]
     mean = x.mean(0)
     _, spread, axes = torch.linalg.svd(x - mean, full_matrices=False)
-    signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # or they would be the library's whim
+    large = (
+        axes.abs() > 0.5 * axes.abs().amax(1, keepdim=True)
+    ).int()  # the first of them, for ties between mirror images
+    signs = axes.gather(1, large.argmax(1, keepdim=True)).sign()  # or they would be the library's whim
     main = (axes * signs * spread[:, None] / len(x) ** 0.5)[:count].T
     return torch.cat([main, main.new_zeros(x.shape[1], count - main.shape[1])], 1), mean
 

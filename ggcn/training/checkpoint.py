@@ -110,13 +110,13 @@ def best(root: Path) -> dict[str, Any] | None:
     return noted if (root / noted["checkpoint"]).is_dir() else None
 
 
-def note_best(root: Path, step: int, score: float) -> bool:
+def note_best(root: Path, step: int, score: float, of: str = "") -> bool:
     """Remembers the checkpoint of `step` if its score, lower is better, beats the best so far; whether it does.
-    One process calls it."""
+    `of`: how it was measured; scores measured otherwise do not compare, and give way. One process calls it."""
     known = best(root)
-    if known and known["score"] <= score:
+    if known and known.get("of", "") == of and known["score"] <= score:
         return False
-    files.write_json(root / "best", {"checkpoint": name(step), "score": score})
+    files.write_json(root / "best", {"checkpoint": name(step), "score": score, "of": of})
     return True
 
 

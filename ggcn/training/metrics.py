@@ -91,6 +91,11 @@ def forget_after(path: Path, step: int) -> None:
     files.write_text(path, "".join(line + "\n" for line in kept))
 
 
+def has_step(path: Path, step: int) -> bool:
+    """Whether there is a line of this step."""
+    return path.exists() and any(_step(line) == step for line in path.read_text().splitlines())
+
+
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]

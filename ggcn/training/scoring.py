@@ -47,7 +47,8 @@ class Scorer:
             return
         row = self.judge.row(torch.cat(gathered)[: told.count])
         line = {"step": step, "time": time.time(), "features": self.net.name, "seed": told.seed, **row}
-        line["best"] = note_best(self.run.checkpoints, step, row["fid"])
+        how = f"FID, {self.net.name}, {told.count} samples of seed {told.seed}, {row['against']} pictures"
+        line["best"] = note_best(self.run.checkpoints, step, row["fid"], how)
         line["seconds"] = time.monotonic() - began
         forget_after(self.run.evaluations, step - 1)
         with self.run.evaluations.open("a") as file:
@@ -66,7 +67,7 @@ class Scorer:
 def _judge(config: Config, net: Any) -> Judge | UserError:
     told = config.evaluation
     try:
-        real = read(config.data.shards, config.model.grids[-1], told.real, config.data.crop)
+        real = read(config.data.shards, config.model.grids[-1], told.real, config.data.crop, config.data)
         return Judge(net, real, Cache(Path(told.cache) if told.cache else cache.default()))
     except UserError as error:
         return error

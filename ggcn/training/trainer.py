@@ -15,7 +15,7 @@ from ggcn.config import Config
 from ggcn.data import stream
 from ggcn.data.config import DataConfig
 from ggcn.errors import UserError
-from ggcn.evaluation.images import LEAST, read, to_floats
+from ggcn.evaluation.images import LEAST, read
 from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.models import fitted
@@ -24,7 +24,7 @@ from ggcn.training import checkpoint, guard
 from ggcn.training.checkpoint import Checkpoints
 from ggcn.training.guard import Verdict
 from ggcn.training.heartbeat import Heart
-from ggcn.training.metrics import Journal, Stopwatch, memory
+from ggcn.training.metrics import Journal, Stopwatch, forget_after, has_step, memory
 from ggcn.training.rundir import RunDir
 from ggcn.training.scoring import Scorer
 from ggcn.training.state import State
@@ -68,6 +68,8 @@ def _train(
     ends.callback(lambda: journal.close() if journal else None)
     watch = Stopwatch(device)
     stopping, saved = False, step
+    if trainer.unscored(step):  # the life before ended between its checkpoint and this
+        trainer.score(step)
     while step < config.train.steps and not stopping:
         with watch.phase("step"):
             with watch.phase("data"):
@@ -115,15 +117,13 @@ def _due(step: int, every: int, total: int) -> bool:
 
 
 def _pictures(config: DataConfig, size: int, most: int) -> Tensor:
-    """Training pictures [n, c, size, size] in [-1, 1], of a mixture by its weights, with their mirror images where
-    the run has those."""
+    """Training pictures, uint8 [n, c, size, size], of a mixture by its weights."""
     shares = config.folders()
     counts = {
         folder: max(LEAST, round(most * share / sum(shares.values()))) for folder, share in shares.items()
     }
-    pixels = torch.cat([read(folder, size, count, config.crop).pixels for folder, count in counts.items()])
-    images = to_floats(pixels)
-    return torch.cat([images, images.flip(3)]) if config.flip else images
+    parts = [read(folder, size, count, config.crop, config) for folder, count in counts.items()]
+    return torch.cat([part.pixels for part in parts])
 
 
 class Trainer:
@@ -149,6 +149,8 @@ class Trainer:
         folder = self.checkpoints.newest()
         facts: dict[str, Any] = checkpoint.meta(folder) if folder else {"step": 0}
         step = int(facts["step"])
+        if ranks.is_first():
+            forget_after(self.run.evaluations, step)
         self.replaced = int(facts.get("replaced", 0))
         self.history = guard.History(**facts.get("guard", {}))
         self.learner.attempt = max(attempt, int(facts.get("attempt", 0)))
@@ -165,11 +167,12 @@ class Trainer:
 
     def fit(self) -> None:
         """Fits the up-samplers' linear maps to the training pictures; rank 0 does it for all."""
-        upsamplers, model, data = self.learner.upsamplers, self.config.model, self.config.data
+        learner, model, data = self.learner, self.config.model, self.config.data
+        exact = learner.ema_upsamplers.module  # float32, whatever the engine's precision
         if ranks.is_first():
-            images = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
-            fitted.fit(upsamplers, images, model.grids)
-        self.learner.adopt(ranks.from_first({name: x.cpu() for name, x in upsamplers.named_buffers()}))
+            pictures = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
+            fitted.fit(exact, pictures, model.grids, mirrored=data.flip)
+        learner.adopt(ranks.from_first({name: x.cpu() for name, x in exact.named_buffers()}))
 
     def save(self, step: int) -> None:
         """Commits a checkpoint of this step."""
@@ -247,6 +250,10 @@ class Trainer:
         every = self.config.evaluation.every
         return every > 0 and _due(step, every, self.config.train.steps)
 
+    def unscored(self, step: int) -> bool:
+        """Whether samples of the checkpoint that the run goes on from should have been measured and were not."""
+        return self.scored(step) and step > 0 and not ranks.from_first(has_step(self.run.evaluations, step))
+
     def score(self, step: int) -> None:
         """Measures fresh samples against the training pictures, and refreshes the report."""
         assert self.scorer is not None
@@ -258,8 +265,8 @@ class Trainer:
         """Refreshes report.html, which no run shall fail for."""
         try:
             report.write(self.run)
-        except (OSError, UserError) as error:
-            log.warning("report.html was not refreshed: %s", error)
+        except Exception:  # whatever a run's folder may hold by now
+            log.warning("report.html was not refreshed", exc_info=True)
 
     def picture(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png: data above, then start and refined per grid from the same z every time, and

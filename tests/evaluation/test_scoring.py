@@ -44,10 +44,9 @@ def test_a_run_is_measured_on_its_way_and_its_best_checkpoint_is_kept(
     lines = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8]
     best = min(lines, key=lambda line: line["fid"])
-    assert checkpoint.best(run / "checkpoints") == {
-        "checkpoint": checkpoint.name(best["step"]),
-        "score": best["fid"],
-    }
+    noted = checkpoint.best(run / "checkpoints")
+    assert noted is not None
+    assert (noted["checkpoint"], noted["score"]) == (checkpoint.name(best["step"]), best["fid"])
     assert best["best"]
     assert (run / "report.html").is_file()
     assert lines[-1]["fid"] == pytest.approx(by_hand(run, faces, tmp_path), rel=1e-3)
@@ -78,6 +77,18 @@ def test_a_resumed_run_measures_again_what_it_trains_again(words: list[str], tmp
     assert ended.returncode == 0, ended.stderr
     after = (run / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(line)["fid"] for line in after] == [json.loads(line)["fid"] for line in before]
+
+
+def test_an_evaluation_that_a_kill_prevented_is_made_up_for(words: list[str], tmp_path: Path) -> None:
+    assert call("cluster/launch.py", "-m", "local", *words).returncode == 0
+    path = tmp_path / "scored/evaluations.jsonl"
+    before = path.read_text().splitlines()
+    path.write_text(before[0] + "\n")
+    ended = call("cluster/launch.py", "-m", "local", *words, "train.steps=9")
+    assert ended.returncode == 0, ended.stderr
+    after = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in after] == [4, 8, 9]
+    assert after[1]["fid"] == json.loads(before[1])["fid"]
 
 
 def test_a_mixture_has_no_one_set_to_compare_with(words: list[str], faces: Path) -> None:
