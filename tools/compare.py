@@ -60,6 +60,7 @@ class Job:
     name: str
     method: str
     changes: tuple[str, ...]
+    grids: list[int]
     shards: Path
     folder: Path
     steps: int
@@ -75,11 +76,10 @@ class Job:
             numbers = {"steps": self.steps, "seed": self.seed, "count": self.count, "size": self.size}
             flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
             return [*script, *flags, "--out", str(self.samples)]
-        grids = compose([f"model={self.method}"]).model.grids
         settings = {
             "experiment": "compare",
             "model": self.method,
-            "model.grids": [grid * self.size // grids[-1] for grid in grids],
+            "model.grids": self.grids,
             "run": self.folder.name,
             "paths.runs": self.folder.parent,
             "data.shards": self.shards.resolve(),
@@ -236,7 +236,9 @@ def job(told: argparse.Namespace, name: str, steps: int, seed: int, folder: str 
     """The training of what is called `name` for `steps` steps."""
     place = told.out.resolve() / folder / f"{name}-{seed}"
     method, changes = told.kinds[name]
-    return Job(name, method, changes, told.shards, place, steps, seed, told.count, told.size)
+    grids = [] if method in GANS else compose([f"model={method}"]).model.grids
+    scaled = [grid * told.size // grids[-1] for grid in grids]
+    return Job(name, method, changes, scaled, told.shards, place, steps, seed, told.count, told.size)
 
 
 def cost(make: Callable[..., Job], name: str) -> float:
