@@ -116,7 +116,7 @@ def note_best(root: Path, step: int, score: float, of: str = "") -> bool:
     known = best(root)
     if known and known.get("of", "") == of and known["score"] <= score:
         return False
-    files.write_json(root / "best", {"checkpoint": name(step), "score": score, "of": of})
+    files.write_json(root / "best", {"checkpoint": name(step), "score": score, **({"of": of} if of else {})})
     return True
 
 
