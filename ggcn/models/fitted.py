@@ -58,10 +58,9 @@ def principal(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         x = x[:: -(-len(x) // ENOUGH)]
     mean = x.mean(0)
     _, spread, axes = torch.linalg.svd(x - mean, full_matrices=False)
-    large = (
-        axes.abs() > 0.5 * axes.abs().amax(1, keepdim=True)
-    ).int()  # the first of them, for ties between mirror images
-    signs = axes.gather(1, large.argmax(1, keepdim=True)).sign()  # or they would be the library's whim
+    large = axes.abs() > 0.5 * axes.abs().amax(1, keepdim=True)
+    first = large.int().argmax(1, keepdim=True)  # and not the largest: mirror images tie
+    signs = axes.gather(1, first).sign()  # or they would be the library's whim
     main = (axes * signs * spread[:, None] / len(x) ** 0.5)[:count].T
     return torch.cat([main, main.new_zeros(x.shape[1], count - main.shape[1])], 1), mean
 
