@@ -99,7 +99,7 @@ def test_chains_take_their_gradient_in_the_precision_asked_for() -> None:
     for chain in ("engine", "bf16", "fp32"):
         config = compose([*TINY, "engine.precision=bf16", f"model.chain.precision={chain}"])
         energies, _ = build(config)
-        gradients[chain] = slope(lambda x, e=energies: e.chain_energy(1, x), x)
+        gradients[chain] = slope(energies.prepared(1), x)
     exact, _ = build(compose([*TINY, "engine.precision=fp32"]))
     assert torch.equal(gradients["fp32"], slope(lambda x: exact.energy(1, x), x))
     assert torch.equal(gradients["engine"], gradients["bf16"])

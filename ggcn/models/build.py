@@ -55,12 +55,8 @@ class Energies(nn.Module):
         """E(x) on grid number `grid`: x [n, c, size, size] -> [n], float32."""
         return self.reference(x) - self.score(grid, x, precision)
 
-    def chain_energy(self, grid: int, x: Tensor) -> Tensor:
-        """E(x) in the precision of the chains."""
-        return self.energy(grid, x, self.chain_precision)
-
     def prepared(self, grid: int) -> Callable[[Tensor], Tensor]:
-        """`chain_energy` of one grid for many calls: a function of x with the weights as they are now, cast and
+        """E(x) of one grid in the precision of the chains, for many calls: with the weights as they are now, cast and
         laid out once instead of in every call (autocast remembers casts only of weights that take a gradient)."""
         weights = _ready(self.grids[grid], self.chain_precision)
 
