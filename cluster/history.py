@@ -1,5 +1,6 @@
 """What happened to a run, a line per event in runs/NAME/submissions.jsonl: submitted, started, stopped, ended.
 
+    asking  array, index                         by the launcher, before it submits a job array
     submit  job, nodes, ranks_per_node, code     by the launcher
     start   job, world, step, host, pid, restart by rank 0, step: where it starts from
     stop    reason, step                         by rank 0, after the save
@@ -69,8 +70,9 @@ def of_job(events: list[Event], number: str | None) -> list[Event]:
 
 
 def cancelled(events: list[Event], number: str | None) -> bool:
-    """Whether the job was cancelled. A request that came too late for the job before it does not count."""
-    return last(after_last(of_job(events, number), "submit"), "cancel") is not None
+    """Whether the job was cancelled, were it before its launcher noted it. A request that came too late for the job
+    before it does not count."""
+    return last(of_job(events, number), "cancel") is not None
 
 
 def saved_step(run: RunDir) -> int:

@@ -9,6 +9,7 @@ import time
 from math import ceil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from cluster import history, job
 from ggcn.checks import acceptable_nodes, ranks_per_node
@@ -21,8 +22,9 @@ UNMEASURED_S = 120
 """lead of the signal before the time limit while nothing is known of the run's steps and saves"""
 
 
-def parameters(config: Config, runs: list[RunDir], lead_s: int) -> dict[str, Any]:
-    """Arguments of submitit's SlurmExecutor for one run, or for the points of a sweep in one folder."""
+def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "") -> dict[str, Any]:
+    """Arguments of submitit's SlurmExecutor for one run, or for the points of a sweep in one folder, whose jobs are
+    known by the word `array` until their ids are noted."""
     cluster, first = config.cluster, runs[0]
     title = first.path if len(runs) == 1 else first.path.parent
     extra: dict[str, Any] = {"requeue": True, "chdir": str(first.path / "code"), **_options(cluster.sbatch)}
@@ -42,7 +44,7 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int) -> dict[str, Any
     }
     return {
         "job_name": title.name,
-        "comment": str(title),
+        "comment": f"{title}?{array}" if array else str(title),
         "time": cluster.time_min,
         "nodes": sizes[0],
         "signal_delay_s": lead_s,
@@ -80,12 +82,15 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
     sizes = {"nodes": acceptable_nodes(config), "ranks_per_node": ranks_per_node(config)}
     facts = {**sizes, "code": _commit()}  # known beforehand: the job may start at once
+    array = uuid4().hex if len(runs) > 1 else ""
+    for index, run in enumerate(runs if array else ()):
+        history.add(run, "asking", array=array, index=index)
     try:
         site = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
         with clean_env():  # a job submitted from a job must not inherit its size
             os.environ.update(site)
             executor = SlurmExecutor(_folder(runs), python=python(config))
-            executor.update_parameters(**parameters(config, runs, lead(config, runs)))
+            executor.update_parameters(**parameters(config, runs, lead(config, runs), array))
             jobs = executor.submit_array(ranks)
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refused: {' '.join(str(error).split())}") from None
@@ -116,12 +121,21 @@ def queue() -> dict[str, tuple[str, str]]:
 
 
 def live(run: RunDir, jobs: dict[str, tuple[str, str]]) -> tuple[str, str] | None:
-    """Id and state of the run's job in `jobs`, or None: found by its id, or by the path in its comment."""
-    submitted = history.last(history.read(run), "submit")
+    """Id and state of the run's job in `jobs`, or None: found by its id or, where the launcher was killed before it
+    noted that, by the comment."""
+    events = history.read(run)
+    submitted, asked = history.last(events, "submit"), history.last(events, "asking")
     if submitted and submitted["job"] in jobs:
         return submitted["job"], jobs[submitted["job"]][0]
-    marked = [(number, state) for number, (state, comment) in jobs.items() if comment == str(run.path)]
-    return marked[0] if marked else None
+    for number, (state, comment) in jobs.items():
+        if comment == str(run.path) or (asked and _is_point(run, asked, number, comment)):
+            return number, state
+    return None
+
+
+def _is_point(run: RunDir, asked: history.Event, number: str, comment: str) -> bool:
+    """Whether a job is the run's element of the array that its launcher was asking for."""
+    return comment == f"{run.path.parent}?{asked['array']}" and number.endswith(f"_{asked['index']}")
 
 
 def lead(config: Config, runs: list[RunDir]) -> int:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -23,6 +24,9 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
+        """of the last step"""
+        self.since: dict[str, list[float]] = {}
+        """of the steps since means() was asked"""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -31,7 +35,15 @@ class Stopwatch:
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.seconds[f"seconds/{name}"] = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.seconds[f"seconds/{name}"] = seconds
+        self.since.setdefault(f"seconds/{name}", []).append(seconds)
+
+    def means(self) -> dict[str, float]:
+        """Of a step since the last call: one step alone says little where only every fourth has a JKO term."""
+        found = {name: fmean(seconds) for name, seconds in self.since.items()}
+        self.since.clear()
+        return found
 
 
 def memory(device: torch.device) -> dict[str, float]:

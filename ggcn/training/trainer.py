@@ -97,7 +97,7 @@ def _train(
         if journal:
             journal.tick(values)
             if _due(step, config.log.every, config.train.steps):
-                journal.write(step, values | watch.seconds | trainer.speed(watch), verdict.line())
+                journal.write(step, values | trainer.speed(watch), verdict.line())
             if _due(step, config.log.pictures_every, config.train.steps):
                 with heart.between(step, "picture"):
                     trainer.picture(step, batch.images)
@@ -237,9 +237,10 @@ class Trainer:
         return self.resume()
 
     def speed(self, watch: Stopwatch) -> dict[str, float]:
-        """Images per second of this step over all ranks, and memory of this rank."""
-        rate = self.config.train.batch / watch.seconds["seconds/step"]
-        return {"images_per_second": rate, **memory(self.device)}
+        """Seconds per phase and images per second over all ranks since the last line, and memory of this rank."""
+        seconds = watch.means()
+        rate = self.config.train.batch / seconds["seconds/step"]
+        return {**seconds, "images_per_second": rate, **memory(self.device)}
 
     def sampler(self) -> Sampler:
         """Of the averaged weights as they are now."""
