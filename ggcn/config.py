@@ -124,16 +124,18 @@ class FlowConfig:
 
     gamma: list[float] = field(default_factory=list)
     """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the price of moving
-    particles for a time gamma. By default 2 a: much above a chain's total time steps * a the energy flattens
-    and the chains stand still, near 0 the flow is maximum likelihood with its instability"""
-    every: int = 1
-    """steps between JKO terms, each weighing that many times as much (lazy regularisation, Karras et al. 2020): the
-    term is half of what an energy's step costs, and changes slowly"""
+    particles for a time gamma. By default strength * a: much above a chain's total time steps * a the energy
+    flattens and the chains stand still, near 0 the flow is maximum likelihood with its instability"""
+    strength: float = 2.0
+    """gamma in Langevin step sizes a, where gamma is empty"""
+    share: float = 1.0
+    """of each lane's particles that the JKO term is taken at, rounded up to whole ones: the term is half of what an
+    energy's step costs, and a part of the particles estimates the same mean. (Rather than in every n-th step with n
+    times the weight: train.energy.clip would take most of that weight away again)"""
     particles: str = "samples"
     """where the JKO term is taken: samples (chain ends), data, both, or segments between the two"""
     precision: str = "engine"
-    """of the JKO term: engine (as engine.precision), bf16 or fp32; another than the engine's costs a forward
-    pass more"""
+    """of the JKO term: engine (as engine.precision), bf16 or fp32"""
 
 
 @dataclass
@@ -381,7 +383,7 @@ def resolve(config: Config) -> None:
     chain = model.chain
     chain.step_size = list(chain.step_size) or [chain.pace * size**2 for size in model.grids]
     chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
-    model.flow.gamma = list(model.flow.gamma) or [2 * a for a in chain.step_size]
+    model.flow.gamma = list(model.flow.gamma) or [model.flow.strength * a for a in chain.step_size]
 
 
 def grids(model: ModelConfig) -> list[Grid]:

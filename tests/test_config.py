@@ -96,7 +96,7 @@ def test_composing_needs_no_torch() -> None:
 def test_chains_scale_with_the_grid_unless_told_otherwise() -> None:
     model = compose(["model.grids=[16,64]", "model.chain.step_size=[2.0]"]).model
     coarse, fine = grids(model)
-    assert (coarse.step_size, fine.step_size, fine.gamma, fine.temperature) == (2.0, 2.0, 4.0, 5e-6)
+    assert (coarse.step_size, fine.step_size, fine.gamma, fine.temperature) == (2.0, 2.0, 2.0, 5e-6)
     coarse, fine = grids(compose(["model.grids=[16,64]"]).model)
     assert fine.step_size == 16 * coarse.step_size == 64**2 * 0.02
     assert fine.step_size * fine.temperature == coarse.step_size * coarse.temperature

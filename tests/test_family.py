@@ -46,7 +46,8 @@ def weights(learner: Learner) -> list[Tensor]:
 PLAIN = [
     "model.upsampler.base=plain",
     "model.chain.pace=0.01",
-    "model.flow.every=1",
+    "model.flow.strength=2",
+    "model.flow.share=1",
     "train.energy.lr=1e-3",
     "train.upsampler.lr=1e-3",
 ]
@@ -174,20 +175,3 @@ def test_multigrid_remembers_the_colours_it_met() -> None:
     drawn = law.colours(torch.randn(50_000, 3, generator=dice)).flatten(1)
     assert torch.allclose(drawn.mean(0), met.mean(0), atol=0.01)
     assert torch.allclose(drawn.T.cov(), met.T.cov(correction=0), atol=0.005)
-
-
-@pytest.mark.usefixtures("alone")
-def test_a_jko_term_taken_seldom_weighs_as_much_more() -> None:
-    def gradient(gamma: float, every: int, step: int) -> Tensor:
-        torch.manual_seed(0)
-        one = learner(f"model.flow.gamma=[{gamma}]", f"model.flow.every={every}")
-        torch.nn.init.normal_(one.energies.grids[1].readout.weight)  # one that has learned something
-        data = one.data(torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8), 0)
-        metrics = one.learn_energy(data, one.sample(0, data), step)
-        assert ("jko/16" in metrics) == ((step + 1) % every == 0)
-        return metrics["energy_gradient_norm"]
-
-    seldom = gradient(2.0, every=3, step=2)
-    assert torch.equal(seldom, gradient(6.0, every=1, step=2))
-    assert torch.equal(gradient(2.0, every=3, step=0), gradient(0.0, every=1, step=0))
-    assert not torch.equal(seldom, gradient(0.0, every=1, step=2))

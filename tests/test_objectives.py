@@ -103,6 +103,25 @@ def test_a_linear_energy_has_the_jko_term_w_squared(particles: str) -> None:
     assert gap == pytest.approx((low - high).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("particles", PARTICLES)
+def test_a_share_of_the_particles_is_the_same_share_of_every_lane(particles: str) -> None:
+    """So the term does not depend on how lanes are dealt to ranks."""
+    config = tiny("model.flow.gamma=[0.7]")
+    energies, _ = build(config)
+
+    def jko(width: int, share: float, chosen: list[int]) -> Tensor:
+        data, samples, shares = batches(config)
+        inputs = [[x[chosen] for x in data], [x[chosen] for x in samples], shares[chosen]]
+        objective = EnergyObjective(energies, grids(config.model), particles, 0.0, share, width)
+        return objective(*inputs)[1][:, 3]
+
+    half = jko(3, 0.5, list(range(6)))  # of lanes 0 1 2 and 3 4 5
+    assert torch.allclose(half, jko(1, 1.0, [0, 1, 3, 4]))
+    one_rank_each = [jko(3, 0.5, lane) for lane in ([0, 1, 2], [3, 4, 5])]
+    assert torch.allclose(half, torch.stack(one_rank_each).mean(0))
+    assert not torch.allclose(half, jko(3, 1.0, list(range(6))), rtol=1e-3)
+
+
 def test_the_gaussian_reference_is_part_of_the_energy() -> None:
     config = tiny("model.sigma=0.5", "model.grids=[4]")
     energies, _ = build(config)

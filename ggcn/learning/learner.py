@@ -47,7 +47,8 @@ class Learner:
         self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
         self.ema_upsamplers = Ema(self.upsamplers, train.ema)
         flow = config.model.flow
-        self.energy_objective = EnergyObjective(self.energies, self.grids, flow.particles, train.energy_l2)
+        jko = flow.particles, train.energy_l2, flow.share, lanes.width
+        self.energy_objective = EnergyObjective(self.energies, self.grids, *jko)
         self.energy_engine = engines.build(
             self.energy_objective,
             train.energy,
@@ -110,18 +111,11 @@ class Learner:
         return in_parts(advance, source, noise, self.config.model.chain.micro_batch)
 
     def learn_energy(self, data: list[Tensor], particles: Particles, step: int) -> Metrics:
-        """Phase 2: data against chain ends, plus the JKO term where its turn is; one backward for all grids."""
-        lr, every = rate(self.config.train.energy, step), self.config.model.flow.every
-        self.energy_objective.jko_weight = float(every) if (step + 1) % every == 0 else 0.0
+        """Phase 2: data against chain ends, plus the JKO term; one backward for all grids."""
+        lr = rate(self.config.train.energy, step)
         loss, terms, norm = self.energy_engine.step(lr, data, particles.ends, self._shares(step))
-        named = dict(zip(ENERGY_TERMS, terms.T, strict=True))
-        if not self.energy_objective.jko_weight:
-            del named["jko"]  # it was not looked at, which is not 0
-        return {
-            **self._per_grid(named),
-            "energy_loss": loss,
-            "energy_gradient_norm": norm,
-        }
+        named = self._per_grid(dict(zip(ENERGY_TERMS, terms.T, strict=True)))
+        return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
 
     def learn_upsamplers(self, particles: Particles, step: int) -> Metrics:
         """Phase 3: every up-sampler that learns regresses from its source to where the chain went."""

@@ -2,6 +2,7 @@
 backward, everything that is differentiated twice inside it."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,20 @@ class EnergyObjective(nn.Module):
     particles in S move in one JKO step (Benamou-Brenier); gamma 0 leaves plain maximum likelihood, the KL flow.
     """
 
-    def __init__(self, energies: Energies, grids: Sequence[Grid], particles: str, l2: float) -> None:
+    def __init__(
+        self,
+        energies: Energies,
+        grids: Sequence[Grid],
+        particles: str,
+        l2: float,
+        share: float = 1.0,
+        lane_width: int = 1,
+    ) -> None:
         super().__init__()
         self.energies = energies
         self.settings = list(grids)
-        self.particles = particles
+        self.particles, self.share, self.lane_width = particles, share, lane_width
         self.l2 = l2
-        self.jko_weight = 1.0
-        """of the JKO term in the next step, beside its gamma; 0 leaves it out"""
 
     def forward(self, data: list[Tensor], samples: list[Tensor], shares: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and [grids, 4] ENERGY_TERMS.
@@ -42,38 +49,34 @@ class EnergyObjective(nn.Module):
         return torch.stack(losses).sum(), torch.stack(terms)
 
     def _grid(self, number: int, data: Tensor, samples: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        gamma = self.settings[number].gamma * self.jko_weight
-        x = torch.cat([data, samples]).requires_grad_(gamma > 0 and self.particles != "segments")
-        f = self.energies.score(number, x)
-        f_data, f_samples = f.chunk(2)
+        gamma = self.settings[number].gamma
+        x = torch.cat([data, samples])
+        f_data, f_samples = self.energies.score(number, x).chunk(2)
         loss = (
             f_samples.mean() - f_data.mean() + self.l2 * (f_data.square().mean() + f_samples.square().mean())
         )
         jko = torch.zeros((), device=x.device)
         if gamma > 0:
-            jko = self._jko(number, x, f, shares)
+            jko = self._jko(number, self._particles(data, samples, shares))
             loss = loss + gamma / 2 * jko
-        reference_data, reference_samples = self.energies.reference(x.detach()).chunk(2)
+        reference_data, reference_samples = self.energies.reference(x).chunk(2)
         low, high = (reference_data - f_data).mean(), (reference_samples - f_samples).mean()
         return loss, torch.stack([low, high, low - high, jko]).detach()
 
-    def _jko(self, number: int, x: Tensor, f: Tensor, shares: Tensor) -> Tensor:
-        """mean over S of |grad_x f|^2."""
-        precision = self.energies.jko_precision
+    def _particles(self, data: Tensor, samples: Tensor, shares: Tensor) -> Tensor:
+        """S: of every lane the same share, or the term would depend on the number of ranks."""
         if self.particles == "segments":
-            x = _segments(x, shares)
-        if self.particles == "segments" or precision != self.energies.precision:
-            f = self.energies.score(number, x, precision)
+            samples = data.lerp(samples, shares[:, None, None, None])
+        count = ceil(self.share * self.lane_width)
+        few = [x.unflatten(0, (-1, self.lane_width))[:, :count].flatten(0, 1) for x in (data, samples)]
+        return {"data": few[0], "both": torch.cat(few)}.get(self.particles, few[1])
+
+    def _jko(self, number: int, x: Tensor) -> Tensor:
+        """mean over x of |grad_x f|^2."""
+        x = x.detach().requires_grad_()
+        f = self.energies.score(number, x, self.energies.jko_precision)
         gradient = torch.autograd.grad(f.sum(), x, create_graph=True)[0]
-        squares = widen(gradient).square().flatten(1).sum(1)
-        half = len(squares) // 2
-        return {"data": squares[:half], "samples": squares[half:]}.get(self.particles, squares).mean()
-
-
-def _segments(x: Tensor, shares: Tensor) -> Tensor:
-    """A point on the segment from each datum to its sample, at `shares` [n] of the way."""
-    data, samples = x.detach().chunk(2)
-    return data.lerp(samples, shares[:, None, None, None]).requires_grad_()
+        return widen(gradient).square().flatten(1).sum(1).mean()
 
 
 class TeachingObjective(nn.Module):

@@ -163,7 +163,7 @@ def _children(pid: int) -> list[str]:
 
 def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
     run = tmp_path / "life"
-    words = [*words, "run=life", "checkpoint.keep=2", "model.flow.every=1"]
+    words = [*words, "run=life", "checkpoint.keep=2"]
     first = launch(*words, "train.steps=10", "log.pictures_every=5")
     assert first.returncode == 0, first.stderr
     assert {path.name for path in (run / "samples").iterdir()} == {"step_000005.png", "step_000010.png"}

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,9 +25,7 @@ def add(commands: Any) -> None:
     """The flags of `bench.py step`."""
     words = commands.add_parser("step", help="a training step by phases")
     words.add_argument("overrides", nargs="*", help="of the run's config, for example experiment=quickstart")
-    words.add_argument(
-        "--rounds", type=int, default=5, help="of model.flow.every steps; the least of each phase is taken"
-    )
+    words.add_argument("--rounds", type=int, default=10, help="steps; the least of each phase is taken")
     words.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default 1)")
     words.set_defaults(measure=steps)
 
@@ -51,13 +48,10 @@ def _table(config: Config, device: torch.device, rounds: int) -> Table:
     learner = Learner(config, lanes, device)
     state, size = State(config, lanes, learner, device), config.model.grids[-1]
     images = torch.randint(256, (config.train.batch, 3, size, size), dtype=torch.uint8)
-    every = config.model.flow.every
-    said(f"{rounds} rounds of {every} steps")
-    for step in range(every):  # kernels are chosen, memory is found
-        _step(learner, state, images, step)
-    turns = [_step(learner, state, images, step) for step in range(every, (rounds + 1) * every)]
-    alike = [turns[first::every] for first in range(every)]  # only one step in every has the JKO term
-    least = {phase: 1e3 * fmean(min(t[phase] for t in steps) for steps in alike) for phase in turns[0]}
+    said(f"{rounds} steps")
+    _step(learner, state, images, 0)  # kernels are chosen, memory is found
+    turns = [_step(learner, state, images, step) for step in range(1, rounds + 1)]
+    least = {phase: 1e3 * min(turn[phase] for turn in turns) for phase in turns[0]}
     upsampling, total = least.pop("up-sample"), sum(least.values())
     rows = [[phase, *_share(ms, total)] for phase, ms in least.items()]
     rows.insert(2, ["of it: up-sample", *_share(upsampling, total)])

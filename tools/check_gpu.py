@@ -1,0 +1,204 @@
+"""Checks on a GPU what a machine without one cannot, in one command:
+
+    python tools/check_gpu.py --out check
+
+Every part is a command of this project and leaves its log in OUT; report.md tells how each ended and what it measured.
+The exit code is 1 when one failed. A machine that reaches no registry takes its packages from a folder that
+`pip download` filled elsewhere:
+
+    pip download --dest wheels --no-deps deepspeed submitit webdataset hydra-core omegaconf antlr4-python3-runtime ...
+    python tools/check_gpu.py --wheels wheels --out check
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+STEPS, HALF = 40, 20
+"""of the runs that are compared; HALF is where one of them is stopped and resumed"""
+
+
+class Check:
+    """The parts, and what they left."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out.resolve()
+        self.rows: list[str] = []
+        self.failed = False
+
+    def part(self, name: str, work: Callable[[], str]) -> None:
+        """Does one part; it fails by raising."""
+        print(f"{name} ...", flush=True)
+        began = time.monotonic()
+        try:
+            said = work()
+        except Exception as error:  # the other parts are worth having all the same
+            said, self.failed = f"**failed**: {' '.join(str(error).split())[-300:]}", True
+        self.rows.append(f"| {name} | {time.monotonic() - began:.0f} | {said} |")
+        self.write()
+
+    def write(self) -> None:
+        """report.md, so far."""
+        from tools.benchmarks.report import header
+
+        head = [header(), "", "| part | s | result |", "|---|---|---|"]
+        (self.out / "report.md").write_text("\n".join([*head, *self.rows]) + "\n")
+
+    def call(self, name: str, *words: object) -> None:
+        """Runs one of the project's scripts; raises RuntimeError with its last words."""
+        log = self.out / f"{name}.log"
+        command = [sys.executable, *map(str, words)]
+        with log.open("w") as out:
+            code = subprocess.run(
+                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        if code:
+            raise RuntimeError(f"exit code {code}: {log.read_text()[-300:]}")
+
+    def train(self, name: str, steps: int, *words: object) -> Path:
+        """A run on the noise shards, to `steps`; returns its directory."""
+        runs = self.out / "runs"
+        settings = [f"run={name}", f"paths.runs={runs}", f"data.shards={self.out / 'shards'}", "log.every=1"]
+        told = ["-m", "local", "cluster.ranks=1", "data.workers=1", f"train.steps={steps}", *settings, *words]
+        self.call(f"train-{name}-{steps}", "cluster/launch.py", *told)
+        return runs / name
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    words.add_argument("--wheels", type=Path, metavar="FOLDER", help="installs the packages from here first")
+    words.add_argument("--device", default="cuda", help="cpu tries the script itself")
+    told = words.parse_args()
+    told.out.mkdir(parents=True, exist_ok=True)
+    if told.wheels:
+        install = ["-m", "pip", "install", "--no-index", "--no-deps", *sorted(told.wheels.glob("*"))]
+        subprocess.run([sys.executable, *map(str, install)], check=True)
+    check, device = Check(told.out), told.device
+    check.part("shards of noise", partial(shards, check))
+    check.part("noise on the device", partial(noise, device))
+    check.part("chains in bf16 and fp32", partial(precision, device))
+    for engine in ("engine=plain", "engine.zero_stage=0", "engine.zero_stage=1", "engine.zero_stage=2"):
+        check.part(f"{engine} beside plain", partial(engines, check, engine))
+    check.part("stopped and resumed, bit for bit", partial(resume, check))
+    for size in (32, 64, 128):
+        check.part(f"a Langevin step at {size} px", partial(bench, check, "chain", size, device))
+    check.part("a training step", partial(bench, check, "step", None, device))
+    print((told.out / "report.md").read_text())
+    return int(check.failed)
+
+
+def shards(check: Check) -> str:
+    """Pictures to train on, from no package."""
+    import numpy as np
+    from PIL import Image
+
+    folder = check.out / "pictures"
+    folder.mkdir(exist_ok=True)
+    dice = np.random.default_rng(0)
+    for number in range(256):
+        small = Image.fromarray(dice.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number:04d}.png")
+    check.call("shards", "tools/make_shards.py", folder, check.out / "shards", "--size", 32)
+    return "256 pictures"
+
+
+def noise(device: str) -> str:
+    """Draws are N(0, 1), the same for the same key, others for another."""
+    import torch
+
+    from ggcn.sampling.noise import Noise
+
+    def drawn(lane: int) -> torch.Tensor:
+        return Noise([(0, "chain", "lane", lane)], torch.device(device)).normal(1, 2**22)
+
+    first = drawn(0)
+    assert torch.equal(first, drawn(0))
+    assert not torch.equal(first, drawn(1))
+    mean, square = first.mean().item(), first.square().mean().item()
+    kurtosis = first.double().pow(4).mean().item()
+    assert abs(mean) < 3e-3
+    assert abs(square - 1) < 5e-3
+    assert abs(kurtosis - 3) < 0.03
+    return f"mean {mean:.1e}, variance {square:.4f}, kurtosis {kurtosis:.3f}"
+
+
+def precision(device: str) -> str:
+    """How far the ends of a default model's chains lie apart, relative to how far the chains went."""
+    import torch
+
+    from ggcn.compose import compose
+    from ggcn.config import grids
+    from ggcn.models import build
+    from ggcn.sampling.langevin import langevin
+    from ggcn.sampling.noise import Noise
+
+    config = compose([])
+    energies = build(config)[0].to(device).requires_grad_(False)
+    for name, weight in energies.named_parameters():
+        if name.endswith("readout.weight"):
+            torch.nn.init.normal_(weight, std=0.05)  # an energy that moves its chains
+    grid, where = grids(config.model)[-1], torch.device(device)
+    start = Noise([(0, "start")], where).normal(64, 3, grid.size, grid.size) * 0.3
+    ends = []
+    for kind in ("fp32", "bf16"):
+        energies.chain_precision = kind
+        ends.append(
+            langevin(energies.prepared(len(energies.grids) - 1), start, grid, Noise([(0,)], where))[0]
+        )
+    apart = ((ends[0] - ends[1]).norm() / (ends[0] - start).norm()).item()
+    assert apart < 0.05, f"{apart:.3f}"
+    return f"{apart:.4f} of the way"
+
+
+def engines(check: Check, engine: str) -> str:
+    """The largest difference of an energy loss from the plain engine's in fp32."""
+    name = engine.replace(".", "-").replace("=", "-")
+    run = check.train(name, HALF, engine, "engine.precision=fp32")
+    apart = max(abs(a - b) for a, b in zip(losses(run), losses(check.out / "runs/engine-plain"), strict=True))
+    assert apart < 1e-3, f"{apart:.2e}"
+    return f"energy losses differ by at most {apart:.1e} in {HALF} steps"
+
+
+def losses(run: Path) -> list[float]:
+    """The energy loss of every step."""
+    return [json.loads(line)["energy_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def resume(check: Check) -> str:
+    """Two lives end with the tensors of one."""
+    whole = files(check.train("whole", STEPS), STEPS)
+    check.train("parts", HALF)
+    parts = files(check.train("parts", STEPS), STEPS)
+    differ = [name for name in whole if whole[name] != parts[name]]
+    assert not differ, f"{', '.join(differ)} differ"
+    return f"{len(whole)} files of tensors equal"
+
+
+def files(run: Path, step: int) -> dict[str, str]:
+    """sha256 of a checkpoint's tensor files."""
+    meta = json.loads((run / f"checkpoints/step_{step:08d}/meta.json").read_text())
+    return {name: entry["sha256"] for name, entry in meta["files"].items() if name.endswith(".pt")}
+
+
+def bench(check: Check, what: str, size: int | None, device: str) -> str:
+    """tools/bench.py on the device; its tables lie beside the report."""
+    name = f"{what}-{size}" if size else what
+    words = ["--sizes", size, "--device", device] if what == "chain" else []
+    check.call(name, "tools/bench.py", what, *words, "--out", check.out / f"{name}.md")
+    rows = [line for line in (check.out / f"{name}.md").read_text().splitlines() if line.startswith("| ")]
+    wanted = "this project, bf16" if what == "chain" else "chains and learning"
+    return "".join(row for row in rows if wanted in row).replace("|", ",").strip(", ") + f"; {name}.md"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
