@@ -16,9 +16,11 @@ from PIL import Image
 
 from cluster import history
 from ggcn import pictures, report
-from ggcn.charts import Line, both_ways, chart, linear, logarithmic, number, scale, thin
 from ggcn.compose import compose, to_yaml
 from ggcn.errors import UserError
+from ggcn.report.charts import Line, both_ways, chart, linear, logarithmic, number, scale, thin
+from ggcn.report.lives import lives
+from ggcn.report.strips import STRIPS, finest_row
 from ggcn.training.rundir import RunDir
 
 HOSTILE = "</pre><script>alert(1)</script>&\"'"
@@ -183,11 +185,11 @@ def test_restarts_and_the_divergence_are_marked_in_the_curves(tmp_path: Path) ->
 def test_pictures_are_few_and_the_evolution_is_the_finest_grids_row(tmp_path: Path) -> None:
     run = full(tmp_path)
     text = report.write(run).read_text()
-    assert text.count('class="row"') == report.STRIPS
+    assert text.count('class="row"') == STRIPS
     assert [f"step {step}" in figures(text) for step in (20, 300)] == [True, True]
     (run.samples / "step_000320.png").write_bytes((run.samples / "step_000300.png").read_bytes()[:2000])
     text = report.write(run).read_text()
-    assert text.count('class="row"') == report.STRIPS - 1  # the torn one is left out
+    assert text.count('class="row"') == STRIPS - 1  # the torn one is left out
     assert "step 280" in figures(text)
 
 
@@ -205,10 +207,10 @@ def test_the_row_that_is_cut_out_is_that_of_the_samples(tmp_path: Path, model: s
     ]
     rows += [("bank", others[0])] * (model == "gcn")
     page = pictures.labelled("title", rows, side=64)
-    row = report.finest_row(page, config)
+    row = finest_row(page, config)
     assert row is not None
     assert np.array_equal(np.asarray(row), np.asarray(pictures.sheet(ends, 4, 4)))
-    assert report.finest_row(page.crop((0, 0, page.width, page.height - 9)), config) is None
+    assert finest_row(page.crop((0, 0, page.width, page.height - 9)), config) is None
 
 
 @pytest.mark.parametrize(
@@ -298,11 +300,11 @@ def test_lives_end_as_the_events_say() -> None:
         return {"event": kind, "time": at, "job": None, "step": 0, "world": 1, **facts}
 
     told = [event("start", 10), event("stop", 20, reason="SIGTERM"), event("start", 30), event("start", 50)]
-    ends = [(life.begin, life.end, life.how) for life in report.lives(told, 99, running=True)]
+    ends = [(life.begin, life.end, life.how) for life in lives(told, 99, running=True)]
     assert ends == [(10, 20, "stopped"), (30, 50, "killed"), (50, 99, "running")]
-    assert report.lives(told, 99, running=False, beat=70)[-1].end == 70
+    assert lives(told, 99, running=False, beat=70)[-1].end == 70
     done = [*told, event("finish", 80)]
-    assert report.lives(done, 99, running=False)[-1].how == "finished"
+    assert lives(done, 99, running=False)[-1].how == "finished"
 
 
 def test_inside_its_own_job_the_run_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

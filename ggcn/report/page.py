@@ -9,13 +9,15 @@ from html import escape
 
 from PIL import Image
 
-from ggcn.charts import COLOURS
+from ggcn.report.charts import COLOURS
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """a browser would fetch nothing, even if something got into the page that asks for it"""
 PICTURE_WIDTH = 1400
 """pixels; wider pictures are made smaller"""
 NONE = "-"
+ROWS = 30
+"""of a table: the last ones"""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,16 @@ def clock(moment: float) -> str:
         return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return NONE
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.3g} %"
+
+
+def count(many: int, thing: str) -> str:
+    """The number of things in words."""
+    return f"{many or 'no'} {thing}{'' if many == 1 else 's'}"
 
 
 STYLE = """

@@ -1,0 +1,93 @@
+"""When a run was at work: its starts and ends along the time, and all that happened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster import history
+from cluster.history import Event
+from cluster.status import duration
+from ggcn.report import page
+from ggcn.report.facts import Facts, told, value
+
+ENDS = {"finished": 2, "running": 0, "stopped": 4, "failed": 1, "killed": 3}
+"""how a life ended: colours"""
+
+
+@dataclass(frozen=True)
+class Life:
+    """A stretch of the run from a start to its end, unix seconds; `how` it ended, one of ENDS."""
+
+    begin: float
+    end: float
+    how: str
+    words: str
+
+
+def lives(events: Sequence[Event], now: float, running: bool, beat: float = 0.0) -> list[Life]:
+    """The lives of a run. One killed from outside ended, as far as is known, at the latest when the next thing
+    happened; the last one at `beat`, its newest heartbeat."""
+    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
+    found = [
+        _one_life(
+            events[first:following],
+            value(events[following], "time") if following < len(events) else None,
+            now,
+            running,
+            beat,
+        )
+        for first, following in zip(starts, [*starts[1:], len(events)], strict=True)
+    ]
+    return [life for life in found if life.begin <= life.end]
+
+
+def _one_life(events: Sequence[Event], then: float | None, now: float, running: bool, beat: float) -> Life:
+    """then: when the next life began."""
+    start, names = events[0], {"stop": "stopped", "finish": "finished", "end": "failed"}
+    words = f"{page.count(start.get('world', 0), 'rank')} from step {told(start, 'step')}"
+    begin = value(start, "time")
+    for event in events:
+        if event["event"] in names:
+            how = names[event["event"]]
+            return Life(begin, value(event, "time"), how, f"{words}; {how} {event.get('reason', '')}")
+    if then is None and running:
+        return Life(begin, now, "running", words)
+    return Life(begin, max(beat, begin) if then is None else then, "killed", f"{words}; killed from outside")
+
+
+def life(facts: Facts) -> str:
+    """The time line, and the last events as a table."""
+    events = facts.status.events
+    if not events:
+        return page.note("Not started yet.")
+    beat = max((value(each, "time") for each in facts.status.beats), default=0.0)
+    found = lives(events, facts.now, facts.running, beat)
+    rows = [
+        [page.clock(value(event, "time")), event["event"], _happened(event)] for event in events[-page.ROWS :]
+    ]
+    rest = len(events) - len(rows)
+    more = page.note(f"{rest} earlier ones are in {history.NAME}.", soft=True) if rest else ""
+    return (_timeline(found) if found else "") + page.table(["when", "event", "what"], rows) + more
+
+
+def _timeline(found: Sequence[Life]) -> str:
+    begin, end = found[0].begin, max(life.end for life in found)
+    whole = max(end - begin, 1e-9)
+    blocks = [
+        page.Block(ENDS[life.how], (life.end - life.begin) / whole, life.words, (life.begin - begin) / whole)
+        for life in found
+    ]
+    hows = [life.how for life in found]
+    key = page.key([(ENDS[how], how, str(hows.count(how))) for how in dict.fromkeys(hows)])
+    worked = sum(life.end - life.begin for life in found)
+    words = page.note(
+        f"{page.count(len(found), 'start')}; at work for {duration(worked)} of {duration(end - begin)}."
+    )
+    ends = f'<div class="ends"><span>{page.clock(begin)}</span><span>{page.clock(end)}</span></div>'
+    return words + key + page.bar(blocks) + ends
+
+
+def _happened(event: Event) -> str:
+    hidden = ("event", "time", "code", "pid", "restart")
+    return ", ".join(
+        f"{name} {value}" for name, value in event.items() if name not in hidden and value not in (None, "")
+    )
