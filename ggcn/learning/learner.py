@@ -47,8 +47,9 @@ class Learner:
         self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
         self.ema_upsamplers = Ema(self.upsamplers, train.ema)
         flow = config.model.flow
-        jko = flow.particles, train.energy_l2, flow.share, lanes.width
-        self.energy_objective = EnergyObjective(self.energies, self.grids, *jko)
+        self.energy_objective = EnergyObjective(
+            self.energies, self.grids, flow.particles, train.energy_l2, flow.share, lanes.width
+        )
         self.energy_engine = engines.build(
             self.energy_objective,
             train.energy,

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import psutil
@@ -25,8 +24,8 @@ class Stopwatch:
         self.device = device
         self.seconds: dict[str, float] = {}
         """of the last step"""
-        self.since: dict[str, list[float]] = {}
-        """of the steps since means() was asked"""
+        self.since: dict[str, tuple[float, int]] = {}
+        """sum and number of the steps since means() was asked"""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -37,11 +36,12 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
         self.seconds[f"seconds/{name}"] = seconds
-        self.since.setdefault(f"seconds/{name}", []).append(seconds)
+        total, count = self.since.get(f"seconds/{name}", (0.0, 0))
+        self.since[f"seconds/{name}"] = total + seconds, count + 1
 
     def means(self) -> dict[str, float]:
-        """Of a step since the last call: one step alone says little where only every fourth has a JKO term."""
-        found = {name: fmean(seconds) for name, seconds in self.since.items()}
+        """Of the steps since the last call: one step alone may have been held up."""
+        found = {name: total / count for name, (total, count) in self.since.items()}
         self.since.clear()
         return found
 

@@ -340,9 +340,8 @@ def test_a_sweep_is_an_array_that_runs_what_is_missing(run: Run) -> None:
     part = ["--sweep", "model=gcn,wgcn", "seed=1,2", "train.steps=3", "cluster.nodes=1"]
     blocker = run.slurm.block()
     assert run.launch(*part).count("submitted") == 4
-    for path in run.path.glob(
-        "*/submissions.jsonl"
-    ):  # as if the launcher had been killed before it noted the ids
+    # as if the launcher had been killed before it noted the ids
+    for path in run.path.glob("*/submissions.jsonl"):
         path.write_text("".join(line for line in path.open() if '"submit"' not in line))
     said = run.launch(*part)
     assert (said.count("submitted"), said.count("already job")) == (0, 4)
