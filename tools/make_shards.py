@@ -13,6 +13,7 @@ from pathlib import Path
 from ggcn.data import build, sources
 from ggcn.data.build import Built
 from ggcn.data.crop import Options
+from ggcn.data.image_file import MAX_PIXELS
 from ggcn.data.pool import cores
 from ggcn.errors import UserError, run_cli
 
@@ -69,6 +70,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="sets this share of the images aside, chosen by their names, as a data set in OUT/holdout",
     )
+    add(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="leaves out images of more pixels, as a small file may claim more than fit into memory; raise it for "
+        "very large scenes (default: %(default)s)",
+    )
     add("--workers", type=int, default=cores(), help="processes (default: every core)")
     return cli.parse_args(argv)
 
@@ -100,6 +109,7 @@ def options_of(args: argparse.Namespace, size: int) -> Options:
         shuffle_seed=args.shuffle_seed,
         shard_samples=args.shard_samples,
         holdout=args.holdout,
+        max_pixels=args.max_pixels,
     )
 
 
@@ -112,6 +122,8 @@ def report(made: Built) -> None:
     )
     if made.enlarged:
         print(f"  {made.enlarged} samples were enlarged: their images have fewer pixels")
+    for remark, images in sorted(build.remarks(found).items()):
+        print(f"  {images} images: {remark}")
     if made.rejects:
         print(f"  {len(made.rejects)} images could not be used, listed in {found.folder / build.REJECTED}:")
     for name, why in made.rejects[:10]:

@@ -2,8 +2,10 @@
 
 A shard is a slice of the source's list of images, permuted once by a hash, so that its content depends on the
 source and the options alone. One shard is one task. `NNNNNN.tar` is written first and `NNNNNN.json` last:
-where both are there and fit the slice, a later build skips the shard. `build.json` says from the beginning
-what a folder is being built from; `manifest.json`, written at the very end, makes it a data set.
+where both are there and fit the slice, a later build skips the shard, provided that the images are still those
+it was made of. The sidecar has their SHA-256; as an extended attribute it has what the file system said of them,
+and images of which that has not changed are not read again. `build.json` says from the beginning what a folder
+is being built from; `manifest.json`, written at the very end, makes it a data set.
 """
 
 import dataclasses
@@ -12,8 +14,9 @@ import hashlib
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ggcn import files
-from ggcn.data import crop, manifest, sources
+from ggcn.data import color, crop, image_file, manifest, sources
 from ggcn.data.crop import Box, Options
 from ggcn.data.manifest import Manifest, Shard
 from ggcn.data.pool import Pool, progress_bar, tick
@@ -32,7 +35,8 @@ from ggcn.lanes import Key, bits
 CLAIM = "build.json"
 HOLDOUT = "holdout"
 REJECTED = "rejected.jsonl"
-VERSION = 1
+STAMPS = "user.ggcn.sources"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Slice:
     range: range
     """of the folder's images"""
     entries: list[sources.Entry]
+    counts: list[int]
+    """samples per image, by the header alone"""
     options: Options
 
     @property
@@ -58,10 +64,30 @@ class Slice:
         return self.tar.with_suffix(".json")
 
     def digest(self) -> str:
-        """Identity of what the shard is made of."""
-        images = [(entry.name, entry.bytes) for entry in self.entries]
-        text = json.dumps([VERSION, self.first, images, dataclasses.asdict(self.options)])
+        """Identity of the list of images that the shard is made of, and of how; their content stands beside it."""
+        names = [entry.name for entry in self.entries]
+        text = json.dumps([VERSION, self.first, names, dataclasses.asdict(self.options)])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def stamps(self) -> bytes:
+        """Identity of what the file system says of the images; empty if it proves nothing about one of them."""
+        stamps = [entry.stamp for entry in self.entries]
+        return hashlib.sha256(json.dumps(stamps).encode()).hexdigest().encode() if all(stamps) else b""
+
+    def remember_stamps(self, contents: list[str]) -> None:
+        """Keeps the stamps of images that have these contents, where the file system has attributes."""
+        if not hasattr(os, "setxattr") or any(map(sources.is_unreadable, contents)):
+            return  # what could not be read is tried again
+        if stamps := self.stamps():
+            with suppress(OSError):
+                os.setxattr(self.sidecar, STAMPS, stamps)
+
+    def has_same_stamps(self) -> bool:
+        """Whether no image can have changed since `remember_stamps`. False where that cannot be known."""
+        try:
+            return bool(stamps := self.stamps()) and os.getxattr(self.sidecar, STAMPS) == stamps
+        except (OSError, AttributeError):
+            return False
 
     def record(self) -> dict[str, Any] | None:
         """The sidecar of the finished shard; None if the shard is not there as this slice wants it."""
@@ -88,6 +114,20 @@ class Picture:
         """See `crop.samples_of`. The file is read once, and decoded once at each scale that is asked for."""
         return crop.samples_of(self._data, options, self._known)
 
+    @cached_property
+    def content(self) -> str:
+        """See `sources.content`."""
+        try:
+            return sources.digest(self._data)
+        except MemoryError:
+            raise
+        except Exception as error:
+            return sources.unreadable(error)
+
+    def remarks(self) -> list[str]:
+        """What is to be said of the image, although it was taken."""
+        return sorted({remark for image, _, _ in self._known.values() for remark in image.info["remarks"]})
+
 
 class Shelf:
     """A shard in the making."""
@@ -96,6 +136,8 @@ class Shelf:
         self.part = part
         self.samples: list[tuple[str, Box, bytes]] = []
         self.rejects: list[tuple[str, str]] = []
+        self.contents: list[str] = []
+        self.remarks: list[tuple[str, str]] = []
 
     def add(self, picture: Picture) -> None:
         """Takes an image's samples; writes tar and sidecar after the slice's last image."""
@@ -106,6 +148,9 @@ class Shelf:
             raise
         except Exception as error:
             self.rejects.append((name, crop.reason(error)))
+        else:
+            self.remarks += [(name, remark) for remark in picture.remarks()]
+        self.contents.append(picture.content)
         tick()
         if name == self.part.entries[-1].name:
             self.write()
@@ -116,7 +161,9 @@ class Shelf:
         # squares of one image would lie side by side; the images themselves are permuted already
         self.samples.sort(key=lambda sample: rank(sample[0], seed, *sample[1]))
         packed = pack(self.part, [data for _, _, data in self.samples])
-        write_sidecar(self.part, self.samples, self.rejects, packed)
+        facts = {**packed, "contents": self.contents, "remarks": self.remarks}
+        write_sidecar(self.part, self.samples, self.rejects, facts)
+        self.part.remember_stamps(self.contents)
         self.samples.clear()
 
 
@@ -138,14 +185,17 @@ def write_sidecar(
     part: Slice,
     samples: list[tuple[str, Box, bytes]],
     rejects: list[tuple[str, str]],
-    packed: dict[str, Any],
+    facts: dict[str, Any],
 ) -> None:
     """Writes `NNNNNN.json`, which says that the shard is done and where its samples came from."""
     record = {
         "slice": part.digest(),
+        "start": part.range.start,
         "images": len(part.entries),
+        "counts": part.counts,
+        "first": part.first,
         "samples": len(samples),
-        **packed,
+        **facts,
         "sources": [(name, box) for name, box, _ in samples],
         "rejects": rejects,
     }
@@ -219,7 +269,7 @@ def parts(source: sources.Source, out: Path, options: Options) -> list[Part]:
     """The folders to build, in order. Raises UserError if a side of the split is empty."""
     order = sorted(source.entries, key=lambda entry: rank(entry.name, options.shuffle_seed))
     described = {**dataclasses.asdict(options), "scales": list(options.scales)}
-    claim = {**described, "images": len(order), "source": source.digest()}
+    claim = {**described, "color_space": color.SPACE, "images": len(order), "source": source.digest()}
     sides: dict[Path, list[sources.Entry]] = {out / HOLDOUT: [], out: []} if options.holdout else {out: []}
     for entry in order:
         sides[out / HOLDOUT if is_held_out(entry.name, options.holdout) else out].append(entry)
@@ -317,14 +367,123 @@ def slices(part: Part, counts: list[int]) -> list[Slice]:
             part.source.place,
             run,
             part.entries[run.start : run.stop],
+            counts[run.start : run.stop],
             part.options,
         )
         for index, run in enumerate(runs)
     ]
 
 
-def groups(planned: list[list[Slice]]) -> list[list[Slice]]:
-    """The shards that are not there yet, of several sizes out of the same images, as tasks.
+def finished(part: Part) -> Iterator[tuple[Slice, dict[str, Any]]]:
+    """The shards that are there, of images as they were then, cut as they were then; and their sidecars."""
+    for path in sorted(part.folder.glob("[0-9]*.json")):
+        try:
+            old = json.loads(path.read_text())
+            run = range(old["start"], old["start"] + old["images"])
+            entries = part.entries[run.start : run.stop]
+            place, counts = part.source.place, old["counts"]
+            piece = Slice(
+                part.folder, int(path.stem), old["first"], place, run, entries, counts, part.options
+            )
+            record = piece.record()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not a sidecar of this version
+        if record is not None:
+            yield piece, record
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Images whose shards have to be built again."""
+
+    edited: set[str]
+    """names of images with other bytes than in the shard"""
+    readable: set[str]
+    """names of images that were left out and for which the package is there now"""
+
+    @cached_property
+    def names(self) -> set[str]:
+        """All of them."""
+        return self.edited | self.readable
+
+    def touch(self, piece: Slice) -> bool:
+        """Whether a shard has one of the images."""
+        return bool(self.names) and any(entry.name in self.names for entry in piece.entries)
+
+
+def find_changes(found: list[Part], pool: Pool) -> Changes:
+    """Compares finished shards with the images as they are now. Only images with other stamps are read."""
+    changes, suspects = Changes(set(), set()), []
+    for part in found:
+        for piece, record in finished(part):
+            changes.readable.update(
+                name for name, why in record["rejects"] if image_file.can_be_read_now(why)
+            )
+            if not piece.has_same_stamps():
+                suspects.append((piece, record["contents"]))
+    entries = {entry.name: entry for piece, _ in suspects for entry in piece.entries}
+    now = read_contents(found[0].source.place, list(entries.values()), pool)
+    for piece, contents in suspects:
+        edited = {
+            entry.name
+            for entry, content in zip(piece.entries, contents, strict=True)
+            if now[entry.name] != content
+        }
+        changes.edited.update(edited)
+        if not edited:
+            piece.remember_stamps(contents)
+    return changes
+
+
+def read_contents(place: str, entries: list[sources.Entry], pool: Pool) -> dict[str, str]:
+    """Name -> content of image files; see `sources.content`."""
+    if not entries:
+        return {}
+    with progress_bar(len(entries), 0, "comparing", " images") as bar:
+        lists = pool.run(partial(_contents, place), chunks(entries), bar)
+    return dict(zip((entry.name for entry in entries), (one for some in lists for one in some), strict=True))
+
+
+def _contents(place: str, entries: list[sources.Entry]) -> list[str]:
+    contents = []
+    for entry in entries:
+        contents.append(sources.content(place, entry))
+        tick()
+    return contents
+
+
+def chunks(entries: list[sources.Entry]) -> list[list[sources.Entry]]:
+    """Tasks that are worth sending to a worker."""
+    return [entries[start : start + 64] for start in range(0, len(entries), 64)]
+
+
+def announce(changes: Changes, planned: list[Slice]) -> None:
+    """Says that a finished data set is about to become another one."""
+    if changes.edited:
+        print(f"{len(changes.edited)} images changed since their shards were built")
+    if changes.readable:
+        print(f"{len(changes.readable)} images that were left out can be read now")
+    if changes.names:
+        again = sum(map(changes.touch, planned))
+        print(
+            f"{again} of {len(planned)} shards are built again; with other pixels the data set is another one, "
+            "and runs on the old one do not continue on it",
+            flush=True,
+        )
+
+
+def discard(part: Part, planned: list[Slice], changes: Changes) -> None:
+    """Removes what is no longer so: the manifest over shards that change, and shards beyond the last one."""
+    if any(map(changes.touch, planned)):
+        for name in (manifest.NAME, REJECTED):
+            (part.folder / name).unlink(missing_ok=True)
+    for path in part.folder.glob("[0-9]*"):
+        if path.suffix in (".tar", ".json") and path.stem.isdigit() and int(path.stem) >= len(planned):
+            path.unlink(missing_ok=True)
+
+
+def groups(planned: list[list[Slice]], changes: Changes) -> list[list[Slice]]:
+    """The shards that are not there yet, or of other images, of several sizes out of the same images, as tasks.
 
     A task has a shard of the size that has fewest, and those of the other sizes that begin within its images:
     their images are read once, save a few at the end.
@@ -334,18 +493,33 @@ def groups(planned: list[list[Slice]]) -> list[list[Slice]]:
         [piece for pieces in planned for piece in pieces if piece.range.start in task.range]
         for task in coarse
     ]
-    missing = [[piece for piece in task if piece.record() is None] for task in tasks]
+    missing = [[piece for piece in task if piece.record() is None or changes.touch(piece)] for task in tasks]
     return [task for task in missing if task]
 
 
-def count_samples(part: Part, pool: Pool) -> list[int]:
-    """Samples per image, before any is decoded: one, but for a grid."""
+def count_samples(part: Part, pool: Pool, changes: Changes) -> list[int]:
+    """Samples per image, before any is decoded: one, but for a grid. What finished shards say is not read again."""
     if part.options.crop != "grid":
         return [1] * len(part.entries)
-    chunks = [part.entries[start : start + 64] for start in range(0, len(part.entries), 64)]
-    with progress_bar(len(part.entries), 0, "sizes", " images") as bar:
-        found = pool.run(partial(crop.count, part.source, part.options), chunks, bar)
-    return [samples for chunk in found for samples in chunk]
+    counts = dict.fromkeys((entry.name for entry in part.entries), -1)
+    for piece, _ in finished(part):
+        counts.update(zip((entry.name for entry in piece.entries), piece.counts, strict=True))
+    unknown = [entry for entry in part.entries if counts[entry.name] < 0 or entry.name in changes.names]
+    if unknown:
+        with progress_bar(len(unknown), 0, "sizes", " images") as bar:
+            place = dataclasses.replace(part.source, entries=[])  # a task carries its own entries alone
+            lists = pool.run(partial(crop.count, place, part.options), chunks(unknown), bar)
+        found = (samples for some in lists for samples in some)
+        counts.update(zip((entry.name for entry in unknown), found, strict=True))
+    return list(counts.values())
+
+
+def remarks(found: Manifest) -> Counter[str]:
+    """What is to be said of images that were taken, and of how many each."""
+    records = [
+        json.loads((found.folder / shard.name).with_suffix(".json").read_text()) for shard in found.shards
+    ]
+    return Counter(remark for record in records for _, remark in record["remarks"])
 
 
 def assemble(part: Part, planned: list[Slice]) -> Built:
@@ -386,8 +560,8 @@ def _shard(piece: Slice, record: dict[str, Any]) -> Shard:
 def build(source: sources.Source, wanted: dict[Path, Options], workers: int) -> list[Built] | None:
     """Builds the shards of `source` in each folder that is wanted (and its `holdout`), as if it were the only one.
 
-    Finishes a build that was killed. The options may differ in size alone. Returns what was built, a held-out
-    set before the rest; None if everything was there before.
+    Finishes a build that was killed, and builds shards again whose images changed. The options may differ in
+    size alone. Returns what was built, a held-out set before the rest; None if everything was there before.
     Raises UserError (see `claim`, `parts`, `assemble`) and OSError when the disk fails.
     """
     todo = [parts(source, out, options) for out, options in wanted.items()]
@@ -398,19 +572,28 @@ def build(source: sources.Source, wanted: dict[Path, Options], workers: int) -> 
             held.enter_context(alone(out))
         for leftover in (path for sides in todo for part in sides for path in part.folder.glob(".tmp-*")):
             leftover.unlink(missing_ok=True)
-        if all(complete(part) for sides in todo for part in sides):
-            return None
+        everything = [part for sides in todo for part in sides]
         with Pool(min(workers, len(source.entries))) as pool:
-            planned = [[slices(part, count_samples(part, pool)) for part in sides] for sides in todo]
-            write_missing(planned, pool)
+            changes = find_changes(everything, pool)
+            planned = [[slices(part, count_samples(part, pool, changes)) for part in sides] for sides in todo]
+            tasks = [
+                task
+                for same_images in zip(*planned, strict=True)
+                for task in groups(list(same_images), changes)
+            ]
+            if not tasks and all(complete(part) for part in everything):
+                return None
+            pieces_of_all = [pieces for sides in planned for pieces in sides]
+            announce(changes, [piece for pieces in pieces_of_all for piece in pieces])
+            for part, pieces in zip(everything, pieces_of_all, strict=True):
+                discard(part, pieces, changes)
+            write_missing(tasks, sum(len(part.entries) for part in everything), pool)
         pairs = [zip(sides, some, strict=True) for sides, some in zip(todo, planned, strict=True)]
         return [assemble(part, pieces) for some in pairs for part, pieces in some]
 
 
-def write_missing(planned: list[list[list[Slice]]], pool: Pool) -> None:
-    """Writes the shards that are not there yet; `planned`: by size, then by side of the split."""
-    tasks = [task for same_images in zip(*planned, strict=True) for task in groups(list(same_images))]
-    images = sum(len(piece.entries) for sides in planned for pieces in sides for piece in pieces)
+def write_missing(tasks: list[list[Slice]], images: int, pool: Pool) -> None:
+    """Writes the shards of the tasks; images: those of all shards, finished ones too."""
     left = sum(len(piece.entries) for task in tasks for piece in task)
     with progress_bar(images, images - left, "images", " images") as bar:
         pool.run(write_shards, tasks, bar)

@@ -2,18 +2,19 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from ggcn.data import sources
+from ggcn.data import color, image_file, sources
 from ggcn.data.pool import tick
 from ggcn.errors import UserError
 
 Decoded = tuple[Image.Image, float, tuple[int, int]]
-"""upright RGB image, its scale, width and height it has at scale 1"""
+"""upright sRGB image (its `info` has remarks on the file), its scale, width and height it has at scale 1"""
+T = TypeVar("T")
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the upright image"""
 
@@ -37,6 +38,8 @@ class Options:
     """at most so many samples in a shard, save when one image has more; None: see `samples_per_shard`"""
     holdout: float = 0.0
     """share of the images that is held out, 0 <= share < 1"""
+    max_pixels: int = image_file.MAX_PIXELS
+    """images with more are left out: a small file can claim any number, and a worker's memory is finite"""
 
     def __post_init__(self) -> None:
         checks = [
@@ -49,6 +52,7 @@ class Options:
                 f"quality runs from 1 to 100, not {self.quality}",
             ),
             (self.quality is None or self.format != "png", "png is lossless and takes no quality"),
+            (self.max_pixels >= 1, f"max-pixels must be at least 1, not {self.max_pixels}"),
         ]
         for holds, message in checks:
             if not holds:
@@ -96,22 +100,32 @@ def tiles(width: int, height: int, side: int) -> list[Box]:
     return [(x, y, x + side, y + side) for x, y in starts]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> 8-bit RGB: 16-bit grey is scaled, what is transparent shows white.
+def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Any mode -> 8-bit sRGB, and remarks on what the file left open.
 
-    Raises ValueError for pixels whose range is unknown (floats, integers beyond 16 bits).
+    Grey of more bits is scaled, colours are converted by the file's profile, what is transparent shows white.
+    Raises image_file.UnusableImage for pixels whose range is unknown (floats, integers beyond 16 bits).
     """
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("integer pixels beyond 16 bits")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.has_transparency_data:
+    icc, declared = image.info.get("icc_profile"), color.declared(image)
+    image, alpha = _split(image_file.to_16_bits(image))
+    few_bits = image_file.has_few_bits(image)
+    if image.mode not in color.SPACES or (not icc and declared):
+        image = color.eight_bits(image).convert("RGB")
+    image, remark = color.to_srgb(image, icc or declared)
+    if alpha is not None:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image.putalpha(alpha)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image, [remark] * bool(remark) + [image_file.FEW_BITS] * few_bits
+
+
+def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The colours of an image (mode L if they are grey) and its alpha, if it has any."""
+    grey = image.mode in ("1", "L", "LA", "La")
+    if not image.has_transparency_data:
+        return image.convert("L") if grey else image, None
+    rgba = image.convert("RGBA")
+    return rgba.getchannel("R") if grey else rgba.convert("RGB"), rgba.getchannel("A")
 
 
 def decode(data: bytes, options: Options, known: dict[tuple[int, int], Decoded]) -> Decoded:
@@ -119,20 +133,44 @@ def decode(data: bytes, options: Options, known: dict[tuple[int, int], Decoded])
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels needed: LANCZOS does the rest, and
     the result differs from a full decode by about 1 of 255 (rms). What was decoded for other options at the
-    same scale is in `known`.
+    same scale is in `known`. Metadata that Pillow stumbles over is left out.
     """
-    image: Image.Image = Image.open(io.BytesIO(data))
-    (width, height), scale = image.size, 1.0
-    spare = options.smallest_side(width, height) / (2 * options.size)
-    if spare >= 2 and (drafted := image.draft(image.mode, (int(width / spare), int(height / spare)))):
-        scale = drafted[1][2] / width
-    lying = image.size
-    if lying not in known:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        upright = (width, height) if image.size == lying else (height, width)
-        known[lying] = to_rgb(image), scale, upright
-    return known[lying]
+    return _with_patience(lambda plain: _decode(plain, options, known), data)
+
+
+def _with_patience(function: Callable[[bytes], T], data: bytes) -> T:
+    """`function` of a file; should it fail, of the file without what may have been in the way."""
+    try:
+        return function(data)
+    except (MemoryError, image_file.UnusableImage):
+        raise
+    except Exception as error:
+        for plain in image_file.without_damage(data):
+            try:
+                return function(plain)
+            except (MemoryError, image_file.UnusableImage):
+                raise
+            except Exception:
+                continue
+        raise error
+
+
+def _decode(data: bytes, options: Options, known: dict[tuple[int, int], Decoded]) -> Decoded:
+    with image_file.opened(data, options.max_pixels) as image:
+        (width, height), scale = image.size, 1.0
+        spare = options.smallest_side(width, height) / (2 * options.size)
+        if spare >= 2 and (drafted := image.draft(image.mode, (int(width / spare), int(height / spare)))):
+            scale = drafted[1][2] / width
+        lying = image.size
+        if lying not in known:
+            remarks = [image_file.FIRST_OF_MANY] if image_file.is_first_of_many(image) else []
+            image.load()
+            pixels, more = to_rgb(image)
+            pixels = image_file.upright(pixels, image)
+            upright = (width, height) if pixels.size == lying else (height, width)
+            pixels.info = {"remarks": remarks + more}
+            known[lying] = pixels, scale, upright
+        return known[lying]
 
 
 def cut(image: Image.Image, box: Box, scale: float, size: int) -> Image.Image:
@@ -179,9 +217,13 @@ def count(source: sources.Source, options: Options, entries: list[sources.Entry]
 
 def _count_one(place: str, options: Options, entry: sources.Entry) -> int:
     try:
-        with Image.open(io.BytesIO(sources.read(place, entry))) as image:
-            return len(options.boxes(*image.size))
+        return _with_patience(lambda data: _squares(data, options), sources.read(place, entry))
     except Exception:  # the same failure comes again, and is then listed, when the shard is written
         return 0
     finally:
         tick()
+
+
+def _squares(data: bytes, options: Options) -> int:
+    with image_file.opened(data, options.max_pixels) as image:
+        return len(options.boxes(*image.size))

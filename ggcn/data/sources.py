@@ -1,7 +1,7 @@
 """Where images come from: a folder, a zip, a tar, or photographs inside registry packages.
 
 A source is a sorted list of names and a way to read one of them. The same files as a folder, as a zip and
-as a tar are the same source: same names, same bytes.
+as a tar are the same source, on whatever system they were packed: same names, same bytes.
 """
 
 import functools
@@ -10,11 +10,17 @@ import importlib.metadata
 import json
 import os
 import posixpath
+import stat
+import struct
 import tarfile
+import time
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ggcn.errors import UserError
 
@@ -40,16 +46,25 @@ DEMOS = {
 }
 
 
+UNREADABLE = "unreadable: "
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image file of a source."""
 
     name: str
-    """path relative to the source's root, with forward slashes"""
+    """path relative to the source's root, with forward slashes, in Unicode's composed form (NFC)"""
+    path: str
+    """where it is stored: the file's path below the root, or the archive's own name for it"""
     bytes: int
     """size of the file; -1 if it cannot be told"""
     offset: int = -1
     """in a tar: where the file begins"""
+    pieces: tuple[tuple[int, int], ...] = ()
+    """of a sparse file in a tar: where each run of stored bytes belongs, and its length"""
+    stamp: tuple[int, ...] = ()
+    """what changes whenever the file (or its archive) is written: see `stamp_of`; () if that proves nothing"""
 
 
 @dataclass(frozen=True)
@@ -63,15 +78,56 @@ class Source:
     """files left aside because they are not images by their names"""
 
     def digest(self) -> str:
-        """Identity of the list of names and sizes, whatever they are stored in."""
-        text = json.dumps([(entry.name, entry.bytes) for entry in self.entries])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Identity of the list of names, whatever they are stored in."""
+        return hashlib.sha256(json.dumps([entry.name for entry in self.entries]).encode()).hexdigest()
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name, and not hidden."""
+    """Whether a file is an image by its name, and neither hidden nor a Mac's notes about one."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
+    aside = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in ENDINGS and not aside
+
+
+def normal(path: str) -> str:
+    """A stored path as every system would list it: forward slashes, no leading ./ or /, composed characters."""
+    return unicodedata.normalize("NFC", posixpath.normpath(path.replace("\\", "/")).lstrip("/"))
+
+
+def named(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries under normal names, sorted by them.
+
+    Of files stored under one path, as archives allow, the last counts. Paths that differ, but have the same
+    normal name, are all kept: the second and later ones under the names they are stored by.
+    """
+    stored = {entry.path: entry for entry in entries}
+    found: dict[str, Entry] = {}
+    for entry in sorted(stored.values(), key=lambda entry: (entry.path != normal(entry.name), entry.path)):
+        name = normal(entry.name)
+        name = entry.path if name in found else name
+        found[name] = replace(entry, name=name)
+    return [found[name] for name in sorted(found)]
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """What a file's change cannot but change: inode, size, and the times of its content and of its status.
+
+    The last one is the kernel's own, which no tool can set back. A file written in the last two seconds, the
+    coarsest clock of a file system, gets (): another change within the same tick would not show.
+    """
+    settled = time.time_ns() - status.st_ctime_ns > 2_000_000_000
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) if settled else ()
+
+
+def type_of(mode: int) -> str:
+    """What a path that is no regular file leads to, in words; empty for a regular file."""
+    types = {
+        stat.S_ISREG: "",
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a named pipe",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((words for test, words in types.items() if test(mode)), "a device")
 
 
 @functools.cache
@@ -83,6 +139,8 @@ def kind(place: str) -> str:
         raise UserError(f"there is no {place}; SOURCE is a folder, a zip, a tar, demo:faces or demo:scenes")
     if os.path.isdir(place):
         return "folder"
+    if other := type_of(os.stat(place).st_mode):
+        raise UserError(f"{place} is {other}; SOURCE is a folder, or a zip or tar that is a regular file")
     if zipfile.is_zipfile(place):
         return "zip"
     if tarfile.is_tarfile(place):
@@ -96,8 +154,8 @@ def find(place: str) -> Source:
     Raises UserError when there is no such place, when it holds no images, or when a demo's package is absent;
     OSError when a folder cannot be read.
     """
-    entries = {entry.name: entry for entry in LISTERS[kind(place)](place)}
-    images = sorted((entry for entry in entries.values() if is_image(entry.name)), key=lambda one: one.name)
+    entries = named(LISTERS[kind(place)](place))
+    images = [entry for entry in entries if is_image(entry.name)]
     if not images:
         endings = " ".join(ENDINGS)
         raise UserError(
@@ -110,10 +168,48 @@ def read(place: str, entry: Entry) -> bytes:
     """The bytes of one image file. Raises OSError, ValueError or what zipfile raises when it is damaged."""
     where = kind(place)
     if where == "zip":
-        return _zip(place, os.getpid()).read(entry.name)
+        return _read_member(place, entry)
     if where == "tar":
         return _read_part(place, entry)
-    return (demo_paths(place)[entry.name] if where == "demo" else Path(place, entry.name)).read_bytes()
+    return read_file(demo_paths(place)[entry.path] if where == "demo" else Path(place, entry.path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file. Raises ValueError at once for a pipe, a socket or a device; OSError."""
+    if other := type_of(os.stat(path).st_mode):
+        raise ValueError(f"{other}, not a file")
+    with open(path, "rb", opener=_without_waiting) as file:
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # should a pipe have taken the file's place since
+
+
+def content(place: str, entry: Entry) -> str:
+    """The hexadecimal SHA-256 of an image file's bytes; why it cannot be read, if it cannot."""
+    try:
+        return digest(read(place, entry))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return unreadable(error)
+
+
+def digest(data: bytes) -> str:
+    """The hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def unreadable(error: Exception) -> str:
+    """What stands in the place of a file's SHA-256 when reading it failed."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UNREADABLE + why
+
+
+def is_unreadable(content: str) -> bool:
+    """Whether that is no SHA-256, but stands for a file that could not be read."""
+    return content.startswith(UNREADABLE)
 
 
 def _raise(error: OSError) -> None:
@@ -128,11 +224,13 @@ def _new_folders(root: str, names: Iterable[str], seen: set[tuple[int, int]]) ->
             yield name
 
 
-def _size(path: str) -> int:
+def _stat(path: str) -> tuple[int, tuple[int, ...]]:
+    """Size and stamp of a file."""
     try:
-        return os.stat(path).st_size
+        status = os.stat(path)
     except OSError:  # a dangling link: listed here, rejected when it is read
-        return -1
+        return -1, ()
+    return status.st_size, stamp_of(status)
 
 
 def _list_folder(place: str) -> Iterator[Entry]:
@@ -142,7 +240,9 @@ def _list_folder(place: str) -> Iterator[Entry]:
         folders[:] = _new_folders(root, folders, seen)
         for name in names:
             path = os.path.join(root, name)
-            yield Entry(Path(path).relative_to(place).as_posix(), _size(path))
+            size, stamp = _stat(path)
+            inside = Path(path).relative_to(place).as_posix()
+            yield Entry(inside, inside, size, stamp=stamp)
 
 
 @functools.lru_cache(maxsize=1)
@@ -151,32 +251,96 @@ def _zip(place: str, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(place)
 
 
+def zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name. Names without the mark of UTF-8 are often UTF-8 all the same, or have it in an extra field.
+
+    The rest is in an old code page that the zip does not say, and is read as cp437.
+    """
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        raw = member.orig_filename.encode("cp437")
+        return (_unicode_path(member.extra, raw) or raw).decode()
+    except UnicodeError:
+        return member.filename
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> bytes:
+    """The UTF-8 name of the extra field 0x7075; empty where there is none, or it belongs to another name."""
+    while len(extra) >= 4:
+        key, size = struct.unpack_from("<HH", extra)
+        if key == 0x7075 and extra[5:9] == struct.pack("<I", zlib.crc32(raw)):
+            return extra[9 : 4 + size]
+        extra = extra[4 + size :]
+    return b""
+
+
 def _list_zip(place: str) -> Iterator[Entry]:
-    with zipfile.ZipFile(place) as archive:
-        for member in archive.infolist():
-            if not member.is_dir():
-                yield Entry(member.filename, member.file_size)
+    _, stamp = _stat(place)
+    try:
+        members = zipfile.ZipFile(place).infolist()
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{place} is damaged ({error}); restore it, or unpack it and give the folder"
+        ) from None
+    for member in members:
+        if not (member.is_dir() or member.filename.endswith("\\")):
+            yield Entry(zip_name(member), member.filename, member.file_size, stamp=stamp)
+
+
+def _read_member(place: str, entry: Entry) -> bytes:
+    archive = _zip(place, os.getpid())
+    if archive.getinfo(entry.path).flag_bits & 1:
+        raise ValueError("encrypted; unpack the zip and give the folder")
+    return archive.read(entry.path)
 
 
 def _list_tar(place: str) -> Iterator[Entry]:
+    _, stamp = _stat(place)
     try:
         with tarfile.open(place, "r:") as tar:
-            for member in tar:
-                if not member.isdir():
-                    offset = member.offset_data if member.isreg() else -1
-                    yield Entry(posixpath.normpath(member.name), member.size, offset)
+            members = {posixpath.normpath(member.name): member for member in tar if not member.isdir()}
     except tarfile.ReadError as error:
         raise UserError(
             f"{place} is compressed or damaged ({error}); unpack it and give the folder"
         ) from None
+    for path, link in members.items():
+        member = _followed(path, link, members)
+        sparse: Any = member.sparse
+        yield Entry(
+            path,
+            path,
+            member.size,
+            member.offset_data if member.isreg() else -1,
+            tuple(sparse or ()),
+            stamp,
+        )
+
+
+def _followed(path: str, member: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo:
+    """What a hard or symbolic link inside a tar leads to; the link itself if that is not in the tar."""
+    for _ in range(40):  # as many as Linux follows
+        if not member.islnk() and not member.issym():
+            return member
+        base = "" if member.islnk() else posixpath.dirname(path)
+        path = posixpath.normpath(posixpath.join(base, member.linkname))
+        if path not in members:
+            return member
+        member = members[path]
+    return member
 
 
 def _read_part(place: str, entry: Entry) -> bytes:
     if entry.offset < 0:
-        raise ValueError("a link inside the tar, not a file")
+        raise ValueError("a link inside the tar to what is not in it, or no file")
     with open(place, "rb") as file:
         file.seek(entry.offset)
-        return file.read(entry.bytes)
+        if not entry.pieces:
+            return file.read(entry.bytes)
+        data = bytearray(entry.bytes)
+        for start, length in entry.pieces:
+            data[start : start + length] = file.read(length)
+        return bytes(data)
 
 
 @functools.lru_cache(maxsize=1)
@@ -205,7 +369,8 @@ def _packaged(place: str, package: str, patterns: list[str]) -> Iterator[tuple[s
 
 def _list_demo(place: str) -> Iterator[Entry]:
     for name, path in demo_paths(place).items():
-        yield Entry(name, path.stat().st_size)
+        size, stamp = _stat(str(path))
+        yield Entry(name, name, size, stamp=stamp)
 
 
 LISTERS = {"demo": _list_demo, "folder": _list_folder, "zip": _list_zip, "tar": _list_tar}

@@ -1,5 +1,6 @@
 """Pictures and masks that a user gives, brought to a model's size."""
 
+import io
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -70,7 +71,7 @@ def mask(word: str, size: int) -> Tensor:
 def _black(path: Path, size: int) -> Tensor:
     """Where no pixel of the file is lighter than medium grey."""
     try:
-        grey = Image.open(path).convert("L")
+        grey = Image.open(io.BytesIO(sources.read_file(path))).convert("L")
     except (OSError, ValueError, SyntaxError):
         raise UserError(f"--mask {path} is no picture; say {', '.join(MASKS)} or a PNG file") from None
     if grey.width != grey.height:
