@@ -78,6 +78,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="leaves out images of more pixels, as a small file may claim more than fit into memory; raise it for "
         "very large scenes (default: %(default)s)",
     )
+    add(
+        "--zip-encoding",
+        default="cp437",
+        metavar="NAME",
+        help="of the file names in an old zip that does not say it, like cp932 from a Japanese Windows (default: "
+        "%(default)s); the order and the held-out set depend on names",
+    )
     add("--workers", type=int, default=cores(), help="processes (default: every core)")
     return cli.parse_args(argv)
 
@@ -141,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     folders = wanted(args)
     try:
-        source = sources.find(args.source)
+        source = sources.find(args.source, args.zip_encoding)
         made = build.build(source, folders, args.workers)
     except OSError as error:
         raise UserError(
@@ -153,6 +160,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for each in made:
         report(each)
+    if args.zip_encoding == "cp437" and sources.has_old_names(args.source):
+        print(
+            f"{args.source} does not say in which encoding its names are; read as cp437, see --zip-encoding"
+        )
     if source.others:
         print(f"{source.others} other files of {args.source} are not images by their names")
     seconds = time.monotonic() - start

@@ -104,7 +104,7 @@ def _png_profile(gamma: float | None, places: tuple[float, ...] | None) -> bytes
 
 
 def _is_adobe(image: Image.Image) -> bool:
-    if b"R03" not in image.info.get("exif", b""):
+    if b"R03" not in (image.info.get("exif") or b""):
         return False
     try:
         index = image.getexif().get_ifd(0xA005).get(1)

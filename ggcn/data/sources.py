@@ -148,13 +148,14 @@ def kind(place: str) -> str:
     raise UserError(f"{place} is neither a folder nor a whole zip or tar; give one of these as SOURCE")
 
 
-def find(place: str) -> Source:
-    """Lists the images of a place.
+def find(place: str, zip_encoding: str = "cp437") -> Source:
+    """Lists the images of a place; zip_encoding: see `zip_name`.
 
     Raises UserError when there is no such place, when it holds no images, or when a demo's package is absent;
     OSError when a folder cannot be read.
     """
-    entries = named(LISTERS[kind(place)](place))
+    where = kind(place)
+    entries = named(_list_zip(place, zip_encoding) if where == "zip" else LISTERS[where](place))
     images = [entry for entry in entries if is_image(entry.name)]
     if not images:
         endings = " ".join(ENDINGS)
@@ -251,18 +252,33 @@ def _zip(place: str, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(place)
 
 
-def zip_name(member: zipfile.ZipInfo) -> str:
+def zip_name(member: zipfile.ZipInfo, encoding: str) -> str:
     """A member's name. Names without the mark of UTF-8 are often UTF-8 all the same, or have it in an extra field.
 
-    The rest is in an old code page that the zip does not say, and is read as cp437.
+    The rest is in an old code page that the zip does not say, and is read in `encoding`, or as cp437 where that
+    cannot be. Raises UserError when there is no such encoding.
     """
     if member.flag_bits & 0x800:
         return member.filename
-    try:
-        raw = member.orig_filename.encode("cp437")
-        return (_unicode_path(member.extra, raw) or raw).decode()
-    except UnicodeError:
-        return member.filename
+    raw = member.orig_filename.encode("cp437", errors="replace")
+    for candidate in ("utf-8", encoding):
+        try:
+            return (_unicode_path(member.extra, raw) or raw).decode(candidate)
+        except UnicodeDecodeError:
+            continue
+        except LookupError:
+            raise UserError(f"--zip-encoding {encoding} is not known; give one like cp932 or cp850") from None
+    return member.filename
+
+
+def has_old_names(place: str) -> bool:
+    """Whether a place is a zip in which images have names of an encoding that it does not say."""
+    if kind(place) != "zip":
+        return False
+    return any(
+        is_image(member.filename) and zip_name(member, "latin-1") != zip_name(member, "cp437")
+        for member in zipfile.ZipFile(place).infolist()
+    )
 
 
 def _unicode_path(extra: bytes, raw: bytes) -> bytes:
@@ -275,7 +291,7 @@ def _unicode_path(extra: bytes, raw: bytes) -> bytes:
     return b""
 
 
-def _list_zip(place: str) -> Iterator[Entry]:
+def _list_zip(place: str, encoding: str) -> Iterator[Entry]:
     _, stamp = _stat(place)
     try:
         members = zipfile.ZipFile(place).infolist()
@@ -285,7 +301,7 @@ def _list_zip(place: str) -> Iterator[Entry]:
         ) from None
     for member in members:
         if not (member.is_dir() or member.filename.endswith("\\")):
-            yield Entry(zip_name(member), member.filename, member.file_size, stamp=stamp)
+            yield Entry(zip_name(member, encoding), member.filename, member.file_size, stamp=stamp)
 
 
 def _read_member(place: str, entry: Entry) -> bytes:
@@ -373,4 +389,4 @@ def _list_demo(place: str) -> Iterator[Entry]:
         yield Entry(name, name, size, stamp=stamp)
 
 
-LISTERS = {"demo": _list_demo, "folder": _list_folder, "zip": _list_zip, "tar": _list_tar}
+LISTERS = {"demo": _list_demo, "folder": _list_folder, "tar": _list_tar}
