@@ -66,7 +66,7 @@ class Slice:
     def digest(self) -> str:
         """Identity of the list of images that the shard is made of, and of how; their content stands beside it."""
         names = [entry.name for entry in self.entries]
-        text = json.dumps([VERSION, self.first, names, dataclasses.asdict(self.options)])
+        text = json.dumps([VERSION, self.first, names, self.options.identity()])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def stamps(self) -> bytes:
@@ -124,6 +124,10 @@ class Picture:
         except Exception as error:
             return sources.unreadable(error)
 
+    def pixels(self) -> int:
+        """Width times height; 0 if it was never decoded."""
+        return max((width * height for _, _, (width, height) in self._known.values()), default=0)
+
     def remarks(self) -> list[str]:
         """What is to be said of the image, although it was taken."""
         return sorted({remark for image, _, _ in self._known.values() for remark in image.info["remarks"]})
@@ -137,6 +141,7 @@ class Shelf:
         self.samples: list[tuple[str, Box, bytes]] = []
         self.rejects: list[tuple[str, str]] = []
         self.contents: list[str] = []
+        self.pixels: list[int] = []
         self.remarks: list[tuple[str, str]] = []
 
     def add(self, picture: Picture) -> None:
@@ -151,6 +156,7 @@ class Shelf:
         else:
             self.remarks += [(name, remark) for remark in picture.remarks()]
         self.contents.append(picture.content)
+        self.pixels.append(picture.pixels())
         tick()
         if name == self.part.entries[-1].name:
             self.write()
@@ -161,7 +167,7 @@ class Shelf:
         # squares of one image would lie side by side; the images themselves are permuted already
         self.samples.sort(key=lambda sample: rank(sample[0], seed, *sample[1]))
         packed = pack(self.part, [data for _, _, data in self.samples])
-        facts = {**packed, "contents": self.contents, "remarks": self.remarks}
+        facts = {**packed, "contents": self.contents, "pixels": self.pixels, "remarks": self.remarks}
         write_sidecar(self.part, self.samples, self.rejects, facts)
         self.part.remember_stamps(self.contents)
         self.samples.clear()
@@ -268,7 +274,7 @@ def is_held_out(name: str, share: float) -> bool:
 def parts(source: sources.Source, out: Path, options: Options) -> list[Part]:
     """The folders to build, in order. Raises UserError if a side of the split is empty."""
     order = sorted(source.entries, key=lambda entry: rank(entry.name, options.shuffle_seed))
-    described = {**dataclasses.asdict(options), "scales": list(options.scales)}
+    described = {**options.identity(), "scales": list(options.scales)}
     claim = {**described, "color_space": color.SPACE, "images": len(order), "source": source.digest()}
     sides: dict[Path, list[sources.Entry]] = {out / HOLDOUT: [], out: []} if options.holdout else {out: []}
     for entry in order:
@@ -399,12 +405,14 @@ class Changes:
     edited: set[str]
     """names of images with other bytes than in the shard"""
     readable: set[str]
-    """names of images that were left out and for which the package is there now"""
+    """names of images that were left out, and what they were left out for is no more"""
+    oversized: set[str]
+    """names of images that were taken, and have more pixels than are allowed now"""
 
     @cached_property
     def names(self) -> set[str]:
         """All of them."""
-        return self.edited | self.readable
+        return self.edited | self.readable | self.oversized
 
     def touch(self, piece: Slice) -> bool:
         """Whether a shard has one of the images."""
@@ -413,12 +421,15 @@ class Changes:
 
 def find_changes(found: list[Part], pool: Pool) -> Changes:
     """Compares finished shards with the images as they are now. Only images with other stamps are read."""
-    changes, suspects = Changes(set(), set()), []
+    changes, suspects = Changes(set(), set(), set()), []
     for part in found:
         for piece, record in finished(part):
+            most = part.options.max_pixels
             changes.readable.update(
-                name for name, why in record["rejects"] if image_file.can_be_read_now(why)
+                name for name, why in record["rejects"] if image_file.can_be_read_now(why, most)
             )
+            sizes = zip(piece.entries, record["pixels"], strict=True)
+            changes.oversized.update(entry.name for entry, pixels in sizes if pixels > most)
             if not piece.has_same_stamps():
                 suspects.append((piece, record["contents"]))
     entries = {entry.name: entry for piece, _ in suspects for entry in piece.entries}
@@ -463,6 +474,8 @@ def announce(changes: Changes, planned: list[Slice]) -> None:
         print(f"{len(changes.edited)} images changed since their shards were built")
     if changes.readable:
         print(f"{len(changes.readable)} images that were left out can be read now")
+    if changes.oversized:
+        print(f"{len(changes.oversized)} images have more pixels than --max-pixels allows now")
     if changes.names:
         again = sum(map(changes.touch, planned))
         print(

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
@@ -39,7 +39,8 @@ class Options:
     holdout: float = 0.0
     """share of the images that is held out, 0 <= share < 1"""
     max_pixels: int = image_file.MAX_PIXELS
-    """images with more are left out: a small file can claim any number, and a worker's memory is finite"""
+    """images with more are left out: a small file can claim any number, and a worker's memory is finite.
+    Unlike the rest it may change from one build in a folder to the next: see `identity`."""
 
     def __post_init__(self) -> None:
         checks = [
@@ -57,6 +58,10 @@ class Options:
         for holds, message in checks:
             if not holds:
                 raise UserError(message)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a sample out of an image. Which images are too large is compared image by image."""
+        return {key: value for key, value in asdict(self).items() if key != "max_pixels"}
 
     def boxes(self, width: int, height: int) -> list[Box]:
         """The squares to take from an upright image of width x height pixels; none if it is too small."""

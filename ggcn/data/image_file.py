@@ -3,6 +3,7 @@
 import functools
 import importlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -60,8 +61,8 @@ def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         with _identified(data) as image:
             if image.width * image.height > max_pixels:
                 raise UnusableImage(
-                    f"{image.width} x {image.height} pixels are more than {max_pixels}; if they are meant, "
-                    f"allow them with --max-pixels {image.width * image.height}"
+                    f"{image.width} x {image.height} pixels are too many; if they are meant, allow them with "
+                    f"--max-pixels {image.width * image.height}"
                 )
             yield image
     finally:
@@ -70,7 +71,7 @@ def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 def _identified(data: bytes) -> Image.Image:
     advice = _lacking(data)
-    if advice and not can_be_read_now(advice):
+    if advice and not can_be_read_now(advice, 0):
         raise UnusableImage(advice)
     try:
         return Image.open(io.BytesIO(data))
@@ -102,8 +103,10 @@ def heif_is_installed() -> bool:
     return True
 
 
-def can_be_read_now(reason: str) -> bool:
-    """Whether an image that was left out for want of a package can be read, for the package is there."""
+def can_be_read_now(reason: str, max_pixels: int) -> bool:
+    """Whether what an image was left out for is no more: a package is there, or so many pixels are allowed."""
+    if allowed := re.search(r"allow them with --max-pixels (\d+)$", reason):
+        return int(allowed[1]) <= max_pixels
     if reason == HEIF_ADVICE:
         return heif_is_installed()
     Image.init()

@@ -273,6 +273,27 @@ def test_a_missing_package_that_was_installed_since_brings_its_images(
     assert manifest.load(out).samples == COUNT + 1
 
 
+@pytest.mark.parametrize("more", [[], ["--crop", "grid"]])
+def test_the_largest_number_of_pixels_can_be_changed(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    repaint_larger(pictures / "3.ppm")
+    out, limits = tmp_path / "out", (800, 900, 899)
+    for index, limit in enumerate(limits):
+        make(pictures, out, "--max-pixels", limit, *more)
+        printed = capsys.readouterr().out
+        make(pictures, tmp_path / str(index), "--max-pixels", limit, *more)
+        assert tree(out) == tree(tmp_path / str(index))
+        assert manifest.load(out).rejected == (limit < 900)
+        if index == 1:
+            assert "1 images that were left out can be read now" in printed
+        if index == 2:
+            assert "1 images have more pixels than --max-pixels allows now" in printed
+            capsys.readouterr()
+            make(pictures, out, "--max-pixels", 850, *more)
+            assert "nothing to do" in capsys.readouterr().out
+
+
 def test_fewer_squares_than_before_leave_no_shard_behind(pictures: Path, tmp_path: Path) -> None:
     grid = ("--crop", "grid", "--scales", 1, "--shard-samples", 4)
     make(pictures, tmp_path / "out", *grid)

@@ -364,7 +364,7 @@ def test_very_large_images_can_be_allowed() -> None:
     data = saved(plain(7, "L", (1000, 600)))
     options = Options(32, max_pixels=599_999)
     assert refusal(data, options) == (
-        "1000 x 600 pixels are more than 599999; if they are meant, allow them with --max-pixels 600000"
+        "1000 x 600 pixels are too many; if they are meant, allow them with --max-pixels 600000"
     )
     assert sample(data, Options(32, max_pixels=600_000)).size == (32, 32)
 
@@ -379,7 +379,7 @@ def test_more_pixels_than_pillow_takes_can_be_allowed(monkeypatch: pytest.Monkey
     ("brand", "advice"), [(b"heic", "pillow-heif"), (b"mif1", "pillow-heif"), (b"avif", "11.3")]
 )
 def test_what_to_install_is_said(brand: bytes, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_file, "can_be_read_now", lambda reason: False)
+    monkeypatch.setattr(image_file, "can_be_read_now", lambda reason, most: False)
     data = struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"miaf" + brand + bytes(100)
     assert advice in refusal(data)
 
@@ -401,5 +401,5 @@ def test_a_build_counts_remarks_and_lists_refusals(
     assert f"1 images: {image_file.FIRST_OF_MANY}" in printed
     assert "--max-pixels 90000" in printed
     options = json.loads((tmp_path / "out" / build.CLAIM).read_text())
-    assert (options["max_pixels"], options["color_space"]) == (80_000, color.SPACE)
+    assert options["color_space"] == color.SPACE
     assert sources.find(str(folder)).others == 0
