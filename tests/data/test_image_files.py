@@ -142,6 +142,40 @@ def test_a_grey_profile_is_applied(mode: str) -> None:
         assert abs(pixel - 128) <= 1
 
 
+def cmyk_profile() -> bytes:
+    """An ICC profile of a press whose cyan is a grass green: inks mix linearly in Lab, black is black."""
+    inks = np.array([[-50, -60, 50], [-50, 70, 0], [-10, 0, 90], [-100, 0, 0]])
+    table = bytearray()
+    for amounts in np.ndindex(2, 2, 2, 2):
+        light, a, b = np.clip([100, 0, 0] + np.array(amounts) @ inks, [0, -128, -128], [100, 127, 127])
+        table += bytes([round(light * 2.55), round(a + 128), round(b + 128)])
+    straight = bytes(range(256))
+    head = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0])
+    head += struct.pack(">9i", *(65536 * (at in (0, 4, 8)) for at in range(9)))
+    icc = bytearray(
+        color._icc(
+            [
+                (b"wtpt", color._xyz_tag(color.D50_XYZ)),
+                (b"A2B0", head + straight * 4 + bytes(table) + straight * 3),
+            ]
+        )
+    )
+    icc[12:24] = b"prtrCMYKLab "
+    return bytes(icc)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_cmyk_profile_is_applied(kind: str) -> None:
+    cyan = plain((255, 0, 0, 0), "CMYK")
+    red, green, blue = middle(saved(cyan, kind, icc_profile=cmyk_profile()))
+    assert green > 100 > max(red, blue)  # this press prints green
+    red, green, blue = middle(saved(cyan, kind))
+    assert red < 5
+    assert green > 250
+    assert blue > 250
+    assert middle(saved(plain((0, 0, 0, 0), "CMYK"), kind, icc_profile=cmyk_profile())) == (255, 255, 255)
+
+
 @pytest.mark.parametrize(
     ("image", "profile", "remark"),
     [
