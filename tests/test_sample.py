@@ -1,6 +1,7 @@
 """What an energy is good for: in-painting, denoising, films, walks through z, scores. Closed forms first."""
 
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -250,6 +251,21 @@ def folder(tmp_path: Path) -> Path:
     for number, tile in enumerate(pictures.to_bytes(faces(6, 40))):
         Image.fromarray(tile[:32]).save(place / f"{number}.png")
     return place
+
+
+def test_an_image_may_be_given_by_any_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".hidden").mkdir()
+    monkeypatch.chdir(folder / ".hidden")
+    for place in ("../2.png", "./../2.png", str(folder / ".hidden" / ".." / "2.png")):
+        assert given.images(place, 16)[0] == ["2.png"]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match="is a named pipe"):
+        given.images(str(tmp_path / "pipe.png"), 16)
+    with pytest.raises(UserError, match="is no picture"):
+        given.mask(str(tmp_path / "pipe.png"), 4)
 
 
 def test_images_are_squares_of_the_models_size_by_name(folder: Path) -> None:

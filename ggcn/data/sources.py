@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ggcn.errors import UserError
@@ -49,7 +49,7 @@ DEMOS = {
 UNREADABLE = "unreadable: "
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image file of a source."""
 
@@ -84,9 +84,8 @@ class Source:
 
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name, and neither hidden nor a Mac's notes about one."""
-    path = PurePosixPath(name)
-    aside = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in ENDINGS and not aside
+    aside = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.lower().endswith(tuple(ENDINGS)) and not aside
 
 
 def normal(path: str) -> str:
@@ -101,11 +100,11 @@ def named(entries: Iterable[Entry]) -> list[Entry]:
     normal name, are all kept: the second and later ones under the names they are stored by.
     """
     stored = {entry.path: entry for entry in entries}
+    normals = {path: normal(entry.name) for path, entry in stored.items()}
     found: dict[str, Entry] = {}
-    for entry in sorted(stored.values(), key=lambda entry: (entry.path != normal(entry.name), entry.path)):
-        name = normal(entry.name)
-        name = entry.path if name in found else name
-        found[name] = replace(entry, name=name)
+    for path in sorted(stored, key=lambda path: (path != normals[path], path)):
+        name = path if normals[path] in found else normals[path]
+        found[name] = stored[path] if stored[path].name == name else replace(stored[path], name=name)
     return [found[name] for name in sorted(found)]
 
 

@@ -27,7 +27,7 @@ def images(place: str, size: int, most: int | None = None) -> tuple[list[str], T
 
 
 def _is_image(place: str) -> bool:
-    return Path(place).is_file() and sources.is_image(place)
+    return Path(place).is_file() and sources.is_image(Path(place).name)
 
 
 def _one(path: Path) -> list[tuple[str, bytes]]:
