@@ -129,7 +129,7 @@ def report(made: Built) -> None:
     )
     if made.enlarged:
         print(f"  {made.enlarged} samples were enlarged: their images have fewer pixels")
-    for remark, images in sorted(build.remarks(found).items()):
+    for remark, images in sorted(build.remarks(found.folder).items()):
         print(f"  {images} images: {remark}")
     if made.rejects:
         print(f"  {len(made.rejects)} images could not be used, listed in {found.folder / build.REJECTED}:")

@@ -2,10 +2,11 @@
 
 A shard is a slice of the source's list of images, permuted once by a hash, so that its content depends on the
 source and the options alone. One shard is one task. `NNNNNN.tar` is written first and `NNNNNN.json` last:
-where both are there and fit the slice, a later build skips the shard, provided that the images are still those
-it was made of. The sidecar has their SHA-256; as an extended attribute it has what the file system said of them,
-and images of which that has not changed are not read again. `build.json` says from the beginning what a folder
-is being built from; `manifest.json`, written at the very end, makes it a data set.
+where both are there and fit the slice, a later build skips the shard. `build.json` says from the beginning
+what a folder is being built from; `manifest.json`, written at the very end, makes it a data set.
+
+A shard whose images have changed since is built again. Its sidecar has the SHA-256 of their files; as an extended
+attribute it has what the file system said of them, and images of which that is still so are not read again.
 """
 
 import dataclasses
@@ -320,11 +321,15 @@ def claim(part: Part) -> None:
 def _read_claim(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-        if isinstance(value, dict) and value.pop("version", None) == VERSION:
-            return value
-    except ValueError:
-        pass
-    raise UserError(f"{path} is damaged or of another version; delete {path.parent} to build it anew")
+        version = value.pop("version")
+    except (ValueError, KeyError, AttributeError):
+        raise UserError(f"{path} is damaged; delete {path.parent} to build it again") from None
+    if version != VERSION:
+        raise UserError(
+            f"{path.parent} is of another version of make_shards, which made other pixels (this one converts "
+            f"colours to sRGB); give another OUT, or delete it to build it again"
+        )
+    return value
 
 
 @contextmanager
@@ -527,12 +532,12 @@ def count_samples(part: Part, pool: Pool, changes: Changes) -> list[int]:
     return list(counts.values())
 
 
-def remarks(found: Manifest) -> Counter[str]:
-    """What is to be said of images that were taken, and of how many each."""
-    records = [
-        json.loads((found.folder / shard.name).with_suffix(".json").read_text()) for shard in found.shards
-    ]
-    return Counter(remark for record in records for _, remark in record["remarks"])
+def remarks(folder: Path) -> Counter[str]:
+    """What is to be said of images that were taken into a finished folder, and of how many each."""
+    counts: Counter[str] = Counter()
+    for path in folder.glob("[0-9]*.json"):
+        counts.update(remark for _, remark in json.loads(path.read_text())["remarks"])
+    return counts
 
 
 def assemble(part: Part, planned: list[Slice]) -> Built:

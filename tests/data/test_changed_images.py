@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ggcn.data import build, image_file, manifest, sources
+from ggcn.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_shards
@@ -292,6 +293,20 @@ def test_the_largest_number_of_pixels_can_be_changed(
             capsys.readouterr()
             make(pictures, out, "--max-pixels", 850, *more)
             assert "nothing to do" in capsys.readouterr().out
+
+
+def test_shards_of_another_version_are_refused_with_the_reason(pictures: Path, tmp_path: Path) -> None:
+    make(pictures, tmp_path / "out")
+    path = tmp_path / "out" / build.CLAIM
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"version": 1}))
+    before = tree(tmp_path / "out")
+    with pytest.raises(UserError, match="another version of make_shards.*give another OUT"):
+        make(pictures, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    path.write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        make(pictures, tmp_path / "out")
 
 
 def test_fewer_squares_than_before_leave_no_shard_behind(pictures: Path, tmp_path: Path) -> None:
