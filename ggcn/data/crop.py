@@ -112,8 +112,9 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     Raises image_file.UnusableImage for pixels whose range is unknown (floats, integers beyond 16 bits).
     """
     icc, declared = image.info.get("icc_profile"), color.declared(image)
-    image, alpha = _split(image_file.to_16_bits(image))
+    image = image_file.to_16_bits(image)
     few_bits = image_file.has_few_bits(image)
+    image, alpha = _split(image)
     if image.mode not in color.SPACES or (not icc and declared):
         image = color.eight_bits(image).convert("RGB")
     image, remark = color.to_srgb(image, icc or declared)

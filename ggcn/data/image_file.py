@@ -17,7 +17,7 @@ MAX_PIXELS = 178_956_970
 """twice Pillow's warning threshold, where it takes an image for a decompression bomb"""
 
 FIRST_OF_MANY = "several pages or frames; the first is taken"
-FEW_BITS = "16-bit grey with no value above 4095; dark unless the file declares its largest value"
+FEW_BITS = "16 bits with no value above 4095; dark unless the file declares its largest value"
 HEIF_ADVICE = "HEIC needs the package pillow-heif: pip install pillow-heif"
 AVIF_ADVICE = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
 
@@ -143,15 +143,20 @@ def declared_maximum(image: Image.Image) -> int:
     tags = getattr(image, "tag_v2", {})
     stored = _first(tags.get(BITS_PER_SAMPLE), 16)
     if stored > 16:
-        raise UnusableImage("integer pixels beyond 16 bits have no known range; store 8 or 16 bits")
+        raise UnusableImage(
+            "integer pixels below 0 or beyond 16 bits have no known range; store 8 or 16 bits"
+        )
     stored -= _first(tags.get(SAMPLE_FORMAT), 1) == 2  # the sign
     most = _first(tags.get(MAX_SAMPLE_VALUE), 0)
     return most if 255 < most < 2**stored and most & (most + 1) == 0 else 2**stored - 1
 
 
 def has_few_bits(image: Image.Image) -> bool:
-    """Whether 16-bit grey looks as if fewer bits were meant."""
-    return image.mode == "I;16" and image.getextrema()[1] < 4096  # type: ignore[operator]
+    """Whether a 16-bit image looks as if fewer bits were meant; Pillow has the upper 8 of colours."""
+    if image.mode == "I;16":
+        return bool(np.asarray(image).max() < 4096)
+    deep = _first(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE), 8) == 16
+    return deep and bool(np.asarray(image).max() < 16)
 
 
 def _first(value: object, default: int) -> int:
@@ -174,7 +179,9 @@ def to_16_bits(image: Image.Image) -> Image.Image:
         return image
     values, most = np.asarray(image), declared_maximum(image)
     if values.min() < 0 or values.max() > 65535:
-        raise UnusableImage("integer pixels beyond 16 bits have no known range; store 8 or 16 bits")
+        raise UnusableImage(
+            "integer pixels below 0 or beyond 16 bits have no known range; store 8 or 16 bits"
+        )
     most = most if values.max() <= most else 65535
     if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:  # white is zero; Pillow turns 8 bits round, not 16
         values = most - values

@@ -239,6 +239,25 @@ def test_the_whole_range_of_deep_grey_is_kept() -> None:
     assert middle(tiff(np.full((40, 48), 128 * 257, dtype=np.uint16), largest=33_000)) == (128, 128, 128)
 
 
+def test_twelve_bits_without_gaps_are_scaled() -> None:
+    """Two pixels in three bytes."""
+    fields = [
+        (256, 48),
+        (257, 40),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 110),
+        (277, 1),
+        (278, 40),
+        (279, 72 * 40),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4)
+    data = head.ljust(110, b"\0") + bytes([0x80, 0x88, 0x08]) * (24 * 40)  # 0x808 is 2056 of 4095
+    assert middle(data) == (128, 128, 128)
+
+
 def white_is_zero(data: bytes) -> bytes:
     """The same TIFF with its scale turned round."""
     entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
