@@ -1,11 +1,14 @@
-"""Checks a folder of shards: python tools/verify_shards.py OUT [--decode]
+"""Checks a folder of shards: python tools/verify_shards.py OUT [--decode | --convert]
 
 Every file that the manifest names is there, has the right size and sha256, is a tar that webdataset reads,
 and each sample's bytes lie where the manifest says. Prints one line per problem; the exit code is 1 if there
-is any. A held-out set in OUT/holdout is checked with it.
+is any. A held-out set in OUT/holdout is checked with it. Manifests that an older make_shards wrote hold each
+sample's place themselves; --convert moves these into index.bin, and leaves the shards as they are.
 """
 
 import argparse
+import dataclasses
+import functools
 import io
 import json
 from collections.abc import Iterator
@@ -13,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ggcn import files
 from ggcn.data import build, manifest
-from ggcn.data.manifest import Manifest, Shard
+from ggcn.data.manifest import IndexFile, Manifest, Shard
 from ggcn.data.pool import Pool, cores, progress_bar, tick
 from ggcn.errors import UserError, run_cli
 
@@ -31,7 +35,20 @@ def read_tar(path: Path, extension: str) -> list[bytes]:
         return [sample.get(extension, b"") for sample in group_by_keys(members)]
 
 
-def check_samples(found: Manifest, decode: bool, shard: Shard) -> Iterator[str]:
+@functools.lru_cache(maxsize=2)
+def opened(folder: Path) -> tuple[Manifest, np.ndarray | None]:
+    """A folder's manifest and index, once for each process; None for an index that is missing or too short.
+
+    Raises UserError without a manifest.
+    """
+    found = manifest.load(folder)
+    try:
+        return found, manifest.open_index(found)
+    except UserError:
+        return found, None
+
+
+def check_samples(found: Manifest, decode: bool, shard: Shard, places: np.ndarray) -> Iterator[str]:
     """Problems inside a shard that is there: its tar, its samples' places, and its images if `decode`."""
     path = found.folder / shard.name
     try:
@@ -42,17 +59,17 @@ def check_samples(found: Manifest, decode: bool, shard: Shard) -> Iterator[str]:
         return
     if len(images) != shard.samples:
         yield f"{path}: {len(images)} samples instead of {shard.samples}"
-    for index, (image, data) in enumerate(zip(images, stored(path, shard), strict=False)):
+    for index, (image, data) in enumerate(zip(images, stored(path, places), strict=False)):
         if image != data:
-            yield f"{path}: sample {index} is not where the manifest says"
+            yield f"{path}: sample {index} is not where the index says"
         elif decode and (problem := undecodable(data, found.size)):
             yield f"{path}: sample {index} {problem}"
 
 
-def stored(path: Path, shard: Shard) -> Iterator[bytes]:
-    """What lies at each sample's offset."""
+def stored(path: Path, places: np.ndarray) -> Iterator[bytes]:
+    """What lies at each sample's place."""
     with path.open("rb") as file:
-        for offset, size in zip(shard.offsets, shard.sizes, strict=True):
+        for offset, size in places.tolist():
             file.seek(offset)
             yield file.read(size)
 
@@ -69,20 +86,21 @@ def undecodable(data: bytes, size: int) -> str:
     return f"is {image.width} x {image.height} {image.mode} instead of {size} x {size} RGB"
 
 
-def check_shard(found: Manifest, decode: bool, shard: Shard) -> list[str]:
+def check_shard(folder: Path, decode: bool, number: int) -> list[str]:
     """All problems of one shard."""
-    path = found.folder / shard.name
-    problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard)]
-    if not len(shard.offsets) == len(shard.sizes) == shard.samples:
-        problems.append(f"{path}: the manifest has not one offset and size for each of its samples")
-    elif path.is_file():
-        problems += check_samples(found, decode, shard)
+    found, index = opened(folder)
+    shard, path = found.shards[number], folder / found.shards[number].name
+    places = None if index is None else index[found.first[number] : found.first[number + 1]]
+    problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard, places)]
+    if places is not None and path.is_file():
+        wrong = manifest.places_problem(found.shards[number : number + 1], places)
+        problems += [f"{path}: {wrong}"] if wrong else check_samples(found, decode, shard, places)
     tick()
     return problems
 
 
-def check_file(path: Path, shard: Shard) -> Iterator[str]:
-    """Whether a shard is there with the right bytes."""
+def check_file(path: Path, shard: Shard | IndexFile) -> Iterator[str]:
+    """Whether a shard, or the index, is there with the right bytes."""
     if not path.is_file():
         yield f"{path}: missing"
     elif (size := path.stat().st_size) != shard.bytes:
@@ -91,15 +109,14 @@ def check_file(path: Path, shard: Shard) -> Iterator[str]:
         yield f"{path}: altered (sha256 differs)"
 
 
-def check_sidecar(path: Path, shard: Shard) -> Iterator[str]:
+def check_sidecar(path: Path, shard: Shard, places: np.ndarray | None) -> Iterator[str]:
     """Problems of the file that says where a shard's samples came from."""
+    wanted: dict[str, Any] = {key: getattr(shard, key) for key in ("samples", "bytes", "sha256")}
+    if places is not None:
+        wanted |= {"offsets": places["offset"].tolist(), "sizes": places["size"].tolist()}
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        wrong = [
-            key
-            for key in ("samples", "bytes", "sha256", "offsets", "sizes")
-            if record[key] != getattr(shard, key)
-        ]
+        wrong = [key for key, value in wanted.items() if record[key] != value]
         if wrong or len(record["sources"]) != shard.samples:
             yield f"{path}: differs from the manifest in {', '.join(wrong) or 'its number of sources'}"
     except FileNotFoundError:
@@ -109,11 +126,11 @@ def check_sidecar(path: Path, shard: Shard) -> Iterator[str]:
 
 
 def check_folder(found: Manifest) -> Iterator[str]:
-    """Problems of the folder as a whole: totals, and files that do not belong there."""
-    totals = (sum(shard.samples for shard in found.shards), sum(shard.bytes for shard in found.shards))
-    if totals != (found.samples, found.bytes):
-        yield f"{found.folder / manifest.NAME}: its totals are not the sums over its shards"
+    """Problems of the folder as a whole: its index, and files that do not belong there."""
     known = {shard.name for shard in found.shards} | {manifest.NAME, build.CLAIM, build.HOLDOUT}
+    if found.index is not None:
+        known.add(found.index.name)
+        yield from check_file(found.folder / found.index.name, found.index)
     if found.rejected:
         known.add(build.REJECTED)
         if not (found.folder / build.REJECTED).is_file():
@@ -133,10 +150,28 @@ def _belongs(path: Path, known: set[str]) -> bool:
         return False
 
 
+def folders(out: Path) -> list[Path]:
+    """OUT, and the folder of its held-out set where there is one."""
+    return [out, out / build.HOLDOUT] if (out / build.HOLDOUT).is_dir() else [out]
+
+
+def convert(folder: Path) -> bool:
+    """Moves the places of all samples out of a manifest of version 1 into an index; False if it is none.
+
+    Raises UserError without a manifest.
+    """
+    found = manifest.load(folder)
+    if found.index is not None or found.places is None:
+        return False
+    index = manifest.write_index(folder, [found.places])
+    dataclasses.replace(found, index=index, places=None).save(folder)
+    return True
+
+
 def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[str]]:
     """Checks OUT and OUT/holdout -> their manifests, all problems. Raises UserError without a manifest."""
-    folders = [out, out / build.HOLDOUT] if (out / build.HOLDOUT).is_dir() else [out]
-    all_found = [manifest.load(folder) for folder in folders]
+    opened.cache_clear()
+    all_found = [opened(folder)[0] for folder in folders(out)]
     problems: list[str] = []
     total = sum(len(found.shards) for found in all_found)
     with (
@@ -144,7 +179,7 @@ def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[
         progress_bar(total, 0, "shards", " shards") as bar,
     ):
         for found in all_found:
-            lists = pool.run(partial(check_shard, found, decode), found.shards, bar)
+            lists = pool.run(partial(check_shard, found.folder, decode), range(len(found.shards)), bar)
             problems += [*check_folder(found), *(problem for some in lists for problem in some)]
     return all_found, problems
 
@@ -154,10 +189,17 @@ def main(argv: list[str] | None = None) -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("out", metavar="OUT", type=Path)
     cli.add_argument("--decode", action="store_true", help="decode every image too")
+    cli.add_argument(
+        "--convert", action="store_true", help="convert the manifest of an older version, no more"
+    )
     cli.add_argument("--workers", type=int, default=cores(), help="default: every core")
     args = cli.parse_args(argv)
     if args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")
+    if args.convert:
+        for folder in folders(args.out):
+            print(f"{folder}: manifest {'converted' if convert(folder) else 'is of this version already'}")
+        return 0
     all_found, problems = verify(args.out, args.decode, args.workers)
     for problem in problems:
         print(problem)

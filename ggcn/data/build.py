@@ -3,7 +3,7 @@
 A shard is a slice of the source's list of images, permuted once by a hash, so that its content depends on the
 source and the options alone. One shard is one task. `NNNNNN.tar` is written first and `NNNNNN.json` last:
 where both are there and fit the slice, a later build skips the shard. `build.json` says from the beginning
-what a folder is being built from; `manifest.json`, written at the very end, makes it a data set.
+what a folder is being built from; `index.bin` and, at the very end, `manifest.json` make it a data set.
 
 A shard whose images have changed since is built again. Its sidecar has the SHA-256 of their files; as an extended
 attribute it has what the file system said of them, and images of which that is still so are not read again.
@@ -28,7 +28,7 @@ import numpy as np
 from ggcn import files
 from ggcn.data import color, crop, image_file, manifest, sources
 from ggcn.data.crop import Box, Options
-from ggcn.data.manifest import Manifest, Shard
+from ggcn.data.manifest import Manifest, Shard, Shards
 from ggcn.data.pool import Pool, progress_bar, tick
 from ggcn.errors import UserError
 from ggcn.lanes import Key, bits
@@ -352,7 +352,8 @@ def complete(part: Part) -> Manifest | None:
         manifest.check_files(found)
     except UserError:
         return None
-    return found if found.options == part.claim else None
+    # a manifest of version 1 is written again, from the sidecars
+    return found if found.options == part.claim and found.index else None
 
 
 def cut_list(counts: list[int], most: int) -> list[range]:
@@ -541,38 +542,60 @@ def remarks(folder: Path) -> Counter[str]:
 
 
 def assemble(part: Part, planned: list[Slice]) -> Built:
-    """Writes rejected.jsonl and, last of all, manifest.json. Raises UserError if no image could be read."""
-    records = [_finished(piece) for piece in planned]
-    rejects = [(name, why) for record in records for name, why in record["rejects"]]
-    shards = [
-        _shard(piece, record) for piece, record in zip(planned, records, strict=True) if record["samples"]
-    ]
-    if not shards:
-        name, why = rejects[0]
-        raise UserError(f"none of the {len(rejects)} images can be read; the first is {name}: {why}")
-    if rejects:
-        lines = [json.dumps({"source": name, "reason": why}) for name, why in rejects]
+    """Writes rejected.jsonl, index.bin and, last of all, manifest.json. Raises UserError if no image could be read."""
+    read = Sidecars(part.options.size)
+    index = manifest.write_index(part.folder, read.places(planned))
+    if read.rejects:
+        lines = [json.dumps({"source": name, "reason": why}) for name, why in read.rejects]
         files.write_text(part.folder / REJECTED, "\n".join(lines) + "\n")
-    samples, size = sum(shard.samples for shard in shards), sum(shard.bytes for shard in shards)
-    options = planned[0].options
+    shards, options = Shards.of(read.shards), part.options
     made = Manifest(
-        options.size, 3, options.format, samples, size, part.claim, len(rejects), shards, part.folder
+        size=options.size,
+        channels=3,
+        extension=options.format,
+        samples=int(shards.samples.sum()),
+        bytes=int(shards.bytes.sum()),
+        options=part.claim,
+        rejected=len(read.rejects),
+        shards=shards,
+        index=index,
+        folder=part.folder,
     )
     made.save(part.folder)
-    boxes = [box for record in records for _, box in record["sources"]]
-    return Built(made, rejects, sum(right - left < options.size for left, _, right, _ in boxes))
+    return Built(made, read.rejects, read.enlarged)
 
 
-def _finished(piece: Slice) -> dict[str, Any]:
-    record = piece.record()
-    if record is None:
-        raise UserError(f"shard {piece.tar} vanished while building; run the same command again")
-    return record
+class Sidecars:
+    """What the sidecars of finished shards say, read one by one: those of large data sets exceed the memory."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: pixels along a side of the samples."""
+        self.size = size
+        self.shards: list[Shard] = []
+        self.rejects: list[tuple[str, str]] = []
+        self.enlarged = 0
+
+    def places(self, planned: list[Slice]) -> Iterator[np.ndarray]:
+        """The index entries of each shard, while the rest of its sidecar is added up here.
+
+        Raises UserError for a shard that is not there, and if there is no sample at all.
+        """
+        for piece in planned:
+            record = piece.record()
+            if record is None:
+                raise UserError(f"shard {piece.tar} vanished while building; run the same command again")
+            self.rejects += [(name, why) for name, why in record["rejects"]]
+            if record["samples"]:
+                self.shards.append(_shard(piece, record))
+                self.enlarged += sum(right - left < self.size for _, (left, _, right, _) in record["sources"])
+                yield manifest.places_of(record["offsets"], record["sizes"])
+        if not self.shards:
+            name, why = self.rejects[0]
+            raise UserError(f"none of the {len(self.rejects)} images can be read; the first is {name}: {why}")
 
 
 def _shard(piece: Slice, record: dict[str, Any]) -> Shard:
-    fields = ("samples", "bytes", "sha256", "offsets", "sizes")
-    return Shard(name=piece.tar.name, **{field: record[field] for field in fields})
+    return Shard(piece.tar.name, record["samples"], record["bytes"], record["sha256"])
 
 
 def build(source: sources.Source, wanted: dict[Path, Options], workers: int) -> list[Built] | None:

@@ -98,7 +98,7 @@ class Order:
         first = max(number * self.block - shift, 0)
         end = min((number + 1) * self.block - shift, self.length)
         key = (self.seed, "order", epoch, "source", self.source, "lane", lane, "block", number)
-        return epoch, first, end, permutation(end - first, *key).astype(np.int32)
+        return epoch, first, end, permutation(end - first, *key).astype(np.min_scalar_type(end - first))
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         """The epoch's shards in order, where each ends on the line, and by how much the ring is turned."""
@@ -159,10 +159,10 @@ class Mixture:
             self._turn = period, permutation(PERIOD, self.seed, "mixture", period)
         slots = (self._turn[1] + lane * PERIOD // self.lanes) % PERIOD
         source = np.searchsorted(np.cumsum(self.arcs), slots, side="right")
-        before = np.empty(PERIOD, dtype=np.int64)
+        before = np.empty(PERIOD, dtype=np.uint16)  # a rank may own thousands of lanes
         for number, arc in enumerate(self.arcs):
             before[source == number] = np.arange(arc)
-        return source, before
+        return source.astype(np.uint16), before
 
 
 def of_counts(

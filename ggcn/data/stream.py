@@ -8,6 +8,7 @@ they lie in the shards. Nothing here remembers where a run is: a stream is opene
 import atexit
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import itertools
@@ -39,6 +40,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 GRACE = 3  # so many bad images never stop a run, whatever their share
 NEIGHBOURS = 100  # draws tried in place of a bad image; as many bad ones in a row mean broken data
 FAULTS_KEPT = 1000
+REMOTES_KEPT = 4096  # shards' addresses that a process keeps made out: 1.5 MB
 MEND = "find all of them with `python tools/verify_shards.py FOLDER` and build the shards again"
 
 
@@ -71,24 +73,54 @@ class Folder(NamedTuple):
 
 
 class Index:
-    """Where every sample lies, in arrays rather than objects: forked workers share their memory for good."""
+    """Where every sample lies, in arrays rather than objects: all processes of a node share most of their memory."""
 
-    def __init__(self, folders: Sequence[Folder]) -> None:
-        shards = [shard for folder in folders for shard in folder.manifest.shards]
-        self.shards = [
-            fetch.Remote(fetch.join(folder.url, shard.name), shard.bytes, shard.sha256)
-            for folder in folders
-            for shard in folder.manifest.shards
-        ]
-        self.folder = np.repeat(range(len(folders)), [len(folder.manifest.shards) for folder in folders])
-        self.first = np.cumsum([0] + [shard.samples for shard in shards])
+    def __init__(self, folders: Sequence[Folder], config: DataConfig) -> None:
+        """Opens the folders' indices. Raises UserError for one that is missing, unreachable or damaged."""
+        manifests = [folder.manifest for folder in folders]
+        self._folders = folders
+        self._places = [fetch.open_index(folder.url, folder.manifest, config) for folder in folders]
+        self._start = np.cumsum([0] + [one.samples for one in manifests])
+        self._first_shard = np.cumsum([0] + [len(one.shards) for one in manifests])
+        self._bytes = np.concatenate([one.shards.bytes for one in manifests])
+        self.folder = np.repeat(range(len(folders)), [len(one.shards) for one in manifests])
+        self.first = np.concatenate([[0], np.cumsum(np.concatenate([one.counts for one in manifests]))])
         """per shard: the id of its first sample"""
-        self.offsets = _joined([shard.offsets for shard in shards])
-        self.sizes = _joined([shard.sizes for shard in shards])
+        self._remotes: dict[int, fetch.Remote] = {}
 
+    def close(self) -> None:
+        """Unmaps the indices, which gives cached ones free for eviction."""
+        self._places.clear()
 
-def _joined(lists: list[list[int]]) -> np.ndarray:
-    return np.fromiter(itertools.chain.from_iterable(lists), np.int64)
+    def remote(self, shard: int) -> fetch.Remote:
+        """A shard by its number through all folders: where it lies and what its bytes must be."""
+        if shard not in self._remotes:
+            if len(self._remotes) >= REMOTES_KEPT:
+                self._remotes.clear()
+            number = int(self.folder[shard])
+            folder = self._folders[number]
+            one = folder.manifest.shards[shard - int(self._first_shard[number])]
+            self._remotes[shard] = fetch.Remote(fetch.join(folder.url, one.name), one.bytes, one.sha256)
+        return self._remotes[shard]
+
+    def places(self, ids: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets and sizes in bytes, int64, of some samples, given with their shards.
+
+        Raises UserError when one would not lie within its shard: the index is damaged.
+        """
+        folder = self.folder[shards]
+        places = np.empty(len(ids), manifest.PLACE)
+        for number in np.unique(folder).tolist():
+            here = folder == number
+            places[here] = self._places[number][ids[here] - self._start[number]]
+        offset, size = places["offset"].astype(np.int64), places["size"].astype(np.int64)
+        wrong = (offset < manifest.BLOCK) | (size == 0) | (offset > self._bytes[shards] - size)
+        if wrong.any():
+            shard = self.remote(int(shards[wrong.argmax()]))
+            raise UserError(
+                f"the index has a sample outside its shard {shard.url}; restore it or {manifest.REBUILD}"
+            )
+        return offset, size
 
 
 class Draws(NamedTuple):
@@ -166,9 +198,9 @@ class Steps(IterableDataset):
 
     def read(self, reader: fetch.Reader, draws: Draws) -> Iterator[bytes]:
         """The stored images of some draws."""
-        offsets, sizes = self.index.offsets[draws.id].tolist(), self.index.sizes[draws.id].tolist()
-        for shard, offset, size in zip(draws.shard.tolist(), offsets, sizes, strict=True):
-            yield reader.read(self.index.shards[shard], offset, size)
+        offsets, sizes = self.index.places(draws.id, draws.shard)
+        for shard, offset, size in zip(draws.shard.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            yield reader.read(self.index.remote(shard), offset, size)
 
     def decoded(self, reader: fetch.Reader, read: Read) -> Parcel:
         """Second stage: the images in lane order, bad ones replaced and some mirrored."""
@@ -208,7 +240,7 @@ class Steps(IterableDataset):
 
     def fault(self, draws: Draws, row: int, reason: str) -> Fault:
         """Where the undecodable image of a draw lies."""
-        return Fault(self.index.shards[draws.shard[row]].url, int(draws.sample[row]), reason)
+        return Fault(self.index.remote(int(draws.shard[row])).url, int(draws.sample[row]), reason)
 
     def neighbour(
         self, reader: fetch.Reader, draws: Draws, row: int, fault: Fault, images: np.ndarray
@@ -267,9 +299,11 @@ class Stream:
         shape = (lanes.samples, size, size, manifest.channels([folder.manifest for folder in folders]))
         views = [view(folder.url, folder.manifest, size, config.crop) for folder in folders]
         # beside those made ahead, one is being made and one or two are in use
-        self._ring = Ring(max(config.workers, 1), config.prefetch + 2, shape)
-        steps = Steps(Index(folders), views, order, lanes, seed, self._ring, config, start)
-        with _unheard_signals():
+        with _limits_named():
+            self._ring = Ring(max(config.workers, 1), config.prefetch + 2, shape)
+        self._index = Index(folders, config)
+        steps = Steps(self._index, views, order, lanes, seed, self._ring, config, start)
+        with _limits_named(), _unheard_signals():
             # without workers torch's loader would add nothing but half a millisecond for each batch
             loader = _loader(steps, config) if config.workers else steps
             self._batches: Iterator[Parcel | UserError] | None = iter(loader)
@@ -286,9 +320,12 @@ class Stream:
             item = next(self._batches)
         except (RuntimeError, OSError, EOFError) as error:
             if not self._lost_a_worker():
+                if limit := _limit(error):
+                    self.close()
+                    raise UserError(limit) from None
                 raise
             self.close()
-            mend = "if memory ran out, lower data.workers or data.prefetch"
+            mend = "if memory or /dev/shm ran out, lower data.workers or data.prefetch"
             raise Outage(f"a loader worker died ({error}); {mend}") from None
         if isinstance(item, UserError):
             self.close()
@@ -305,6 +342,7 @@ class Stream:
     def close(self) -> None:
         """Ends the workers; batches made ahead are lost, and made again by a stream opened at their step."""
         self._batches = None
+        self._index.close()
 
     def _opened(self, parcel: Parcel) -> Batch:
         images = parcel.images if parcel.slot is None else self._ring.lend(parcel.slot)
@@ -317,6 +355,38 @@ class Stream:
         """Whether one is gone; the error of a broken connection comes a moment before its worker's end."""
         ends = [worker.sentinel for worker in getattr(self._batches, "_workers", [])]
         return bool(ends and multiprocessing.connection.wait(ends, timeout=1))
+
+
+LIMITS = {
+    "Too many open files": errno.EMFILE,
+    "received 0 items of ancdata": errno.EMFILE,  # what torch says when a file cannot be passed on
+    "No space left on device": errno.ENOSPC,
+    "Cannot allocate memory": errno.ENOMEM,
+    "Resource temporarily unavailable": errno.EAGAIN,
+}
+
+
+def _limit(error: Exception) -> str:
+    """The sentence about the limit of the system that an error comes from; empty if it comes from none."""
+    text = str(error)
+    number = next((number for words, number in LIMITS.items() if words in text), None)
+    if number is None:
+        return ""
+    reason = os.strerror(number)
+    return f"the loader cannot go on ({reason}); {fetch.limits(OSError(number, reason))}"
+
+
+@contextlib.contextmanager
+def _limits_named() -> Iterator[None]:
+    """Turns errors of the system for want of files, memory or processes into a UserError that names the limit."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if limit := _limit(error):
+            raise UserError(limit) from None
+        raise
+    except (OverflowError, MemoryError):  # a size that no system has
+        raise UserError(f"the loader cannot go on; {fetch.limits(OSError(errno.ENOMEM, ''))}") from None
 
 
 _workers: list[BaseProcess] = []
@@ -395,8 +465,11 @@ def verify(folder: Folder, lanes: Lanes, full: bool) -> None:
     """
     if fetch.local(folder.url) is not None:
         manifest.check_files(folder.manifest)
-        share = folder.manifest.shards[lanes.rank :: lanes.world] if full else []
-        manifest.check_files(dataclasses.replace(folder.manifest, shards=share), full=True)
+        if full:
+            share = folder.manifest.shards[lanes.rank :: lanes.world]
+            manifest.check_shards(folder.manifest.folder, share, full=True)
+        if full and lanes.rank == 0:
+            manifest.check_index(folder.manifest, full=True)
 
 
 def build(

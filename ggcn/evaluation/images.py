@@ -51,7 +51,7 @@ def read(folder: str | Path, size: int, most: int, crop: int = 0, config: DataCo
     config = config or DataConfig()
     found = fetch.load_manifest(folder, config)
     form = view(folder, found, size, crop)
-    index = Index([Folder(folder, found)])
+    index = Index([Folder(folder, found)], config)
     chosen = [
         number * found.samples // min(found.samples, most) for number in range(min(found.samples, most))
     ]
@@ -71,10 +71,11 @@ def _decoded(
 ) -> np.ndarray:
     """Those of the samples `chosen` that decode, uint8 [n, *shape]."""
     out = np.empty((len(chosen), *shape), np.uint8)
-    row = 0
-    for number in chosen:
-        shard = index.shards[int(np.searchsorted(index.first, number, side="right")) - 1]
-        data = reader.read(shard, int(index.offsets[number]), int(index.sizes[number]))
+    ids, row = np.asarray(chosen), 0
+    shards = np.searchsorted(index.first, ids, side="right") - 1
+    places = zip(*(column.tolist() for column in index.places(ids, shards)), strict=True)
+    for number, shard, (offset, size) in zip(chosen, shards.tolist(), places, strict=True):
+        data = reader.read(index.remote(shard), offset, size)
         try:
             form.decode(data, bits("evaluation", number), out[row])
             row += 1

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ import numpy as np
 import webdataset as wds
 from PIL import Image
 
-from ggcn.data.manifest import Manifest, Shard
+from ggcn.data import manifest
+from ggcn.data.manifest import Manifest, Shard, Shards
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
@@ -49,7 +51,7 @@ def build(
     if images is None:
         images = [encode(picture(i, size, channels), extension) for i in range(sum(counts))]
     rest = iter(enumerate(images))
-    shards = []
+    shards, places = [], []
     for number, count in enumerate(counts):
         path = folder / f"{number:06d}.tar"
         with wds.TarWriter(str(path), mtime=0) as tar:
@@ -57,27 +59,45 @@ def build(
                 key, data = next(rest)
                 tar.write({"__key__": f"{key:08d}", extension: data})
         shards.append(describe(path))
+        places.append(places_in(path))
     total = sum(shard.bytes for shard in shards)
-    manifest = Manifest(size, channels, extension, sum(counts), total, {}, 0, shards, folder)
-    manifest.save(folder)
-    return manifest
+    index = manifest.write_index(folder, places)
+    made = Manifest(size, channels, extension, sum(counts), total, {}, 0, Shards.of(shards), index, folder)
+    made.save(folder)
+    return made
 
 
-def stored(manifest: Manifest) -> list[np.ndarray]:
+def stored(data: Manifest) -> list[np.ndarray]:
     """The images as they lie in the shards, uint8 [size, size, channels]."""
-    images = []
-    for shard in manifest.shards:
-        tar = (manifest.folder / shard.name).read_bytes()
-        images += [decode(tar[o : o + s]) for o, s in zip(shard.offsets, shard.sizes, strict=True)]
+    images, places = [], manifest.open_index(data)
+    for number, shard in enumerate(data.shards):
+        tar = (data.folder / shard.name).read_bytes()
+        here = places[data.first[number] : data.first[number + 1]]
+        images += [decode(tar[offset : offset + size]) for offset, size in here.tolist()]
     return images
 
 
-def describe(path: Path) -> Shard:
+def places_in(path: Path) -> np.ndarray:
+    """Where tarfile finds the members of a shard."""
     with tarfile.open(path) as tar:
-        members = tar.getmembers()
-    offsets, sizes = [m.offset_data for m in members], [m.size for m in members]
+        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], manifest.PLACE)
+
+
+def describe(path: Path) -> Shard:
     data = path.read_bytes()
-    return Shard(path.name, len(members), len(data), hashlib.sha256(data).hexdigest(), offsets, sizes)
+    return Shard(path.name, len(places_in(path)), len(data), hashlib.sha256(data).hexdigest())
+
+
+def first_version(folder: Path) -> None:
+    """Writes the folder's manifest as the first version of make_shards did, without an index."""
+    data = manifest.load(folder)
+    value = json.loads((folder / manifest.NAME).read_text())
+    places = manifest.open_index(data)
+    for number, shard in enumerate(value["shards"]):
+        here = places[data.first[number] : data.first[number + 1]]
+        shard |= {"offsets": here["offset"].tolist(), "sizes": here["size"].tolist()}
+    (folder / value.pop("index")["name"]).unlink()
+    (folder / manifest.NAME).write_text(json.dumps({**value, "version": 1}) + "\n")
 
 
 @dataclass

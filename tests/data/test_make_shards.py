@@ -77,11 +77,13 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def stored(out: Path) -> Iterator[tuple[str, list[int], bytes]]:
-    """Every sample by the manifest's offsets: its source, its square, its image's bytes."""
-    for shard in manifest.load(out).shards:
+    """Every sample by its place in the index: its source, its square, its image's bytes."""
+    found = manifest.load(out)
+    places = iter(manifest.open_index(found).tolist())
+    for shard in found.shards:
         data = (out / shard.name).read_bytes()
         record = json.loads((out / shard.name).with_suffix(".json").read_text())
-        for (name, box), offset, size in zip(record["sources"], shard.offsets, shard.sizes, strict=True):
+        for (name, box), (offset, size) in zip(record["sources"], places, strict=False):
             yield name, box, data[offset : offset + size]
 
 

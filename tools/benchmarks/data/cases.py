@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ggcn.data import build, crop, sources
+from ggcn.data import build, crop, manifest, sources
 from ggcn.data.crop import Options
 from ggcn.data.manifest import Manifest
 from ggcn.data.pool import cores
@@ -78,9 +78,10 @@ def prepared(source: Source, options: Options, folder: Path, batch: int) -> Case
     found = make_shards(source, options, out, cores())
     (out / "files").mkdir()
     number = itertools.count()
-    for shard in found.shards:
+    places = manifest.open_index(found).tolist()
+    for shard, first, end in zip(found.shards, found.first, found.first[1:], strict=False):
         data = (out / shard.name).read_bytes()
-        for offset, size in zip(shard.offsets, shard.sizes, strict=True):
+        for offset, size in places[first:end]:
             path = out / "files" / f"{next(number):09d}.{found.extension}"
             path.write_bytes(data[offset : offset + size])
     return Case(out, found, options.size, batch)

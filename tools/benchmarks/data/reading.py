@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from ggcn.data import manifest, stream
 from ggcn.data.config import DataConfig
+from ggcn.data.manifest import Shards
 from tools.benchmarks.data.cases import LANES, PHOTOS, Case, photo_cases
 from tools.benchmarks.data.decoding import FASTEST, decoders
 from tools.benchmarks.report import LIMIT, OURS, STOCK, Table, Times, figure, ratio, said, take_turns
@@ -168,13 +169,16 @@ def replayed(case: Case, skip: int) -> float:
 
 
 def lengthened(case: Case, times: int) -> Case:
-    """The same shards, named `times` times: a longer epoch that needs no disk."""
-    old = case.manifest
-    shards = [replace(shard, name=f"../{case.folder.name}/{shard.name}") for shard in old.shards] * times
-    new = replace(old, shards=shards, samples=old.samples * times, bytes=old.bytes * times)
+    """The same shards, linked `times` times: a longer epoch that needs no disk."""
+    old, shards = case.manifest, []
     out = case.folder.with_name(f"{case.folder.name}-x{times}")
     out.mkdir()
-    new.save(out)
+    for turn, shard in itertools.product(range(times), old.shards):
+        shards.append(replace(shard, name=f"{turn:02d}-{shard.name}"))
+        (out / shards[-1].name).symlink_to(Path("..", case.folder.name, shard.name))
+    index = manifest.write_index(out, [manifest.open_index(old)] * times)
+    samples, bytes_ = old.samples * times, old.bytes * times
+    replace(old, shards=Shards.of(shards), samples=samples, bytes=bytes_, index=index).save(out)
     return replace(case, folder=out, manifest=manifest.load(out))
 
 
