@@ -32,7 +32,7 @@ import numpy as np
 from ggcn.data import manifest
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
-from ggcn.errors import LASTING, Outage, UserError, passing
+from ggcn.errors import LASTING, Outage, UserError
 
 OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
 TIMEOUT = 60  # seconds without a byte from a server
@@ -131,7 +131,7 @@ def patiently(read: Callable[[], T], url: str, retries: int, backoff: float) -> 
         except Exception as error:
             hopeless, inner = _hopeless(error), _reason(error)
             if attempt == retries or hopeless:
-                lasting = isinstance(inner, OSError) and (not passing(inner) or inner.errno in TOO_MANY_FILES)
+                lasting = _errno(inner) in (*LASTING, *TOO_MANY_FILES)
                 text = f"{url} cannot be read ({said(error)}); {_mend(inner)}"
                 raise (UserError if hopeless or lasting else Outage)(text) from None
             time.sleep(pause(error, backoff * 2 ** min(attempt, 30)))
@@ -179,6 +179,11 @@ def _reason(error: Exception) -> Exception:
     return reason if isinstance(reason, Exception) else error
 
 
+def _errno(error: Exception) -> int | None:
+    """The system's number of an error; those of TLS are of another list."""
+    return error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+
+
 def _hopeless(error: Exception) -> bool:
     """Whether asking again cannot help: what is missing, forbidden, or was never a right question."""
     response = getattr(error, "response", None)
@@ -193,7 +198,7 @@ def _hopeless(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         missing = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-        return isinstance(error, missing) or error.errno in LASTING
+        return isinstance(error, missing) or _errno(error) in LASTING
     mistaken = isinstance(error, MISTAKES) and not isinstance(error, UnicodeError)
     return mistaken or REFUSALS.search(type(error).__name__) is not None
 
@@ -207,9 +212,9 @@ def said(error: Exception) -> str:
 
 
 def _mend(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+    if isinstance(error, OSError) and _errno(error) in TOO_MANY_FILES:
         return limits(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _errno(error) in (errno.ENOSPC, errno.EDQUOT):
         return (
             "free some space there, lower data.cache_gb, or name another disk with data.cache_dir or TMPDIR"
         )

@@ -129,10 +129,13 @@ def serve(folder: Path) -> Iterator[Server]:
             return self.send(path.read_bytes(), self.headers.get("Range") if state.ranges else None)
 
         def send(self, data: bytes, span: str | None) -> None:
+            whole = len(data)
             if span:
                 first, last = span.removeprefix("bytes=").split("-")
                 data = data[int(first) : int(last) + 1]
             self.send_response(206 if span else 200)
+            if span:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{whole}")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
