@@ -33,6 +33,18 @@ def tables(report: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
+def test_a_large_data_set_is_opened_by_several_processes_at_once(tmp_path: Path) -> None:
+    done = call("tools/bench.py", "index", "--samples", 250_000, "--shards", 250, "--folder", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "250,000 samples in 250 shards: 0 MB of manifest, 3 MB of index" in done.stdout
+    (rows,) = tables(done.stdout).values()
+    assert len(rows) == 2
+    assert all(float(row["MB of its own"]) < 100 for row in rows)
+    assert not list(tmp_path.iterdir())
+    done = call("tools/bench.py", "index", "--samples", 10, "--shards", 250)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 def test_every_rival_gets_its_row_and_a_finite_ratio(images: Path, tmp_path: Path) -> None:
     size = ["--size", 16, "--samples", 70, "--large", 16, 32, "--decoders", 8, 16]
     done = call(

@@ -1,6 +1,7 @@
 """Measures the project beside what one would use otherwise, on the machine at hand:
 
     python tools/bench.py data --images PHOTOS.zip --out speed.md     # reading, building and resuming shards
+    python tools/bench.py index                                       # opening 100 million samples
     python tools/bench.py chain --sizes 32 64                         # a Langevin step
     python tools/bench.py step experiment=faces64                     # a training step, phase by phase
 
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files
 from ggcn.errors import run_cli
-from tools.benchmarks import chain, data, step
+from tools.benchmarks import chain, data, index, step
 from tools.benchmarks.report import header
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """Prints the tables, and writes them to --out. Raises UserError."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = cli.add_subparsers(required=True, metavar="WHAT")
-    for part in (data, chain, step):
+    for part in (data, index, chain, step):
         part.add(commands)
     for words in commands.choices.values():
         words.add_argument("--out", type=Path, metavar="FILE.md", help="writes the report there too")

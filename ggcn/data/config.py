@@ -38,9 +38,10 @@ class DataConfig:
     cache_gb: float = 50.0
     """the cache's limit, 10^9 bytes, for all ranks of a node together; the longest unused shard goes first"""
     retries: int = 5
-    """further attempts after a failed read; with doubling pauses from `backoff` on, five wait 16 s in all"""
+    """further attempts after a failed read that may pass; with doubling pauses from `backoff` on, five wait about 16 s"""
     backoff: float = 0.5
-    """seconds before the first further attempt; each pause is twice the last, 30 s at most"""
+    """seconds before the first further attempt; each pause is about twice the last (up to half more or less, so that
+    ranks do not all come back at once), 30 s at most"""
     allow_pipe: bool = False
     """let `pipe:` run its command in a shell; off, since a config that was sent to you could run anything"""
 

@@ -298,6 +298,7 @@ HOPELESS = [
     ssl.SSLCertVerificationError(1, "self-signed"),
     ValueError("no such bucket name"),
     NotImplementedError(),
+    http.client.InvalidURL("no port"),
 ]
 
 

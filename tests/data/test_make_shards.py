@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import shards
 import webdataset
 from PIL import Image
 
@@ -326,7 +327,9 @@ def test_a_finished_build_is_left_alone(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "no manifest"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "short", "no manifest", "no index", "short index", "first version"]
+)
 def test_what_is_missing_is_built_anew_and_nothing_else(pictures: Path, tmp_path: Path, damage: str) -> None:
     out = tmp_path / "out"
     make(pictures, out, "--size", 16)
@@ -335,12 +338,16 @@ def test_what_is_missing_is_built_anew_and_nothing_else(pictures: Path, tmp_path
         (out / "000001.tar").unlink()
     elif damage == "short":
         os.truncate(out / "000001.tar", 700)
+    elif damage == "first version":
+        shards.first_version(out)
+    elif damage == "short index":
+        os.truncate(out / manifest.INDEX, 12)
     else:
-        (out / manifest.NAME).unlink()
+        (out / (manifest.NAME if damage == "no manifest" else manifest.INDEX)).unlink()
     make(pictures, out, "--size", 16)
     assert tree(out) == whole
     changed = {name for name, value in times(out).items() if before[name] != value}
-    assert changed == (set() if damage == "no manifest" else {"000001"})
+    assert changed == ({"000001"} if damage in ("missing", "short") else set())
 
 
 # ------------------------------------------------------------------------------------------- what is left out

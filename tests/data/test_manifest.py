@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import shards
 
 from ggcn.data import fetch, manifest, stream
 from ggcn.data.config import DataConfig
+from ggcn.data.manifest import Shards
 from ggcn.errors import UserError
 from ggcn.lanes import Lanes
 
@@ -269,3 +271,24 @@ def test_a_shards_name_cannot_run_in_the_shell_of_a_pipe(folder, tmp_path, monke
 def test_names_are_quoted_in_a_command_whatever_they_are():
     assert fetch.join("pipe:cat /x", "a;b") == "pipe:cat /x/'a;b'"
     assert fetch.join("pipe:cat /x/{}", "a;b") == "pipe:cat /x/'a;b'"
+
+
+def test_a_large_data_set_takes_little_memory_and_no_more_for_its_samples(tmp_path):
+    """20,000 shards of 1000 samples; their index is a file of holes, which no process reads as a whole."""
+    names = [f"{number:06d}.tar" for number in range(20_000)]
+    digests = [f"{number:064x}" for number in range(20_000)]
+    table = Shards.from_columns(names, [1000] * 20_000, [2**21] * 20_000, digests)
+    samples, size = 20_000 * 1000, 20_000 * 2**21
+    index = manifest.IndexFile(manifest.INDEX, samples * manifest.PLACE.itemsize, "0" * 64)
+    with (tmp_path / manifest.INDEX).open("wb") as file:
+        file.truncate(index.bytes)
+    manifest.Manifest(64, 3, "png", samples, size, {}, 0, table, index, tmp_path).save(tmp_path)
+    tracemalloc.start()
+    data = manifest.load(tmp_path)
+    lookup = stream.Index([stream.Folder(str(tmp_path), data)], DataConfig())
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 5e6
+    assert peak < 30e6
+    assert lookup.remote(19_999) == (f"{tmp_path}/019999.tar", 2**21, digests[-1])
+    assert manifest.open_index(data).shape == (samples,)

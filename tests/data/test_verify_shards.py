@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shards
 from PIL import Image
 
 from ggcn.data import build, crop, manifest, sources
@@ -101,6 +102,16 @@ def test_a_stray_file(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert problems(out, capsys) == [
         f"{out / name}: does not belong here" for name in (".tmp-7-000001.tar", "999999.tar")
     ]
+
+
+def test_a_missing_index_is_named_and_a_manifest_of_the_first_version_needs_none(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards.first_version(out)
+    assert problems(out, capsys) == []
+    index = out / "holdout" / manifest.INDEX
+    index.unlink()
+    assert problems(out, capsys) == [f"{index}: missing"]
 
 
 def test_wrong_offsets_in_the_index(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
