@@ -38,7 +38,7 @@ class DataConfig:
     cache_gb: float = 50.0
     """the cache's limit, 10^9 bytes, for all ranks of a node together; the longest unused shard goes first"""
     retries: int = 5
-    """further attempts after a failed read that may pass; with doubling pauses from `backoff` on, five wait about 16 s"""
+    """further attempts after a failed read that may pass; with doubling pauses from `backoff`, five wait 16 s"""
     backoff: float = 0.5
     """seconds before the first further attempt; each pause is about twice the last (up to half more or less, so that
     ranks do not all come back at once), 30 s at most"""
