@@ -108,11 +108,7 @@ class Index:
 
         Raises UserError when one would not lie within its shard: the index is damaged.
         """
-        folder = self.folder[shards]
-        places = np.empty(len(ids), manifest.PLACE)
-        for number in np.unique(folder).tolist():
-            here = folder == number
-            places[here] = self._places[number][ids[here] - self._start[number]]
+        places = self._places[0][ids] if len(self._places) == 1 else self._of_several(ids, shards)
         offset, size = places["offset"].astype(np.int64), places["size"].astype(np.int64)
         wrong = (offset < manifest.BLOCK) | (size == 0) | (offset > self._bytes[shards] - size)
         if wrong.any():
@@ -121,6 +117,13 @@ class Index:
                 f"the index has a sample outside its shard {shard.url}; restore it or {manifest.REBUILD}"
             )
         return offset, size
+
+    def _of_several(self, ids: np.ndarray, shards: np.ndarray) -> np.ndarray:
+        folder, places = self.folder[shards], np.empty(len(ids), manifest.PLACE)
+        for number in np.unique(folder).tolist():
+            here = folder == number
+            places[here] = self._places[number][ids[here] - self._start[number]]
+        return places
 
 
 class Draws(NamedTuple):

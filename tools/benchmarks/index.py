@@ -37,12 +37,12 @@ def own():
     return psutil.Process().memory_full_info().uss / 1e6
 
 folder, ranks, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-before, start = own(), time.perf_counter()
+before, start, cpu = own(), time.perf_counter(), time.process_time()
 found = manifest.load(folder)
 identity = found.hash
 index = stream.Index([stream.Folder(folder, found)], DataConfig())
 order = Order(found.counts, 0, ranks)
-opened = time.perf_counter()
+opened, cpu = time.perf_counter(), time.process_time() - cpu
 manifest.check_files(found)
 checked = time.perf_counter()
 lane = np.arange(8)
@@ -50,7 +50,8 @@ for step in range(steps):
     draws = order.draws(lane, np.full(8, step))
     index.places(index.first[draws.shard] + draws.sample, draws.shard)
 drawn = time.perf_counter()
-print(json.dumps([opened - start, checked - opened, (drawn - checked) / steps / 8 * 1e6, own() - before]), flush=True)
+cost = (drawn - checked) / steps / 8 * 1e6
+print(json.dumps([opened - start, cpu, checked - opened, cost, own() - before]), flush=True)
 sys.stdin.read()  # until all processes have measured what they share
 """
 
@@ -87,7 +88,7 @@ def build(folder: Path, samples: int, shards: int) -> None:
 
 
 def opening(folder: Path, processes: int, lanes: int) -> list[list[float]]:
-    """Seconds to open, seconds to compare sizes, microseconds a draw, and own MB: of each process."""
+    """Seconds to open, of a core too, and to compare sizes; microseconds a draw; own MB: of each process."""
     command = [sys.executable, "-c", OPENING, str(folder), str(lanes), "2000"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     started = [
@@ -114,13 +115,20 @@ def index(arguments: argparse.Namespace) -> Iterator[Table]:
             (Path(name) / manifest.NAME).stat().st_size / 1e6,
             (Path(name) / manifest.INDEX).stat().st_size / 1e6,
         )
-    head = ["process", "s to open", "s to compare all sizes", "us a draw", "MB of its own"]
+    head = [
+        "process",
+        "s to open",
+        "s of a core to open",
+        "s to compare all sizes",
+        "us a draw",
+        "MB of its own",
+    ]
     title = (
         f"{arguments.samples:,} samples in {arguments.shards:,} shards: "
         f"{size[0]:.0f} MB of manifest, {size[1]:.0f} MB of index"
     )
     lines = [
-        [str(number), f"{opened:.2f}", f"{checked:.2f}", f"{draw:.1f}", f"{own:.0f}"]
-        for number, (opened, checked, draw, own) in enumerate(rows)
+        [str(number), f"{opened:.2f}", f"{cpu:.2f}", f"{checked:.2f}", f"{draw:.1f}", f"{own:.0f}"]
+        for number, (opened, cpu, checked, draw, own) in enumerate(rows)
     ]
     yield Table(title, head, lines)
