@@ -9,6 +9,7 @@ can stop anywhere, resume on another number of ranks, and still be the same run.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -29,6 +30,11 @@ def generator(*key: Key) -> np.random.Generator:
     a long run's streams would meet.
     """
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(_digest(key, 32))))
+
+
+def exact_share(share: float, count: int) -> Fraction:
+    """`share` of `count` in decimal arithmetic: 0.07 of 100 is 7, where binary fractions make it a little more."""
+    return Fraction(repr(share)) * count
 
 
 def _digest(key: tuple[Key, ...], size: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ggcn.config import Grid
+from ggcn.lanes import exact_share
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.precision import widen
 
@@ -67,7 +68,7 @@ class EnergyObjective(nn.Module):
         """S: of every lane the same share, or the term would depend on the number of ranks."""
         if self.particles == "segments":
             samples = data.lerp(samples, shares[:, None, None, None])
-        count = ceil(self.share * self.lane_width)
+        count = ceil(exact_share(self.share, self.lane_width))
         few = [x.unflatten(0, (-1, self.lane_width))[:, :count].flatten(0, 1) for x in (data, samples)]
         return {"data": few[0], "both": torch.cat(few)}.get(self.particles, few[1])
 
