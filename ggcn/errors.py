@@ -1,13 +1,20 @@
 """Errors that a user causes and can mend, and those that may pass by themselves."""
 
 import errno
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from ggcn.redact import redact
+
 
 class UserError(Exception):
-    """What went wrong and how to mend it, in one sentence; shown without a traceback."""
+    """What went wrong and how to fix it, in one sentence; shown without a traceback, and without credentials."""
+
+    def __str__(self) -> str:
+        """The sentence, where passwords and signatures in URLs are hidden."""
+        return redact(super().__str__())
 
 
 class Outage(UserError):
@@ -26,6 +33,13 @@ def passing(error: BaseException) -> bool:
     return isinstance(error, Outage) or (isinstance(cause, OSError) and passing(cause))
 
 
+def speak_utf8() -> None:
+    """Makes this process write UTF-8 whatever its locale is; bytes of file names that are none appear as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def fail(error: UserError) -> NoReturn:
     """Ends the program with one line on stderr and exit code 2."""
     print(f"error: {error}", file=sys.stderr)
@@ -38,6 +52,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     A UserError, and what the system refuses (a full disk, a folder that may not be written), becomes one line
     and exit code 2; Ctrl-C exit code 130.
     """
+    speak_utf8()
     try:
         raise SystemExit(main() or 0)
     except UserError as error:
