@@ -1,10 +1,12 @@
 """Whether a run's data are there and fit it: on a login node without torch, and before the ranks of a local run."""
 
+from ggcn.compose import refuse_undefined
 from ggcn.config import Config
 from ggcn.data import manifest
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import of_counts
-from ggcn.data.view import view
+from ggcn.data.view import refuse_smaller, view
+from ggcn.paths import is_local, undefined
 
 
 def data(config: Config, remote: bool = False) -> None:
@@ -14,6 +16,8 @@ def data(config: Config, remote: bool = False) -> None:
     Raises UserError with the first fault.
     """
     config.data.check()
+    if remote:  # the ranks run here: a variable that is missing now will be missing then
+        refuse_undefined(config)
     found = {}
     for folder, weight in config.data.folders().items():
         told = _manifest(folder, config, remote)
@@ -26,10 +30,13 @@ def data(config: Config, remote: bool = False) -> None:
     of_counts([told.counts for told in manifests], weights, config.seed, config.lanes, config.data.block)
     for folder, (told, _) in found.items():
         view(folder, told, config.model.grids[-1], config.data.crop)
+        refuse_smaller(folder, told, config.model.grids, config.data)
 
 
 def _manifest(folder: str, config: Config, remote: bool) -> Manifest | None:
     path = folder.removeprefix("file://")
+    if undefined(folder) and is_local(folder):
+        return None  # known to the ranks alone
     if "://" not in path and not path.startswith("pipe:"):
         found = manifest.load(path)
         manifest.check_files(found)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from cluster import history
 from cluster.stop import Stop
-from ggcn.compose import load
+from ggcn import redact
+from ggcn.compose import load, resolved
 from ggcn.config import ClusterConfig
 from ggcn.errors import Outage, UserError, passing
 from ggcn.training.heartbeat import Heart
@@ -42,7 +43,7 @@ def run_rank(run: RunDir, place: "Place", stop: Stop, watched: bool = True) -> "
     from ggcn import ranks
     from ggcn.training.trainer import Outcome, train
 
-    config = load(run.config)
+    config = resolved(load(run.config), strict=True)
     first = place.rank == 0
     with _alone(run) if first else nullcontext():
         if first:
@@ -123,12 +124,12 @@ def heartbeats(run: RunDir) -> Path:
 def log_to(path: Path, rank: int) -> None:
     """Sends this process's log to a file, rank 0's warnings also to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    form = logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
+    form = redact.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.handlers = [_handler(logging.FileHandler(path), form, logging.INFO)]
     if rank == 0:
-        short = logging.Formatter("%(levelname)s: %(message)s")
+        short = redact.Formatter("%(levelname)s: %(message)s")
         root.addHandler(_handler(logging.StreamHandler(sys.stderr), short, logging.WARNING))
     logging.captureWarnings(True)
 
@@ -136,7 +137,7 @@ def log_to(path: Path, rank: int) -> None:
 def _note(path: Path, error: Exception) -> None:
     """Leaves the sentence where the launcher looks for it."""
     with suppress(OSError):  # which may be the very error
-        path.write_text(str(error))
+        path.write_text(redact.redact(str(error)), encoding="utf-8")
 
 
 @dataclass(frozen=True)

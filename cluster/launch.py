@@ -3,7 +3,8 @@
     python cluster/launch.py -m local experiment=faces64 data.shards=shards/faces64 run=faces64
     python cluster/launch.py -m slurm experiment=faces64 data.shards=shards/faces64 run=faces64 cluster.nodes=2
 
-The words after the mode are Hydra overrides of configs/train.yaml. The same command resumes a run where it
+What follows the mode are overrides of configs/train.yaml: KEY=VALUE, or GROUP=NAME of a file in configs/GROUP.
+The same command resumes a run where it
 stopped; train.steps=N raised continues a finished one.
 
     --dry-run            what would be submitted; writes nothing and needs no SLURM
@@ -20,9 +21,10 @@ from contextlib import ExitStack, contextmanager
 
 from cluster import check, history
 from ggcn.checks import acceptable_nodes, ranks_per_node, validate_packages, validate_world
-from ggcn.compose import compose, to_yaml
+from ggcn.compose import compose, to_yaml, unresolved
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
+from ggcn.redact import redact
 from ggcn.training.rundir import RunDir
 
 
@@ -173,12 +175,12 @@ def validate_nodes(config: Config) -> None:
 
 
 def dry(config: Config, runs: list[RunDir]) -> int:
-    """Prints the batch script and the resolved config."""
+    """Prints the batch script and the config, with interpolations as they are typed and without passwords in URLs."""
     from cluster import slurm as cluster
 
     validate_nodes(config)
-    print(cluster.text(config, runs))
-    print(f"\n# {runs[0].config}\n{to_yaml(config)}", end="")
+    print(redact(cluster.text(unresolved(config), runs)))
+    print(redact(f"\n# {runs[0].config}\n{to_yaml(config)}"), end="")
     try:
         check.data(config)
     except UserError as fault:
@@ -247,7 +249,7 @@ def report(run: RunDir, done: bool) -> None:
     if done:
         print(f"complete, {where}; pictures: {run.samples}")
     else:
-        again = shlex.join(["python", *sys.argv])
+        again = redact(shlex.join(["python", *sys.argv]))
         print(f"stopped, {where}; to go on: {again}")
 
 

@@ -6,38 +6,46 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-
+from ggcn.checks import validate_name
 from ggcn.compose import compose
 from ggcn.config import Config
 from ggcn.errors import UserError
+from ggcn.overrides import sweep_values
 
 
 def points(words: Sequence[str]) -> list[Config]:
     """One validated config per combination; run directories are RUNS/NAME/KEY-VALUE_KEY-VALUE.
 
-    Words are Hydra overrides, those with several values (a,b or range(1,4) or choice(a,b)) are swept.
-    Raises UserError when none of them is, when two points have one name, or for what compose() refuses.
+    Of overrides with several values (a,b or range(1,4) or choice(a,b)) every combination is a point.
+    Raises UserError when there is none, when two points have one name, or for what compose() refuses.
     """
-    try:
-        overrides = OverridesParser.create().parse_overrides(list(words))
-    except HydraException as error:
-        raise UserError(str(error).splitlines()[0]) from None
-    swept = [override for override in overrides if override.is_sweep_override()]
-    fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    values = [sweep_values(word) for word in words]
+    swept = [each for each in values if len(each) > 1]
+    fixed = [word for word, each in zip(words, values, strict=True) if len(each) == 1]
     if not swept:
         raise UserError("--sweep needs an override with several values, such as seed=1,2,3")
-    keys = _short([override.key_or_group for override in swept])
-    base = compose([*fixed, *(next(iter(_values(override))) for override in swept)])
+    keys = [each[0].partition("=")[0].lstrip("+") for each in swept]
+    if bad := {"run", "paths.runs"}.intersection(keys):
+        raise UserError(
+            f"--sweep names the runs of its points itself; give one value of {bad.pop()}, and several of others"
+        )
+    base = compose([*fixed, *(each[0] for each in swept)])
     folder = Path(base.paths.runs).resolve() / base.run
-    found = []
-    for choice in product(*(list(_values(override)) for override in swept)):
-        name = "_".join(f"{key}-{_plain(word)}" for key, word in zip(keys, choice, strict=True))
-        found.append(compose([*fixed, *choice, f"run='{name}'", f"paths.runs='{folder}'"]))
+    found = [_point([*fixed, *choice], _name(_short(keys), choice), folder) for choice in product(*swept)]
     _refuse_shared([config.run for config in found], folder)
     return found
+
+
+def _point(words: Sequence[str], name: str, folder: Path) -> Config:
+    config = compose(words)
+    config.run, config.paths.runs = name, str(folder)
+    config.typed.pop("paths.runs", None)
+    validate_name(name)
+    return config
+
+
+def _name(keys: Sequence[str], words: Sequence[str]) -> str:
+    return "_".join(f"{key}-{_plain(word)}" for key, word in zip(keys, words, strict=True))
 
 
 def _refuse_shared(names: list[str], folder: Path) -> None:
@@ -47,12 +55,6 @@ def _refuse_shared(names: list[str], folder: Path) -> None:
             f"several points of the sweep would be {folder / shared[0]}, whose name has letters, digits, '.', '+' "
             "and '-' of the values only; sweep values that differ in those"
         )
-
-
-def _values(override: Override) -> list[str]:
-    """KEY=VALUE for each of an override's values."""
-    key = override.get_key_element()
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def _short(keys: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """All cross-checks of a config: what its types cannot say."""
 
+import re
 from importlib.util import find_spec
 from itertools import pairwise
 from math import inf
@@ -19,6 +20,21 @@ def validate(config: Config) -> None:
         if fault:
             raise UserError(sentence)
     config.data.check_ranges()
+
+
+NAME = re.compile(r"[A-Za-z0-9_+=][A-Za-z0-9_+=.-]*")
+LONGEST_NAME = 200
+
+
+def validate_name(run: str) -> None:
+    """Raises UserError unless a run may have this name: SLURM, shells and every file system take such names."""
+    if not NAME.fullmatch(run) or len(run) > LONGEST_NAME:
+        shown = run if len(run) <= LONGEST_NAME else f"{run[:20]}... ({len(run)} characters)"
+        several = "; several names need --sweep over another key" if "," in run else ""
+        raise UserError(
+            f"run={shown} is no folder name; use up to {LONGEST_NAME} letters (a-z, A-Z), digits, '-', '_', '.', '+' "
+            f"and '=', not '-' or '.' first{several}"
+        )
 
 
 def acceptable_nodes(config: Config) -> list[int]:
@@ -337,6 +353,10 @@ def _choice_faults(config: Config) -> list[tuple[bool, str]]:
         ("train.upsampler.schedule", config.train.upsampler.schedule, SCHEDULES),
     ]
     return [
-        (value not in allowed, f"{name}={value} is none of {', '.join(map(str, allowed))}")
+        (
+            value not in allowed,
+            f"{name}={value} is none of {', '.join(map(str, allowed))}"
+            + ("; --sweep runs several of them" if "," in str(value) else ""),
+        )
         for name, value, allowed in choices
     ]

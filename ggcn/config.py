@@ -5,6 +5,7 @@ are lists with one entry for every grid, coarsest first; a list of one entry ser
 is filled by a rule.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -15,7 +16,8 @@ from ggcn.data.config import DataConfig
 @dataclass
 class PathsConfig:
     runs: str = "runs"
-    """folder that holds the run directories"""
+    """folder that holds the run directories. In this and every other path, `~` and $NAME stand for the home directory
+    and for an environment variable; here the launcher must know it, in the others the ranks"""
 
 
 @dataclass
@@ -142,7 +144,8 @@ class FlowConfig:
 class ModelConfig:
     name: str = "ggcn"
     grids: list[int] = field(default_factory=lambda: [8, 32])
-    """pixels along a side, coarsest first; each divides the next; the last is the image size"""
+    """pixels along a side, coarsest first; each divides the next; the last is the image size. A model's preset has its
+    own, which data.size fits to images of another size"""
     start: str = "hidden"
     """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), bank
     (persistent: where they ended when last taken), data (plain images of the batch's mean colours; without a
@@ -364,6 +367,11 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    typed: dict[str, Any] = field(
+        default_factory=dict, compare=False, repr=False, metadata={"omegaconf_ignore": True}
+    )
+    """no key: the texts whose interpolations and variables this process has replaced, {dotted key: as it was typed};
+    a file of the config holds those"""
 
 
 @dataclass(frozen=True)
@@ -384,6 +392,24 @@ def resolve(config: Config) -> None:
     chain.step_size = list(chain.step_size) or [chain.pace * size**2 for size in model.grids]
     chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
     model.flow.gamma = list(model.flow.gamma) or [model.flow.strength * a for a in chain.step_size]
+
+
+COARSEST, FACTOR = 4, 4
+"""pixels along a side of the smallest grid; ratio of neighbouring grids that are made for a size"""
+
+
+def ladder(preset: Sequence[int], size: int) -> list[int]:
+    """The grids of a model preset for images of another size, coarsest first.
+
+    A preset with one grid has one again. One with several has at least two, each a quarter of the next, down to the
+    size of the preset's coarsest.
+    """
+    sizes = [size]
+    while len(preset) > 1 and sizes[0] > COARSEST and (len(sizes) == 1 or sizes[0] > preset[0]):
+        if len(sizes) > 1 and sizes[0] < FACTOR * COARSEST:
+            break
+        sizes.insert(0, max(sizes[0] // FACTOR, COARSEST))
+    return sizes
 
 
 def grids(model: ModelConfig) -> list[Grid]:

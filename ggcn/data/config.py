@@ -14,6 +14,9 @@ class DataConfig:
     with allow_pipe, `pipe:COMMAND` where {} stands for the file's name; empty when `mixture` names several"""
     mixture: dict[str, float] = field(default_factory=dict)
     """several folders with weights, for example {shards/faces: 3, shards/scenes: 1}; instead of `shards`"""
+    size: int = 0
+    """pixels along a side at which the images are trained on, a power of two: the model gets grids for it. 0: the size
+    of the model's own finest grid; larger stored images are then refused until this or model.grids is set"""
     flip: bool = True
     """show half of the images mirrored, drawn anew each epoch; right for faces and most scenes, wrong for
     anything with writing in it"""
@@ -43,7 +46,8 @@ class DataConfig:
     """seconds before the first further attempt; each pause is about twice the last (up to half more or less, so that
     ranks do not all come back at once), 30 s at most"""
     allow_pipe: bool = False
-    """let `pipe:` run its command in a shell; off, since a config that was sent to you could run anything"""
+    """let `pipe:` run its command in a shell; off, since a config that was sent to you could run anything. Only what
+    the launcher froze counts, and in tools the flag --allow-pipe: never what a run or a file of somebody else says"""
 
     def folders(self) -> dict[str, float]:
         """Folders and their weights. Raises UserError unless exactly one of shards and mixture is given."""
@@ -62,6 +66,9 @@ class DataConfig:
             "workers": self.workers < 0 and "0 or more",
             "prefetch": self.prefetch < 1 and "1 or more",
             "block": self.block < 1 and "1 or more",
+            "size": self.size
+            and (self.size < 4 or self.size & (self.size - 1))
+            and "a power of two from 4 on",
             "crop": self.crop < 0 and "0 or more",
             "verify": self.verify not in ("sizes", "full") and "sizes or full",
             "bad_share": not 0 <= self.bad_share <= 1 and "between 0 and 1",
@@ -73,9 +80,15 @@ class DataConfig:
             if right:
                 raise UserError(f"data.{name}={getattr(self, name)} must be {right}")
 
+    def refuse_pipe(self, folder: str) -> None:
+        """Raises UserError when a folder of shards is a shell command and this config does not allow those."""
+        if folder.startswith("pipe:") and not self.allow_pipe:
+            raise UserError(
+                f"{folder} runs a shell command; if you trust it, set data.allow_pipe=true, or --allow-pipe in a tool"
+            )
+
     def _check_pipes(self) -> None:
         for folder in self.folders():
-            if folder.startswith("pipe:") and not self.allow_pipe:
-                raise UserError(f"{folder} runs a shell command; if you trust it, set data.allow_pipe=true")
+            self.refuse_pipe(folder)
             if folder.startswith("pipe:") and not self.cache_dir:
                 raise UserError(f"{folder} can only be read from front to back; set data.cache_dir")

@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from ggcn.data.order import Mixture, Order, of_counts
 from ggcn.data.ring import Ring
 from ggcn.data.view import FORMATS, View, view
 from ggcn.errors import Outage, UserError
-from ggcn.lanes import Lanes, bits
+from ggcn.lanes import Lanes, bits, exact_share
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 GRACE = 3  # so many bad images never stop a run, whatever their share
@@ -298,6 +299,7 @@ class Stream:
         """the first FAULTS_KEPT replaced images since `start`, on this rank"""
         self.hash = hashlib.sha256("".join(folder.manifest.hash for folder in folders).encode()).hexdigest()
         """identity of the data: another one means another order"""
+        self.folders = folders
         self._pin = pin
         shape = (lanes.samples, size, size, manifest.channels([folder.manifest for folder in folders]))
         views = [view(folder.url, folder.manifest, size, config.crop) for folder in folders]
@@ -454,7 +456,7 @@ def _unheard_signals() -> Iterator[None]:
 
 def check_share(replaced: int, seen: int, config: DataConfig) -> None:
     """Raises UserError when `replaced` of the `seen` images of a run, over all ranks, are too many."""
-    if replaced > max(GRACE, config.bad_share * seen):
+    if replaced > max(Fraction(GRACE), exact_share(config.bad_share, seen)):
         raise UserError(
             f"{replaced} of {seen} images could not be decoded, more than data.bad_share={config.bad_share}; "
             f"the logs name them, and you {MEND}"

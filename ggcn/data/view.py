@@ -2,11 +2,14 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from ggcn.config import ladder
+from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
 from ggcn.errors import UserError
 
@@ -103,3 +106,20 @@ def view(url: str, data: Manifest, size: int, crop: int) -> View:
     scale = next((s for s in scales if pool % s == 0 and data.size % s == 0), 1)
     mode = "RGB" if data.channels == 3 else "L"
     return View(data.extension, mode, data.size, scale, side // scale, pool // scale)
+
+
+def refuse_smaller(url: str, data: Manifest, grids: Sequence[int], config: DataConfig) -> None:
+    """Raises UserError when images would be averaged down to the finest of `grids` though nobody asked for that."""
+    side = config.crop or data.size
+    if config.size or side <= grids[-1]:
+        return
+    finest = side & -side  # the largest power of two that divides it
+    larger = f"{_override(ladder(grids, finest))} to train at {finest}, or " if finest > grids[-1] else ""
+    raise UserError(
+        f"{'crops' if config.crop else 'images'} of {side} pixels a side, from {url}, would be averaged down to the "
+        f"model's {grids[-1]}; add {larger}{_override(grids)} to train at {grids[-1]} on purpose"
+    )
+
+
+def _override(grids: Sequence[int]) -> str:
+    return f"model.grids=[{','.join(map(str, grids))}]"

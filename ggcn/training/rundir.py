@@ -26,6 +26,7 @@ FREE = (
     "engine.kind",
     "engine.zero_stage",
     "data.shards",
+    "data.size",
     "data.workers",
     "data.prefetch",
     "data.verify",

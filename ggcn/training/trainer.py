@@ -14,6 +14,7 @@ from ggcn import pictures, ranks, report
 from ggcn.config import Config
 from ggcn.data import stream
 from ggcn.data.config import DataConfig
+from ggcn.data.view import refuse_smaller
 from ggcn.errors import UserError
 from ggcn.evaluation.images import LEAST, read
 from ggcn.lanes import Lanes
@@ -158,6 +159,8 @@ class Trainer:
         self.stream = stream.build(
             config.data, self.lanes, config.seed, config.model.grids[-1], step, pin=self.device.type == "cuda"
         )
+        for data in self.stream.folders:  # the launcher looks at local ones only
+            refuse_smaller(data.url, data.manifest, config.model.grids, config.data)
         if folder:
             self.state.restore(folder, facts, self.stream.hash)
             log.info("resumed from %s", folder)
