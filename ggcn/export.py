@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ggcn import __version__, files
-from ggcn.compose import parse, to_yaml
+from ggcn.compose import parse, public
 from ggcn.errors import UserError
 from ggcn.models import build
 from ggcn.sampling import sampler
@@ -29,13 +29,13 @@ def load(path: str | Path, step: int | None = None, device: str | torch.device =
 
 
 def export(run: Path, out: Path, step: int | None = None) -> Sampler:
-    """Writes the averaged weights of a run to `out`, and its config to the same name with the ending .yaml.
+    """Writes the averaged weights of a run to `out`, and the public part of its config to the same name with .yaml.
 
     Raises UserError when `run` is no run directory or has no such checkpoint.
     """
     trained = sampler.load(run, step)
     assert trained.folder is not None
-    text = to_yaml(trained.config)
+    text = public(trained.config)
     step = checkpoint.meta(trained.folder)["step"]
     facts = {"format": FORMAT, "config": text, "step": str(step), "ggcn": __version__}
     with files.whole(out) as temporary:
@@ -64,7 +64,8 @@ def from_file(path: Path, device: str | torch.device = "cpu") -> Sampler:
         raise UserError(f"{path} is no whole safetensors file ({error}); export it again") from None
     if facts.get("format") != FORMAT:
         raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
-    config = parse(facts["config"], path)
+    config = parse(facts.get("config", ""), path)
+    config.data.allow_pipe = False  # a file that was sent to somebody must not allow itself to run commands
     energies, upsamplers = build(config)
     energies.load_state_dict(_side(tensors, "energies."))
     upsamplers.load_state_dict(_side(tensors, "upsamplers."))

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files
 from ggcn.errors import run_cli
+from ggcn.paths import user_path
 from tools.benchmarks import chain, data, index, step
 from tools.benchmarks.report import header
 
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     for part in (data, index, chain, step):
         part.add(commands)
     for words in commands.choices.values():
-        words.add_argument("--out", type=Path, metavar="FILE.md", help="writes the report there too")
+        words.add_argument("--out", type=user_path, metavar="FILE.md", help="writes the report there too")
     arguments = cli.parse_args(argv)
     report = "\n\n".join([header(), *map(str, arguments.measure(arguments))])
     print(report)

@@ -39,6 +39,7 @@ from ggcn.evaluation import cache, samples
 from ggcn.evaluation.evaluate import Judge
 from ggcn.evaluation.features import network
 from ggcn.evaluation.images import gaussian, read, to_floats
+from ggcn.paths import user_path
 from ggcn.sampling.sampler import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -289,8 +290,8 @@ def run(made: Job) -> float:
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("shards", type=Path)
-    words.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    words.add_argument("shards", type=user_path)
+    words.add_argument("--out", type=user_path, required=True, metavar="FOLDER")
     words.add_argument(
         "--methods",
         type=lambda text: [name for name in text.split(",") if name],

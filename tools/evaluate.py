@@ -10,6 +10,7 @@ training, held-out, sampled and other pictures. All numbers and their settings g
 
 import argparse
 import sys
+from os.path import expanduser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,7 +22,8 @@ from ggcn.evaluation.evaluate import MOST_SAMPLES, Request, evaluate
 from ggcn.evaluation.features import NAMES, needed, network
 from ggcn.evaluation.table import table
 from ggcn.export import load
-from tools.sample import usable
+from ggcn.paths import user_path
+from tools.sample import PIPE_HELP, reading, usable
 
 
 def main() -> None:
@@ -32,8 +34,9 @@ def main() -> None:
     net = network(told.features, told.weights, device)
     sampler = load(told.run, told.step, device)
     limits = {"count": told.count, "most": told.limit, "seed": told.seed, "batch": told.batch}
-    request = Request(told.data, told.holdout, told.ood, cache=told.cache, **limits)
-    found = evaluate(sampler, net, request)
+    with reading(told.allow_pipe) as how:
+        request = Request(told.data, told.holdout, told.ood, cache=told.cache, config=how, **limits)
+        found = evaluate(sampler, net, request)
     out = told.out or place(told.run, found)
     files.write_json(out, found)
     print(f"{table(found)}\n\nall numbers: {out}")
@@ -49,9 +52,13 @@ def place(run: Path, found: dict) -> Path:
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=Path, help="run directory, or exported .safetensors file")
+    words.add_argument("run", type=user_path, help="run directory, or exported .safetensors file")
     words.add_argument(
-        "--data", default="", metavar="SHARDS", help="training pictures; by default the run's own"
+        "--data",
+        default="",
+        type=expanduser,
+        metavar="SHARDS",
+        help="training pictures; by default the run's own",
     )
     words.add_argument("--step", type=int, help="checkpoint to take; the newest whole one by default")
     words.add_argument(
@@ -62,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--holdout",
         default="",
+        type=expanduser,
         metavar="SHARDS",
         help="pictures never trained on; SHARDS/holdout where it exists",
     )
@@ -69,22 +77,26 @@ def parser() -> argparse.ArgumentParser:
         "--ood",
         action="append",
         default=[],
+        type=expanduser,
         metavar="SHARDS",
         help="pictures of another kind; may be given several times",
     )
+    words.add_argument("--allow-pipe", action="store_true", help=PIPE_HELP)
     words.add_argument("--features", choices=NAMES, default=NAMES[0])
-    words.add_argument("--weights", type=Path, metavar="FILE", help="of Inception, which has none of its own")
+    words.add_argument(
+        "--weights", type=user_path, metavar="FILE", help="of Inception, which has none of its own"
+    )
     words.add_argument("--limit", type=int, default=Request.most, help="pictures taken of a set at most")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--batch", type=int, default=64, help="chains at once")
     words.add_argument(
         "--cache",
-        type=Path,
+        type=user_path,
         default=cache.default(),
         metavar="FOLDER",
         help="features of data sets; %(default)s",
     )
-    words.add_argument("--out", type=Path, metavar="FILE.json", help="by default in RUN/evaluations")
+    words.add_argument("--out", type=user_path, metavar="FILE.json", help="by default in RUN/evaluations")
     words.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU where there is one")
     return words
 

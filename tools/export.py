@@ -12,10 +12,10 @@ needs torch, numpy, omegaconf and safetensors, but no DeepSpeed, Hydra, submitit
 """
 
 import argparse
-from pathlib import Path
 
 from ggcn.errors import UserError, run_cli
 from ggcn.export import export
+from ggcn.paths import user_path
 
 
 def main() -> None:
@@ -30,8 +30,8 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=Path, help="run directory")
-    words.add_argument("--out", type=Path, required=True, help="NAME.safetensors")
+    words.add_argument("run", type=user_path, help="run directory")
+    words.add_argument("--out", type=user_path, required=True, help="NAME.safetensors")
     words.add_argument("--step", type=int, help="checkpoint to take; the newest whole one by default")
     return words
 

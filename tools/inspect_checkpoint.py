@@ -14,13 +14,14 @@ import torch
 
 from ggcn.engine.portable import STATE
 from ggcn.errors import UserError, run_cli
+from ggcn.paths import user_path
 from ggcn.training import checkpoint
 
 
 def main() -> int:
     """The command line; returns the exit code."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("path", type=Path, help="a run directory, or one checkpoint's folder")
+    words.add_argument("path", type=user_path, help="a run directory, or one checkpoint's folder")
     folders = found(words.parse_args().path)
     whole = [inspect(folder) for folder in folders]
     return 0 if all(whole) else 1

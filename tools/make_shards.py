@@ -8,6 +8,7 @@ the same command runs again.
 
 import argparse
 import time
+from os.path import expanduser
 from pathlib import Path
 
 from ggcn.data import build, sources
@@ -16,14 +17,15 @@ from ggcn.data.crop import Options
 from ggcn.data.image_file import MAX_PIXELS
 from ggcn.data.pool import cores
 from ggcn.errors import UserError, run_cli
+from ggcn.paths import user_path
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = cli.add_argument
-    add("source", metavar="SOURCE")
-    add("out", metavar="OUT", type=Path)
+    add("source", metavar="SOURCE", type=expanduser)
+    add("out", metavar="OUT", type=user_path)
     add(
         "--size",
         type=sizes,

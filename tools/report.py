@@ -7,19 +7,19 @@ Also while the run goes on: it only reads.
 """
 
 import argparse
-from pathlib import Path
 
 from cluster.status import jobs_of
 from ggcn import report
 from ggcn.errors import run_cli
+from ggcn.paths import user_path
 from ggcn.training.rundir import RunDir
 
 
 def main() -> None:
     """The command line."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=Path, help="run directory")
-    words.add_argument("--out", type=Path, metavar="FILE.html", help="by default RUN/report.html")
+    words.add_argument("run", type=user_path, help="run directory")
+    words.add_argument("--out", type=user_path, metavar="FILE.html", help="by default RUN/report.html")
     told = words.parse_args()
     run = RunDir(told.run.resolve())
     print(report.write(run, told.out, jobs_of([run])))

@@ -16,8 +16,11 @@ rounding. IMAGES is an image file, or a folder, zip or tar of them.
 import argparse
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, sqrt
+from os.path import expanduser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
@@ -25,8 +28,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ggcn import files, pictures
+from ggcn.data.config import DataConfig
 from ggcn.errors import UserError, run_cli
 from ggcn.export import load
+from ggcn.paths import user_path
 from ggcn.sampling import given, tasks
 from ggcn.sampling.noise import host_normal
 from ggcn.sampling.sampler import Sampler
@@ -51,12 +56,12 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=Path, help="run directory, or exported .safetensors file")
+    words.add_argument("run", type=user_path, help="run directory, or exported .safetensors file")
     words.add_argument(
         "--count", type=int, help=f"pictures ({PICTURES}), rows ({ROWS}), or images taken (all)"
     )
     words.add_argument(
-        "--out", type=Path, required=True, help="NAME.png for a grid, a name without ending for a folder"
+        "--out", type=user_path, required=True, help="NAME.png for a grid, a name without ending for a folder"
     )
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--step", type=int, help="checkpoint to take; the newest whole one by default")
@@ -70,18 +75,28 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--interpolate", type=int, metavar="N", help="a row of N from z to z for each pair of them"
     )
-    one.add_argument("--inpaint", metavar="IMAGES", help="fill in what --mask hides")
-    one.add_argument("--denoise", metavar="IMAGES", help="take noise of standard deviation --sd off")
-    one.add_argument("--score", metavar="IMAGES", help="energies on all grids, to NAME.csv")
-    one.add_argument("--data", metavar="SHARDS", help="as --score, of shards")
+    one.add_argument("--inpaint", type=expanduser, metavar="IMAGES", help="fill in what --mask hides")
+    one.add_argument(
+        "--denoise", type=expanduser, metavar="IMAGES", help="take noise of standard deviation --sd off"
+    )
+    one.add_argument("--score", type=expanduser, metavar="IMAGES", help="energies on all grids, to NAME.csv")
+    one.add_argument("--data", type=expanduser, metavar="SHARDS", help="as --score, of shards")
+    words.add_argument("--allow-pipe", action="store_true", help=PIPE_HELP)
     words.add_argument(
-        "--mask", metavar="|".join((*given.MASKS, "FILE.png")), help="what to fill in: white in FILE.png"
+        "--mask",
+        type=expanduser,
+        metavar="|".join((*given.MASKS, "FILE.png")),
+        help="what to fill in: white in FILE.png",
     )
     words.add_argument("--sd", type=float, metavar="S", help="of the noise, pixels in [-1, 1]")
     words.add_argument("--corrupt", action="store_true", help="add the noise first, and say what is won")
     words.add_argument("--weight", type=float, metavar="W", help="of the energy; by default from the picture")
     return words
 
+
+PIPE_HELP = (
+    "let SHARDS be pipe:COMMAND, which runs in a shell; what a run's own config says of it does not count"
+)
 
 TASKS = ("film", "interpolate", "inpaint", "denoise", "score", "data")
 
@@ -120,6 +135,16 @@ def usable(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from None
     return device
+
+
+@contextmanager
+def reading(allow_pipe: bool) -> Iterator[DataConfig]:
+    """How shards are read: by commands in `pipe:` only if `allow_pipe`; their output is kept in a temporary folder."""
+    if not allow_pipe:
+        yield DataConfig()
+        return
+    with TemporaryDirectory(prefix="ggcn-") as folder:
+        yield DataConfig(allow_pipe=True, cache_dir=folder)
 
 
 def draw(sampler: Sampler, told: argparse.Namespace) -> str:
@@ -206,7 +231,8 @@ def _to_score(sampler: Sampler, told: argparse.Namespace) -> tuple[list[str], Te
         return given.images(told.score, size, told.count)
     from ggcn.evaluation.images import read, to_floats
 
-    found = read(told.data, size, told.count or 1_000_000, sampler.config.data.crop)
+    with reading(told.allow_pipe) as how:
+        found = read(told.data, size, told.count or 1_000_000, sampler.config.data.crop, how)
     return [f"{number:09d}" for number in range(len(found))], to_floats(found.pixels)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ggcn import files
 from ggcn.errors import UserError, run_cli
+from ggcn.paths import user_path
 
 SYSTEMS = {"GCN": ("gcn", 32, (3.0, 10.0, 30.0)), "FRAME": ("frame", 16, (1.0, 3.0))}
 """preset with the bank of persistent chains, image size, and Langevin step sizes around its default"""
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--data", required=True, help="shards at 32 px or more")
-    words.add_argument("--out", type=Path, required=True, help="name of the results, without ending")
+    words.add_argument("--out", type=user_path, required=True, help="name of the results, without ending")
     words.add_argument("--seeds", type=int, default=5)
     words.add_argument("--steps", type=int, default=200)
     words.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")

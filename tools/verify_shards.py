@@ -24,6 +24,7 @@ from ggcn.data import build, manifest
 from ggcn.data.manifest import IndexFile, Manifest, Shard
 from ggcn.data.pool import Pool, cores, progress_bar, tick
 from ggcn.errors import UserError, run_cli
+from ggcn.paths import user_path
 
 
 def read_tar(path: Path, extension: str) -> list[bytes]:
@@ -187,7 +188,7 @@ def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[
 def main(argv: list[str] | None = None) -> int:
     """Prints the problems, or that there are none. Raises UserError."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("out", metavar="OUT", type=Path)
+    cli.add_argument("out", metavar="OUT", type=user_path)
     cli.add_argument("--decode", action="store_true", help="decode every image too")
     cli.add_argument(
         "--convert", action="store_true", help="convert the manifest of an older version, no more"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ggcn import __version__
+from ggcn.data.config import DataConfig
 from ggcn.data.order import permutation
 from ggcn.errors import UserError
 from ggcn.evaluation import cache as caching
@@ -20,6 +21,8 @@ from ggcn.evaluation.cache import Cache
 from ggcn.evaluation.features import Network, features
 from ggcn.evaluation.images import LEAST, Images, gaussian, read
 from ggcn.evaluation.memory import memorisation
+from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local, undefined
+from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler
 
 COMPONENTS = 50
@@ -94,6 +97,8 @@ class Request:
     batch: int = 64
     """chains at once"""
     cache: Path = field(default_factory=caching.default)
+    config: DataConfig = field(default_factory=DataConfig)
+    """how shards are fetched, and whether `pipe:` may run commands"""
 
 
 def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]:
@@ -103,10 +108,10 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
     """
     request = _completed(sampler, request)
     size, crop = sampler.grids[-1].size, sampler.config.data.crop
-    take = partial(read, size=size, most=request.most)
+    take = partial(read, size=size, most=request.most, config=request.config)
     train = take(request.data, crop=crop)
     held = take(request.holdout, crop=crop) if request.holdout else None
-    others = {f"ood {folder}": take(folder) for folder in request.ood}
+    others = {f"ood {shard_folder(folder)}": take(folder) for folder in request.ood}
     count = request.count or min(len(train), MOST_SAMPLES)
     judge = Judge(net, train, Cache(request.cache), request.seed)
     drawn = samples.drawn(sampler, count, request.seed, request.batch)
@@ -134,12 +139,24 @@ def _completed(sampler: Sampler, request: Request) -> Request:
     for name, value in (("count", request.count or LEAST), ("limit", request.most)):
         if value < LEAST:
             raise UserError(f"--{name} {value} is too small to measure anything; {LEAST} is the least")
-    data = request.data or sampler.config.data.shards
-    if not data:
-        raise UserError("the run was trained on a mixture; name the shards to compare with by --data SHARDS")
+    data = request.data or _own_shards(sampler.config.data.shards)
     beside = Path(data) / "holdout"
     holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
     return replace(request, data=data, holdout=holdout)
+
+
+def _own_shards(folder: str) -> str:
+    """The folder that the run was trained on, if it is a path: its config may be somebody else's, and must not make
+    this process run a command, send its environment, or ask a server. Raises UserError for anything else."""
+    if not folder:
+        raise UserError("the run was trained on a mixture; name the shards to compare with by --data SHARDS")
+    if not is_local(folder) or "${" in VARIABLE.sub("", folder):
+        raise UserError(
+            f"the run was trained on {shard_folder(folder)}, which is read only when you name it; add --data SHARDS"
+        )
+    if names := undefined(folder):
+        raise UserError(f"the run was trained on {folder} and {names[0]} is not set here; add --data SHARDS")
+    return expand_variables(expand_home(folder))
 
 
 def _real_rows(judge: Judge, count: int, held: Tensor | None) -> dict[str, dict[str, Any]]:
@@ -166,7 +183,7 @@ def _described(
 
 def _of(images: Images) -> dict[str, Any]:
     left_out = {"undecodable": images.undecodable} if images.undecodable else {}
-    return {"folder": images.folder, "manifest": images.hash, "count": len(images), **left_out}
+    return {"folder": shard_folder(images.folder), "manifest": images.hash, "count": len(images), **left_out}
 
 
 def _energies(

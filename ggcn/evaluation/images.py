@@ -49,6 +49,7 @@ def read(folder: str | Path, size: int, most: int, crop: int = 0, config: DataCo
     """
     folder = str(folder)
     config = config or DataConfig()
+    config.refuse_pipe(folder)
     found = fetch.load_manifest(folder, config)
     form = view(folder, found, size, crop)
     index = Index([Folder(folder, found)], config)

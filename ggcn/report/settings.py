@@ -1,20 +1,23 @@
 """How a run was configured, and what of it is unlike the defaults."""
 
-from ggcn.compose import flatten, to_yaml
+from pathlib import Path
+
+from ggcn.compose import PUBLIC, flatten, parse, public
 from ggcn.config import Config, resolve
 from ggcn.report import page
 
 
 def configuration(config: Config) -> str:
-    """What is unlike the defaults, and the whole config."""
+    """What is unlike the defaults, and the config, both without what is private to who trains it."""
+    text = public(config)
     usual = Config()
     resolve(usual)
     plain = flatten(usual)
     rows = [
         [name, str(value), str(plain[name])]
-        for name, value in flatten(config).items()
-        if value != plain[name]
+        for name, value in flatten(parse(text, Path("config.yaml"))).items()
+        if value != plain[name] and name.startswith(PUBLIC)
     ]
     unlike = page.table(["key", "here", "default"], rows)
     summary = f"{page.count(len(rows), 'setting')} unlike the defaults"
-    return page.fold(summary, unlike) + page.fold("config.yaml", page.verbatim(to_yaml(config)))
+    return page.fold(summary, unlike) + page.fold("config.yaml", page.verbatim(text))

@@ -76,6 +76,7 @@ def load(run: str | Path, step: int | None = None, device: str | torch.device = 
     """
     place = RunDir(Path(run))
     config = load_config(place.config)
+    config.data.allow_pipe = False  # it may be somebody else's run: only who calls may allow commands
     folder = _choose(place, step)
     energies, upsamplers = build(config)
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)

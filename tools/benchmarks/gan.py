@@ -22,6 +22,7 @@ from ggcn import files
 from ggcn.errors import run_cli
 from ggcn.evaluation.images import read, to_bytes, to_floats
 from ggcn.lanes import bits
+from ggcn.paths import user_path
 from ggcn.precision import autocast
 
 HIDDEN = 128
@@ -136,11 +137,11 @@ def _normal(net: nn.Module) -> nn.Module:
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("shards", type=Path)
+    words.add_argument("shards", type=user_path)
     words.add_argument("--loss", choices=list(CRITICS), default="dcgan")
     words.add_argument("--steps", type=int, required=True, help="of the generator")
     words.add_argument("--count", type=int, default=655, help="pictures to draw")
-    words.add_argument("--out", type=Path, required=True, metavar="FILE.pt")
+    words.add_argument("--out", type=user_path, required=True, metavar="FILE.pt")
     words.add_argument("--size", type=int, default=32)
     words.add_argument("--width", type=int, default=32)
     words.add_argument("--batch", type=int, default=64)
