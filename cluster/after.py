@@ -63,7 +63,7 @@ def verdict(run: RunDir, code: int) -> Verdict:
     if code in UNHEARD:
         return Verdict("stop", _cause(f"SIG{UNHEARD[code]}"), True)
     if said := _left(run, "*.error", start):
-        return Verdict("mistake", said[0].read_text().strip(), False)
+        return Verdict("mistake", said[0].read_text(encoding="utf-8").strip(), False)
     if hung := _left(run, "*.stacks", start):
         return _crash(
             run,
@@ -72,7 +72,9 @@ def verdict(run: RunDir, code: int) -> Verdict:
             f"no step for cluster.hang_s; stack traces of {len(hung)} ranks in {run.logs}",
         )
     passing = _left(run, "*.outage", start)
-    return _crash(run, events, "crash", passing[0].read_text().strip() if passing else _how(code))
+    return _crash(
+        run, events, "crash", passing[0].read_text(encoding="utf-8").strip() if passing else _how(code)
+    )
 
 
 def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
@@ -126,7 +128,9 @@ def _signal_lead() -> float:
 def _preempted(number: str) -> bool:
     try:
         words = ["scontrol", "-o", "show", "job", number]
-        shown = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False).stdout
+        shown = subprocess.run(
+            words, capture_output=True, text=True, timeout=20, check=False, encoding="utf-8", errors="replace"
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):  # in a container there may be no scontrol
         return False
     return any(word.startswith("PreemptTime=") and word != "PreemptTime=None" for word in shown.split())

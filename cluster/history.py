@@ -42,7 +42,7 @@ def _torn(file: IO[bytes]) -> bool:
 def read(run: RunDir) -> list[Event]:
     """All events, oldest first; a torn line is passed over."""
     path = run.path / NAME
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(errors="replace", encoding="utf-8").splitlines() if path.exists() else []
     return [event for line in lines if (event := _parse(line))]
 
 

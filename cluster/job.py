@@ -17,7 +17,7 @@ from cluster.stop import Stop
 from ggcn import redact
 from ggcn.compose import load, resolved
 from ggcn.config import ClusterConfig
-from ggcn.errors import Outage, UserError, passing
+from ggcn.errors import Outage, UserError, passing, speak_utf8
 from ggcn.training.heartbeat import Heart
 from ggcn.training.rundir import RunDir
 
@@ -123,11 +123,13 @@ def heartbeats(run: RunDir) -> Path:
 
 def log_to(path: Path, rank: int) -> None:
     """Sends this process's log to a file, rank 0's warnings also to the terminal."""
+    speak_utf8()
     path.parent.mkdir(parents=True, exist_ok=True)
     form = redact.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.handlers = [_handler(logging.FileHandler(path), form, logging.INFO)]
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    root.handlers = [_handler(file, form, logging.INFO)]
     if rank == 0:
         short = redact.Formatter("%(levelname)s: %(message)s")
         root.addHandler(_handler(logging.StreamHandler(sys.stderr), short, logging.WARNING))
@@ -137,7 +139,7 @@ def log_to(path: Path, rank: int) -> None:
 def _note(path: Path, error: Exception) -> None:
     """Leaves the sentence where the launcher looks for it."""
     with suppress(OSError):  # which may be the very error
-        path.write_text(redact.redact(str(error)), encoding="utf-8")
+        path.write_text(redact.redact(str(error)), encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True)

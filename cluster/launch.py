@@ -235,6 +235,10 @@ MODES_HELP = (
 
 def prepare(config: Config, run: RunDir) -> None:
     """Freezes the config, unless ranks of a launcher that was killed are still at work."""
+    if str(run.path) != str(run.path).encode(errors="replace").decode():
+        raise UserError(
+            f"{run.path} is no name in UTF-8, which TensorBoard needs; give another paths.runs=FOLDER"
+        )
     with run.alone("rank"):
         run.freeze(config)
     print(f"run {run.path}", file=sys.stderr)

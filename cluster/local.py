@@ -61,7 +61,7 @@ def _rank(number: int, path: str, world: int, port: int) -> None:
 def _quiet(path: Path) -> None:
     """Sends whatever this process prints into its log: one display belongs to rank 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
@@ -121,7 +121,7 @@ def _explain(run: RunDir, number: int, code: int) -> str:
     others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.outage")))
     for path in (*own, *(others if code > 0 else ())):
         if path.exists():
-            return path.read_text()
+            return path.read_text(encoding="utf-8")
     if any(path.stat().st_size for path in run.logs.glob("*.stacks")):
         return f"no step was completed for cluster.hang_s; where each rank was: {run.logs}/*.stacks"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"

@@ -111,6 +111,8 @@ def queue() -> dict[str, tuple[str, str]]:
             text=True,
             timeout=60,
             check=False,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"cannot ask SLURM for its jobs ({error}); try again, or run with -m local") from None
@@ -184,7 +186,15 @@ def cancel(run: RunDir, number: str) -> str:
 
 def _scancel(*words: str) -> bool:
     """Whether SLURM took it."""
-    done = subprocess.run(["scancel", *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["scancel", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
+    )
     return done.returncode == 0
 
 
@@ -206,6 +216,7 @@ def _setup(config: Config, runs: list[RunDir], lead_s: int) -> list[str]:
         f"runs=({paths})",
         "run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}",
         f"export GGCN_LEAD_S={lead_s}",
+        "export PYTHONUTF8=1",
         'end=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null)',
         'export GGCN_JOB_END=$([ -n "$end" ] && date -d "$end" +%s 2>/dev/null)',  # of "" date makes midnight
         *_choose_nodes(config),
@@ -262,6 +273,8 @@ def _commit() -> str:
     """The git commit of the code that runs, or an empty string."""
     words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8", errors="replace"
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""

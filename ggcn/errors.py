@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -34,10 +35,19 @@ def passing(error: BaseException) -> bool:
 
 
 def speak_utf8() -> None:
-    """Makes this process write UTF-8 whatever its locale is; bytes of file names that are none appear as escapes."""
+    """Makes the output of this process UTF-8 whatever its locale is; bytes of names that are none appear as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _in_utf8() -> None:
+    """Starts this command again in Python's UTF-8 mode where the locale knows less: else names of files that are no
+    ASCII would break what libraries write."""
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that it starts, too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    speak_utf8()
 
 
 def fail(error: UserError) -> NoReturn:
@@ -47,12 +57,12 @@ def fail(error: UserError) -> NoReturn:
 
 
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command's `main`.
+    """Runs a command's `main`, in UTF-8 whatever the locale.
 
     A UserError, and what the system refuses (a full disk, a folder that may not be written), becomes one line
     and exit code 2; Ctrl-C exit code 130.
     """
-    speak_utf8()
+    _in_utf8()
     try:
         raise SystemExit(main() or 0)
     except UserError as error:

@@ -37,9 +37,9 @@ def whole(path: Path, listed: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file at `path` by `text`, atomically."""
+    """Replaces the file at `path` by `text` in UTF-8, atomically; bytes of file names that are none become escapes."""
     with whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

@@ -51,18 +51,18 @@ class Check:
         from tools.benchmarks.report import header
 
         head = [header(), "", "| part | s | result |", "|---|---|---|"]
-        (self.out / "report.md").write_text("\n".join([*head, *self.rows]) + "\n")
+        (self.out / "report.md").write_text("\n".join([*head, *self.rows]) + "\n", encoding="utf-8")
 
     def call(self, name: str, *words: object) -> None:
         """Runs one of the project's scripts; raises RuntimeError with its last words."""
         log = self.out / f"{name}.log"
         command = [sys.executable, *map(str, words)]
-        with log.open("w") as out:
+        with log.open("w", encoding="utf-8") as out:
             code = subprocess.run(
                 command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
             ).returncode
         if code:
-            raise RuntimeError(f"exit code {code}: {log.read_text()[-300:]}")
+            raise RuntimeError(f"exit code {code}: {log.read_text(encoding='utf-8')[-300:]}")
 
     def train(self, name: str, steps: int, *words: object) -> Path:
         """A run on the noise shards, to `steps`; returns its directory."""
@@ -95,7 +95,7 @@ def main() -> int:
     for size in (32, 64, 128):
         check.part(f"a Langevin step at {size} px", partial(bench, check, "chain", size, device))
     check.part("a training step", partial(bench, check, "step", None, device))
-    print((told.out / "report.md").read_text())
+    print((told.out / "report.md").read_text(encoding="utf-8"))
     return int(check.failed)
 
 
@@ -180,7 +180,10 @@ def engines(check: Check, engine: str) -> str:
 
 def losses(run: Path) -> list[float]:
     """The energy loss of every step."""
-    return [json.loads(line)["energy_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["energy_loss"]
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def resume(check: Check) -> str:
@@ -195,7 +198,7 @@ def resume(check: Check) -> str:
 
 def files(run: Path, step: int) -> dict[str, str]:
     """sha256 of a checkpoint's tensor files."""
-    meta = json.loads((run / f"checkpoints/step_{step:08d}/meta.json").read_text())
+    meta = json.loads((run / f"checkpoints/step_{step:08d}/meta.json").read_text(encoding="utf-8"))
     return {name: entry["sha256"] for name, entry in meta["files"].items() if name.endswith(".pt")}
 
 
@@ -204,7 +207,11 @@ def bench(check: Check, what: str, size: int | None, device: str) -> str:
     name = f"{what}-{size}" if size else what
     words = ["--sizes", size, "--device", device] if what == "chain" else []
     check.call(name, "tools/bench.py", what, *words, "--out", check.out / f"{name}.md")
-    rows = [line for line in (check.out / f"{name}.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line
+        for line in (check.out / f"{name}.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
     wanted = "this project, bf16" if what == "chain" else "chains and learning"
     return "".join(row for row in rows if wanted in row).replace("|", ",").strip(", ") + f"; {name}.md"
 

@@ -119,7 +119,7 @@ def main() -> None:
             print(f"{made.folder.name}: {made.steps} steps in {spent:.0f} s of one core", flush=True)
             book.note(made, spent)
     book.finish()
-    print((told.out / "table.md").read_text())
+    print((told.out / "table.md").read_text(encoding="utf-8"))
 
 
 def kinds(told: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -148,7 +148,7 @@ class Book:
             "real": told.real,
             "data": str(told.shards.resolve()),
         }
-        found = json.loads(path.read_text()) if path.exists() else {"settings": self.settings}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": self.settings}
         self.kinds = {name: [method, *changes] for name, (method, changes) in told.kinds.items()}
         known = found.get("kinds", {})
         if found["settings"] != self.settings or any(
@@ -273,7 +273,7 @@ def run(made: Job) -> float:
     made.folder.parent.mkdir(parents=True, exist_ok=True)
     log = made.folder.with_suffix(".log")
     began = time.monotonic()
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             made.command(),
             stdout=out,

@@ -57,7 +57,8 @@ def inspect(folder: Path) -> bool:
 def _marks(folder: Path) -> str:
     """Whether it is the newest or the best of its run."""
     latest, liked = folder.parent / "latest", checkpoint.best(folder.parent)
-    marks = ["latest"] if latest.exists() and latest.read_text().strip() == folder.name else []
+    newest = latest.read_text(encoding="utf-8").strip() if latest.exists() else ""
+    marks = ["latest"] if newest == folder.name else []
     if liked and liked["checkpoint"] == folder.name:
         marks.append(f"best, score {liked['score']:g}")
     return f" ({'; '.join(marks)})" if marks else ""

@@ -21,6 +21,7 @@ from math import ceil, sqrt
 from os.path import expanduser
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import torch
 from PIL import Image
@@ -218,11 +219,15 @@ def score(sampler: Sampler, told: argparse.Namespace) -> str:
     energies = torch.cat([tasks.energies(sampler, part) for part in images.split(told.batch)])
     order = energies[:, -1].argsort(stable=True).tolist()
     rows = [[names[place], *(f"{value:.6g}" for value in energies[place].tolist())] for place in order]
-    with files.whole(told.out) as temporary, temporary.open("w", newline="") as file:
+    with files.whole(told.out) as temporary, _table(temporary) as file:
         csv.writer(file).writerows([["name", *(f"energy_{grid.size}" for grid in sampler.grids)], *rows])
     for title, some in (("lowest", rows[:NAMED]), ("highest", rows[::-1][:NAMED])):
         print(f"{title:8} " + "\n         ".join(f"{row[-1]:>12}  {row[0]}" for row in some))
     return f"energies of {len(names)} pictures"
+
+
+def _table(path: Path) -> IO[str]:
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def _to_score(sampler: Sampler, told: argparse.Namespace) -> tuple[list[str], Tensor]:

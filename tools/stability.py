@@ -52,10 +52,14 @@ def main() -> None:
     arguments = parser().parse_args()
     lines = arguments.out.with_suffix(".jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    known = (
+        [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        if lines.exists()
+        else []
+    )
     wanted = list(points(arguments.seeds))
     missing = [point for point in wanted if not any(same(point, run) for run in known)]
-    with lines.open("a") as file, get_context("spawn").Pool(arguments.jobs) as pool:
+    with lines.open("a", encoding="utf-8") as file, get_context("spawn").Pool(arguments.jobs) as pool:
         jobs = [(point, arguments.data, arguments.steps) for point in missing]
         for number, run in enumerate(pool.imap_unordered(measure, jobs), 1):
             file.write(json.dumps(run) + "\n")

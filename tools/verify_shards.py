@@ -116,7 +116,7 @@ def check_sidecar(path: Path, shard: Shard, places: np.ndarray | None) -> Iterat
     if places is not None:
         wanted |= {"offsets": places["offset"].tolist(), "sizes": places["size"].tolist()}
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         wrong = [key for key, value in wanted.items() if record[key] != value]
         if wrong or len(record["sources"]) != shard.samples:
             yield f"{path}: differs from the manifest in {', '.join(wrong) or 'its number of sources'}"
@@ -146,7 +146,7 @@ def _belongs(path: Path, known: set[str]) -> bool:
     if path.suffix != ".json" or not path.stem.isdigit():
         return False
     try:
-        return path.stem + ".tar" in known or json.loads(path.read_text())["samples"] == 0
+        return path.stem + ".tar" in known or json.loads(path.read_text(encoding="utf-8"))["samples"] == 0
     except (ValueError, KeyError, TypeError):
         return False
 

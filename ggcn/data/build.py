@@ -93,7 +93,7 @@ class Slice:
     def record(self) -> dict[str, Any] | None:
         """The sidecar of the finished shard; None if the shard is not there as this slice wants it."""
         try:
-            record: dict[str, Any] = json.loads(self.sidecar.read_text())
+            record: dict[str, Any] = json.loads(self.sidecar.read_text(encoding="utf-8"))
             whole = not record["samples"] or self.tar.stat().st_size == record["bytes"]
             return record if whole and record["slice"] == self.digest() else None
         except (OSError, ValueError, KeyError, TypeError):
@@ -208,7 +208,7 @@ def write_sidecar(
     }
     # a power cut that takes it, or the tar, back costs no more than this shard
     with files.whole(part.sidecar, listed=False) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
+        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def pack(part: Slice, images: list[bytes]) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def claim(part: Part) -> None:
 
 def _read_claim(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         version = value.pop("version")
     except (ValueError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged; delete {path.parent} to build it again") from None
@@ -335,7 +335,7 @@ def _read_claim(path: Path) -> dict[str, Any]:
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Holds OUT for this process. Raises UserError when another build is at work there."""
-    with (out / CLAIM).open() as file:
+    with (out / CLAIM).open(encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -45,7 +45,7 @@ def faults(folder: Path, deep: bool = True) -> str | None:
     complete, described = folder / "COMPLETE", folder / "meta.json"
     if not complete.exists():
         return "COMPLETE is missing"
-    if not described.exists() or files.sha256(described) != complete.read_text().strip():
+    if not described.exists() or files.sha256(described) != complete.read_text(encoding="utf-8").strip():
         return "meta.json was altered"
     for path, entry in meta(folder)["files"].items():
         file = folder / path
@@ -58,7 +58,7 @@ def faults(folder: Path, deep: bool = True) -> str | None:
 
 def meta(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself."""
-    return json.loads((folder / "meta.json").read_text())
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
 
 
 def healthy(folder: Path) -> bool:
@@ -106,7 +106,7 @@ def best(root: Path) -> dict[str, Any] | None:
     """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more."""
     if not (root / "best").exists():
         return None
-    noted = json.loads((root / "best").read_text())
+    noted = json.loads((root / "best").read_text(encoding="utf-8"))
     return noted if (root / noted["checkpoint"]).is_dir() else None
 
 

@@ -141,7 +141,8 @@ Incident = dict[str, Any]
 def incidents(run: RunDir) -> list[Incident]:
     """All that ever went wrong in a run, oldest first."""
     path = run.incidents
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def note(

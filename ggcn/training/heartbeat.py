@@ -66,7 +66,7 @@ class Heart:
         stacks.parent.mkdir(parents=True, exist_ok=True)
         if stacks.exists() and stacks.stat().st_size:
             stacks.replace(stacks.with_suffix(".stacks.old"))  # of the life before; it was requeued
-        self._stacks = stacks.open("a") if hang_s else None
+        self._stacks = stacks.open("a", encoding="utf-8") if hang_s else None
         self._watched, self._limit = 0.0, inf
         self._watch(self.first_s)
 
@@ -140,7 +140,7 @@ class Heart:
         }
         temporary = self.path.with_suffix(".tmp")
         with suppress(OSError):  # a beat that a file system loses is no reason to end the run
-            temporary.write_text(json.dumps(value))
+            temporary.write_text(json.dumps(value), encoding="utf-8")
             temporary.replace(self.path)  # no fsync: the next beat comes soon
 
     def _name_stragglers(self) -> None:
@@ -193,6 +193,6 @@ def stragglers(beats: list[dict[str, Any]], factor: float) -> list[tuple[dict[st
 
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -61,7 +61,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter
 
         forget_after(run.metrics, done)
-        self.lines = run.metrics.open("a")
+        self.lines = run.metrics.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
         tqdm.set_lock(threading.RLock())  # its default outlives a killed process, with a warning
         often = 0.5 if sys.stderr.isatty() else 20
@@ -99,13 +99,14 @@ def forget_after(path: Path, step: int) -> None:
     """Drops the lines of steps after `step`, which a resumed run computes again; a torn last line too."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
     files.write_text(path, "".join(line + "\n" for line in kept))
 
 
 def has_step(path: Path, step: int) -> bool:
     """Whether there is a line of this step."""
-    return path.exists() and any(_step(line) == step for line in path.read_text().splitlines())
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return any(_step(line) == step for line in lines)
 
 
 def _step(line: str) -> float:

@@ -116,7 +116,7 @@ class RunDir:
         since flock would be shared with forked loader workers, which may outlive a killed rank.)
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f".lock-{who}").open("w") as file:
+        with (self.path / f".lock-{who}").open("w", encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):

@@ -51,7 +51,7 @@ class Scorer:
         line["best"] = note_best(self.run.checkpoints, step, row["fid"], how)
         line["seconds"] = time.monotonic() - began
         forget_after(self.run.evaluations, step - 1)
-        with self.run.evaluations.open("a") as file:
+        with self.run.evaluations.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _features(self, sampler: Sampler) -> Tensor:
