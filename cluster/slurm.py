@@ -79,6 +79,8 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     from submitit.helpers import clean_env
 
     _folder(runs).mkdir(parents=True, exist_ok=True)
+    if any(key.startswith("cluster.") for key in config.typed):
+        _folder(runs).chmod(0o700)  # the batch script holds what interpolations such as ${oc.env:TOKEN} gave
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
     sizes = {"nodes": acceptable_nodes(config), "ranks_per_node": ranks_per_node(config)}
     facts = {**sizes, "code": _commit()}  # known beforehand: the job may start at once

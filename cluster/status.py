@@ -26,6 +26,7 @@ from cluster import history, job, slurm
 from ggcn.compose import load
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
+from ggcn.paths import user_path
 from ggcn.training import heartbeat
 from ggcn.training.rundir import RunDir
 
@@ -232,13 +233,13 @@ def show(words: Sequence[str], followed: bool = False, cancelled: bool = False) 
 
 def find(words: Sequence[str]) -> list[RunDir]:
     """The runs that words name: paths, names in runs/, or folders of runs. Raises UserError when there are none."""
-    pairs = dict(word.split("=", 1) for word in words if "=" in word and not Path(word).exists())
-    base = Path(pairs.get("paths.runs", "runs"))
+    pairs = dict(word.split("=", 1) for word in words if "=" in word and not user_path(word).exists())
+    base = user_path(pairs.get("paths.runs", "runs"))
     named = [
-        *(word for word in words if "=" not in word or Path(word).exists()),
+        *(word for word in words if "=" not in word or user_path(word).exists()),
         *filter(None, [pairs.get("run")]),
     ]
-    places = [Path(name) if Path(name).exists() else base / name for name in named] or [base]
+    places = [path if (path := user_path(name)).exists() else base / name for name in named] or [base]
     found = [RunDir(path.resolve()) for place in places for path in _runs_in(place)]
     if not found:
         raise UserError(f"no run in {', '.join(map(str, places))}; name a run directory, such as runs/NAME")

@@ -122,6 +122,21 @@ def test_a_share_of_the_particles_is_the_same_share_of_every_lane(particles: str
     assert not torch.allclose(half, jko(3, 1.0, list(range(6))), rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("share", "count"), [(0.07, 7), (0.29, 29), (0.14, 14), (0.071, 8), (1.0, 100), (1e-9, 1)]
+)
+def test_a_share_takes_as_many_particles_as_it_says(share: float, count: int) -> None:
+    config = tiny("model.flow.gamma=[0.7]", "model.grids=[4]")
+    energies, _ = build(config)
+    data, samples = torch.randn(2, 100, 3, 4, 4).unbind()
+
+    def jko(share: float, width: int) -> Tensor:
+        objective = EnergyObjective(energies, grids(config.model), "data", 0.0, share, width)
+        return objective([data[:width]], [samples[:width]], torch.zeros(width))[1][0, 3]
+
+    assert torch.allclose(jko(share, 100), jko(1.0, count))
+
+
 def test_the_gaussian_reference_is_part_of_the_energy() -> None:
     config = tiny("model.sigma=0.5", "model.grids=[4]")
     energies, _ = build(config)

@@ -356,6 +356,13 @@ def test_too_large_a_share_of_bad_images_is_an_error_and_a_few_at_the_very_start
             stream.check_share(replaced, seen, config)
 
 
+@pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.07, 7), (0.57, 57)])
+def test_a_share_of_bad_images_is_counted_as_it_is_written(share, most):
+    stream.check_share(most, 100, DataConfig(bad_share=share))
+    with pytest.raises(UserError):
+        stream.check_share(most + 1, 100, DataConfig(bad_share=share))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_data_without_a_single_good_image_is_an_error_not_a_search_for_ever(tmp_path, workers):
     damage(tmp_path, list(range(9)), [9])
