@@ -11,6 +11,7 @@ from ggcn.compose import compose
 from ggcn.config import Config
 from ggcn.errors import UserError
 from ggcn.overrides import sweep_values
+from ggcn.redact import redact
 
 
 def points(words: Sequence[str]) -> list[Config]:
@@ -65,4 +66,4 @@ def _short(keys: list[str]) -> list[str]:
 
 def _plain(word: str) -> str:
     """The value of KEY=VALUE in letters that a folder's name can have."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", word.partition("=")[2]).strip("-") or "none"
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", redact(word.partition("=")[2])).strip("-") or "none"

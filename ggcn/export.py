@@ -62,13 +62,18 @@ def from_file(path: Path, device: str | torch.device = "cpu") -> Sampler:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}); export it again") from None
-    if facts.get("format") != FORMAT:
+    if facts.get("format") != FORMAT or "config" not in facts:
         raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
-    config = parse(facts.get("config", ""), path)
+    config = parse(facts["config"], path)
     config.data.allow_pipe = False  # a file that was sent to somebody must not allow itself to run commands
     energies, upsamplers = build(config)
-    energies.load_state_dict(_side(tensors, "energies."))
-    upsamplers.load_state_dict(_side(tensors, "upsamplers."))
+    try:
+        energies.load_state_dict(_side(tensors, "energies."))
+        upsamplers.load_state_dict(_side(tensors, "upsamplers."))
+    except RuntimeError:
+        raise UserError(
+            f"the weights in {path} are of another model than its config; export it again"
+        ) from None
     return Sampler(config, energies.to(device), upsamplers.to(device), path)
 
 

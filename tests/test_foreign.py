@@ -108,6 +108,22 @@ def test_a_path_of_the_run_itself_is_read(tmp_path: Path, monkeypatch: pytest.Mo
         evaluate(sampler, Colours(), Request(count=12, cache=tmp_path))
 
 
+@pytest.mark.parametrize("change", ["no config", "another model", "an interpolation"])
+def test_a_file_that_contradicts_itself_is_one_sentence(change: str, tmp_path: Path) -> None:
+    config = compose(TINY)
+    facts = {"format": export.FORMAT, "config": to_yaml(config), "step": "1"}
+    tensors = export.weights(Sampler(config, *build(config)))
+    if change == "no config":
+        del facts["config"]
+    elif change == "another model":
+        facts["config"] = to_yaml(compose([*TINY, "model.energy.width=16"]))
+    else:
+        facts["config"] = facts["config"].replace("seed: 3", "seed: ${oc.env:HOME}")
+    save_file(tensors, tmp_path / "m.safetensors", facts)
+    with pytest.raises(UserError, match="not written by|of another model|seed holds an interpolation"):
+        ggcn.load(tmp_path / "m.safetensors")
+
+
 PRIVATE = [
     "data.shards=https://me:hunter2@h/x?X-Amz-Signature=hunter2",
     "data.cache_dir=/home/hunter2",
