@@ -67,6 +67,9 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
         raise SystemExit(main() or 0)
     except UserError as error:
         fail(error)
+    except BrokenPipeError:  # who read the output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except OSError as error:
         fail(UserError(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)))
     except KeyboardInterrupt:

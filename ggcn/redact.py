@@ -22,7 +22,7 @@ ASSIGNED = re.compile(
     r"['\"]?)[^\s'\"&;]+",
     re.IGNORECASE,
 )
-LOGIN = re.compile(r"((?:^|\s)(?:-u|--user|--proxy-user)[\s=]+['\"]?)[^\s'\"]+")
+LOGIN = re.compile(r"((?:^|\s)(?:-u|--user|--proxy-user)[\s=]+['\"]?[^\s'\":]+:)[^\s'\"]+")
 
 
 def redact(text: str) -> str:
