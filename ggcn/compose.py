@@ -116,7 +116,9 @@ def public(config: Config) -> str:
     config = copy.deepcopy(unresolved(config))
     data = config.data
     data.shards, data.cache_dir, data.allow_pipe = redact.shard_folder(data.shards), "", False
-    data.mixture = {redact.shard_folder(folder): weight for folder, weight in data.mixture.items()}
+    shown = list(map(redact.shard_folder, data.mixture))
+    names = [name if shown.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(shown, 1)]
+    data.mixture = dict(zip(names, data.mixture.values(), strict=True))
     tree = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(tree, dict)
     return OmegaConf.to_yaml(OmegaConf.create({name: tree[name] for name in PUBLIC}))

@@ -138,7 +138,7 @@ PRIVATE = [
     [
         PRIVATE,
         [*PRIVATE[1:], "data.shards=pipe:curl -H 'X-Key: hunter2' h/{}"],
-        ["+data.mixture={https://hunter2@h: 1}"],
+        ["+data.mixture={https://hunter2@h: 1, https://me:hunter2@h: 2}"],
     ],
 )
 def test_what_others_read_holds_no_secrets(words: list[str], tmp_path: Path) -> None:
@@ -152,5 +152,6 @@ def test_what_others_read_holds_no_secrets(words: list[str], tmp_path: Path) -> 
     assert "hunter2" not in page
     assert "train.batch" in page
     again = ggcn.load(tmp_path / "model.safetensors").config
+    assert list(again.data.mixture.values()) == list(config.data.mixture.values())
     for name in ("model", "train", "engine", "seed", "lanes"):
         assert getattr(again, name) == getattr(config, name)
