@@ -1,7 +1,7 @@
 """What the batch script asks when its ranks have ended: shall the job run again?
 
     python -m cluster.after RUN CODE      exit code 0: requeue; 1: not. CODE is srun's exit code
-    python -m cluster.after RUN refused   notes that SLURM would not requeue
+    python -m cluster.after RUN refused WHY   notes that SLURM would not requeue, with what it said
 
 One place decides for every kind of end that leaves the batch script alive, so a job is requeued once. Where the
 script dies too (node down, scontrol requeue, end of the grace time) SLURM itself requeues.
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster import history
+from cluster import history, job
 from cluster.history import Event
 from ggcn.compose import load
 from ggcn.errors import UserError
@@ -39,7 +39,10 @@ def main() -> int:
     """The command line."""
     run, code = RunDir(Path(sys.argv[1])), sys.argv[2]
     if code == "refused":
-        history.add(run, "end", kind="refused", reason="SLURM refused to requeue the job", again=False)
+        why = " ".join(" ".join(sys.argv[3:]).split()) or "no reason given"
+        reason = f"SLURM refused to requeue the job ({why}); run the same command again"
+        history.add(run, "end", kind="refused", reason=reason, again=False, step=history.saved_step(run))
+        print(f"cluster.after: {reason}", flush=True)
         return 1
     found = verdict(run, int(code))
     history.add(run, "end", **found._asdict(), step=history.saved_step(run), code=int(code))
@@ -51,9 +54,7 @@ def verdict(run: RunDir, code: int) -> Verdict:
     """Reads from the run directory how the ranks ended that srun reports with `code`."""
     number = history.job()
     events = history.of_job(history.read(run), number)
-    life = history.after_last(events, "end")
-    start = history.last(life, "start")
-    life = history.after_last(life, "start")
+    life = history.after_last(history.after_last(events, "end"), "start")
     if history.last(life, "finish"):
         return Verdict("finished", "finished", False)
     if history.cancelled(events, number):
@@ -62,19 +63,16 @@ def verdict(run: RunDir, code: int) -> Verdict:
         return Verdict("stop", _cause(stop["reason"]), True)
     if code in UNHEARD:
         return Verdict("stop", _cause(f"SIG{UNHEARD[code]}"), True)
-    if said := _left(run, "*.error", start):
-        return Verdict("mistake", said[0].read_text(encoding="utf-8").strip(), False)
-    if hung := _left(run, "*.stacks", start):
+    if said := _noted(run, "error"):
+        return Verdict("mistake", said, False)
+    if hung := [path for path in run.logs.glob("*.stacks") if path.stat().st_size]:
         return _crash(
             run,
             events,
             "hang",
             f"no step for cluster.hang_s; stack traces of {len(hung)} ranks in {run.logs}",
         )
-    passing = _left(run, "*.outage", start)
-    return _crash(
-        run, events, "crash", passing[0].read_text(encoding="utf-8").strip() if passing else _how(code)
-    )
+    return _crash(run, events, "crash", _noted(run, "outage") or _how(code))
 
 
 def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
@@ -93,14 +91,10 @@ def crashes(events: list[Event], step: int) -> int:
     return sum(end["kind"] in CRASHES and end["step"] == step for end in ends)
 
 
-def _left(run: RunDir, pattern: str, start: Event | None) -> list[Path]:
-    """Files that the ranks of this life left in logs/ and that say something."""
-    since = start["time"] - 1 if start else time.time() - 60
-    return [
-        path
-        for path in sorted(run.logs.glob(pattern))
-        if path.stat().st_size and path.stat().st_mtime >= since
-    ]
+def _noted(run: RunDir, kind: str) -> str | None:
+    """The first sentence of a kind that the ranks of this attempt left in logs/."""
+    sentences = (job.noted(path) for path in sorted(run.logs.glob(f"*.{kind}")))
+    return next((sentence for sentence in sentences if sentence), None)
 
 
 def _how(code: int) -> str:
@@ -113,7 +107,7 @@ def _how(code: int) -> str:
 
 def _cause(signal: str) -> str:
     """Why the stop was asked for, as far as SLURM says."""
-    number, end = os.environ.get("SLURM_JOB_ID"), os.environ.get("GGCN_JOB_END")
+    number, end = history.job(), os.environ.get("GGCN_JOB_END")
     if number and _preempted(number):
         return f"preempted ({signal})"
     if signal == "deadline" or (end and float(end) - time.time() < 90 + _signal_lead()):

@@ -1,14 +1,18 @@
 """What happened to a run, a line per event in runs/NAME/submissions.jsonl: submitted, started, stopped, ended.
 
     asking  array, index                         by the launcher, before it submits a job array
-    submit  job, nodes, ranks_per_node, code     by the launcher
-    start   job, world, step, host, pid, restart by rank 0, step: where it starts from
+    submit  job, nodes, ranks_per_node, gpus_per_node, code
+                                                 by the launcher
+    start   job, world, step, host, pid, restart, gpus_per_node
+                                                 by rank 0; step: where it starts from; GPUs that were asked for
     stop    reason, step                         by rank 0, after the save
     finish  step                                 by rank 0
     end     kind, reason, step, again            by the job's batch script; again: whether it is requeued
     cancel  job                                  by whoever cancelled it
 
-A start without an end was killed from outside: by SLURM with its node, a requeue, or a plain kill.
+Every event of an attempt, from the start of its ranks to their end, has the same `attempt`, as have the files that
+its ranks leave in logs/: clocks of nodes differ. A start without an end was killed from outside: by SLURM with its
+node, a requeue, or a plain kill.
 """
 
 import json
@@ -20,11 +24,13 @@ from ggcn.training.rundir import RunDir
 
 Event = dict[str, Any]
 NAME = "submissions.jsonl"
+ATTEMPT = "GGCN_ATTEMPT"
+"""variable that a batch script, or the launcher of local ranks, gives to all that it starts"""
 
 
 def add(run: RunDir, event: str, **facts: Any) -> None:
-    """Appends one event with the time and the job it belongs to."""
-    line = {"event": event, "time": time.time(), "job": job(), **facts}
+    """Appends one event with the time, the job and the attempt it belongs to."""
+    line = {"event": event, "time": time.time(), "job": job(), "attempt": attempt(), **facts}
     run.path.mkdir(parents=True, exist_ok=True)
     with (run.path / NAME).open("ab+") as file:
         file.write(b"\n" * _torn(file) + json.dumps(line).encode() + b"\n")
@@ -50,6 +56,11 @@ def job() -> str | None:
     """The SLURM job that this process belongs to, ID or ARRAY_INDEX, or None."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+
+
+def attempt() -> str | None:
+    """The attempt that this process belongs to, a word that no other has; None outside."""
+    return os.environ.get(ATTEMPT)
 
 
 def after_last(events: list[Event], *names: str) -> list[Event]:

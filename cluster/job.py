@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cluster import history
 from cluster.stop import Stop
-from ggcn import redact
+from ggcn import files, redact
 from ggcn.compose import load, resolved
 from ggcn.config import ClusterConfig
 from ggcn.errors import Outage, UserError, passing, speak_utf8
@@ -31,6 +31,8 @@ STOPPED = 130
 """exit code of a rank that was asked to stop before the run's end"""
 MISTAKE, FAILED = 2, 1
 
+_SIGNED = "attempt "
+"""begins the last line of what a rank leaves; the rest of it is history.attempt()"""
 PATIENCE_S = 60
 """seconds that a requeued job waits for the rank 0 of its last life to be gone"""
 
@@ -137,9 +139,19 @@ def log_to(path: Path, rank: int) -> None:
 
 
 def _note(path: Path, error: Exception) -> None:
-    """Leaves the sentence where the launcher looks for it."""
+    """Leaves the sentence, and whose it is, where the launcher looks for it."""
     with suppress(OSError):  # which may be the very error
-        path.write_text(redact.redact(str(error)), encoding="utf-8", errors="backslashreplace")
+        files.write_text(path, f"{redact.redact(str(error))}\n{_SIGNED}{history.attempt()}\n")
+
+
+def noted(path: Path) -> str | None:
+    """The sentence that a rank of this attempt left there, or None."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    sentence, signed, attempt = text.rstrip("\n").rpartition(f"\n{_SIGNED}")
+    return sentence.strip() or None if signed and attempt == str(history.attempt()) else None
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,8 @@ def slurm_place() -> "Place":
 
     rank, world, local = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    number = int(os.environ["SLURM_JOB_ID"]) * 7 + int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    # elements of an array have numbers in a row, and each its own count of restarts
+    number = int(os.environ["SLURM_JOB_ID"]) * 101 + int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return Place(rank, world, local, world // nodes, _address(), 10000 + number % 20000)
 
 
@@ -188,7 +201,8 @@ def _address() -> str:
 
 def _here() -> dict[str, object]:
     restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart}
+    gpus = {"gpus_per_node": int(os.environ.get("GGCN_GPUS_PER_NODE") or 0)} if history.job() else {}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart, **gpus}
 
 
 def _heart(cluster: ClusterConfig, run: RunDir, place: "Place", watched: bool) -> Heart:

@@ -20,12 +20,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from cluster import check, history
-from ggcn.checks import acceptable_nodes, ranks_per_node, validate_packages, validate_world
+from ggcn.checks import validate_packages, validate_world
 from ggcn.compose import compose, to_yaml, unresolved
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
 from ggcn.redact import redact
 from ggcn.training.rundir import RunDir
+
+Point = tuple[Config, RunDir]
 
 
 def main() -> int:
@@ -62,7 +64,7 @@ def start(config: Config, arguments: argparse.Namespace) -> int:
     if not arguments.force:
         run.refuse_changes(config)
     if arguments.dry_run:
-        return dry(config, [run])
+        return dry([(config, run)])
     if finished(config, run):
         print(f"{run.path} is complete at step {config.train.steps}; raise train.steps to go on")
         return 0
@@ -125,32 +127,33 @@ def debug(config: Config, run: RunDir) -> int:
 
 def slurm(config: Config, run: RunDir) -> int:
     """A SLURM job, unless the run has one: prints how to follow it and returns."""
-    return submit(config, [run])
+    return submit([(config, run)])
 
 
-def submit(config: Config, runs: list[RunDir], configs: list[Config] | None = None) -> int:
-    """Submits the runs that have no job, several as one array; `configs` are theirs where they differ."""
+def submit(points: list[Point]) -> int:
+    """Submits the runs that have no job, those that one batch script serves as one array."""
     from cluster import slurm as cluster
 
     cluster.require()
-    for one in configs or [config]:
-        validate_nodes(one)
-        check.data(one)
+    validate_requests(points)
+    for config, _ in points:
+        check.data(config)
     with ExitStack() as held:
-        for run in runs:  # before SLURM is asked: two launchers would both hear that there is no job
+        for _, run in points:  # before SLURM is asked: two launchers would both hear that there is no job
             held.enter_context(_only_launcher(run))
         jobs, new = cluster.queue(), []
-        for one, run in zip(configs or [config], runs, strict=True):
+        for config, run in points:
             if known := cluster.live(run, jobs):
                 print(f"{run.path} is already job {known[0]} ({known[1]})")
                 continue
-            prepare(one, run)
-            new.append(run)
-        if new:
-            for run, number in zip(new, cluster.submit(config, new), strict=True):
+            prepare(config, run)
+            new.append((config, run))
+        for group in cluster.groups(new):
+            runs = [run for _, run in group]
+            for run, number in zip(runs, cluster.submit(group[0][0], runs), strict=True):
                 print(f"submitted {run.path} as job {number}")
                 print(f"  log:    {run.logs / 'rank_0000.log'}, batch script: {run.path / 'slurm'}")
-    print(f"  follow: python cluster/status.py {shlex.quote(os.path.relpath(runs[0].path))} --follow")
+    print(f"  follow: python cluster/status.py {shlex.quote(os.path.relpath(points[0][1].path))} --follow")
     return 0
 
 
@@ -168,21 +171,32 @@ def _only_launcher(run: RunDir) -> Iterator[None]:
         yield
 
 
-def validate_nodes(config: Config) -> None:
-    """Raises UserError unless every acceptable number of nodes has ranks that share the lanes equally."""
-    for nodes in acceptable_nodes(config):
-        validate_world(config, nodes * ranks_per_node(config))
+def validate_requests(points: list[Point]) -> None:
+    """Raises UserError for resources that cannot be, and warns of those that are probably not meant, once each."""
+    from cluster.request import Request
+
+    warnings: dict[str, None] = {}
+    for config, _ in points:
+        request = Request.of(config)
+        request.validate(config)
+        warnings |= dict.fromkeys(request.warnings)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
-def dry(config: Config, runs: list[RunDir]) -> int:
-    """Prints the batch script and the config, with interpolations as they are typed and without passwords in URLs."""
+def dry(points: list[Point]) -> int:
+    """Prints the batch scripts, each with the config of its first run, with interpolations as they are typed and
+    without passwords in URLs."""
     from cluster import slurm as cluster
 
-    validate_nodes(config)
-    print(redact(cluster.text(unresolved(config), runs)))
-    print(redact(f"\n# {runs[0].config}\n{to_yaml(config)}"), end="")
+    validate_requests(points)
+    for number, group in enumerate(cluster.groups(points)):
+        config, runs = group[0][0], [run for _, run in group]
+        print("\n" * bool(number) + redact(cluster.text(unresolved(config), runs)))
+        print(redact(f"\n# {runs[0].config}\n{to_yaml(config)}"), end="")
     try:
-        check.data(config)
+        for config, _ in points:
+            check.data(config)
     except UserError as fault:
         print(f"warning: it would be refused: {fault}", file=sys.stderr)
     return 0
@@ -193,24 +207,23 @@ def sweep(words: list[str], arguments: argparse.Namespace) -> int:
     from cluster import status
     from cluster.sweep import points
 
-    configs = points(words)
-    runs = [RunDir.of(config) for config in configs]
-    for config, run in zip(configs, runs, strict=True):
+    all_points = [(config, RunDir.of(config)) for config in points(words)]
+    for config, run in all_points:
         if not arguments.force:
             run.refuse_changes(config)
     if arguments.dry_run:
-        return dry(configs[0], runs)
-    left = [pair for pair in zip(configs, runs, strict=True) if not finished(*pair)]
+        return dry(all_points)
+    left = [point for point in all_points if not finished(*point)]
     code = 0
     if arguments.mode == "slurm" and left:
-        code = submit(left[0][0], [run for _, run in left], [config for config, _ in left])
+        code = submit(left)
     elif left:
         code = _one_by_one(left, arguments.mode)
-    print(status.table(runs))
+    print(status.table([run for _, run in all_points]))
     return code
 
 
-def _one_by_one(points: list[tuple[Config, RunDir]], mode: str) -> int:
+def _one_by_one(points: list[Point], mode: str) -> int:
     """A local sweep; what goes wrong with a point does not keep the others from running, a wish to stop does."""
     worst = 0
     for config, run in points:

@@ -6,12 +6,13 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from uuid import uuid4
 
 import torch
 import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
-from cluster import job
+from cluster import history, job
 from cluster.stop import Stop
 from ggcn.errors import UserError
 from ggcn.ranks import Place, free_port
@@ -43,6 +44,7 @@ def launch(run: RunDir, world: int) -> int:
         )
     for old in (path for kind in ("error", "outage", "stacks") for path in run.logs.glob(f"*.{kind}")):
         old.unlink()
+    os.environ[history.ATTEMPT] = uuid4().hex
     with Messenger() as messenger:
         place = (str(run.path), world, free_port())
         context = mp.start_processes(_rank, args=place, nprocs=world, join=False)
@@ -120,8 +122,8 @@ def _explain(run: RunDir, number: int, code: int) -> str:
     own = (job.error_path(run, number), job.outage_path(run, number))
     others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.outage")))
     for path in (*own, *(others if code > 0 else ())):
-        if path.exists():
-            return path.read_text(encoding="utf-8")
+        if sentence := job.noted(path):
+            return sentence
     if any(path.stat().st_size for path in run.logs.glob("*.stacks")):
         return f"no step was completed for cluster.hang_s; where each rank was: {run.logs}/*.stacks"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"

@@ -11,51 +11,54 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cluster import history, job
-from ggcn.checks import acceptable_nodes, ranks_per_node
+from cluster import history, job, options
+from cluster.request import Request
 from ggcn.config import Config
 from ggcn.errors import UserError
 from ggcn.training import heartbeat
 from ggcn.training.rundir import RunDir
 
+SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
+"""of the variables of SLURM's commands those that say which cluster is meant"""
+Point = tuple[Config, RunDir]
 UNMEASURED_S = 120
 """lead of the signal before the time limit while nothing is known of the run's steps and saves"""
 
 
 def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "") -> dict[str, Any]:
     """Arguments of submitit's SlurmExecutor for one run, or for the points of a sweep in one folder, whose jobs are
-    known by the word `array` until their ids are noted."""
-    cluster, first = config.cluster, runs[0]
-    title = first.path if len(runs) == 1 else first.path.parent
-    extra: dict[str, Any] = {"requeue": True, "chdir": str(first.path / "code"), **_options(cluster.sbatch)}
-    sizes = acceptable_nodes(config)
-    if cluster.mem:
-        extra["mem"] = cluster.mem
-    if len(sizes) > 1:
-        extra["nodes"] = f"{sizes[-1]}-{sizes[0]}"
-    wanted = {
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "qos": cluster.qos,
-        "constraint": cluster.constraint,
-        "gpus_per_node": cluster.gpus_per_node,
-        "cpus_per_task": cluster.cpus_per_rank,
-        "ntasks_per_node": _tasks_per_node(config),
+    known by the word `array` until their ids are noted.
+
+    Raises UserError for values that contradict each other or that no batch script can hold.
+    """
+    request, title = Request.of(config), _title(runs)
+    for run in runs:
+        _refuse_patterns(run.path)
+    for key in ("container", "python"):
+        options.shell_command(f"cluster.{key}", getattr(config.cluster, key))
+    tasks, sizes = _tasks_per_node(request), request.nodes
+    wanted: dict[str, object] = {
+        "chdir": _code(runs),
+        "comment": f"{title}?{array}" if array else title,
+        "job-name": title.name,
+        "nodes": f"{sizes[-1]}-{sizes[0]}" if len(sizes) > 1 else sizes[0],
+        **({"ntasks-per-node": tasks} if tasks else {}),
+        **request.options,
     }
+    lines = {name: True if value is None else options.quoted(name, value) for name, value in wanted.items()}
     return {
-        "job_name": title.name,
-        "comment": f"{title}?{array}" if array else str(title),
-        "time": cluster.time_min,
+        "job_name": lines.pop("job-name"),
+        "comment": lines.pop("comment"),
+        "time": config.cluster.time_min,
         "nodes": sizes[0],
         "signal_delay_s": lead_s,
         "stderr_to_stdout": True,
         "wckey": None,  # clusters that track these keys refuse unknown ones
-        "array_parallelism": cluster.parallel,
-        "setup": _setup(config, runs, lead_s),
+        "array_parallelism": config.cluster.parallel,
+        "setup": _setup(config, runs, request, lead_s),
         "teardown": _teardown(config),
-        "srun_args": _srun(config),
-        "additional_parameters": extra,
-        **{key: value for key, value in wanted.items() if value},
+        "srun_args": _srun(request),
+        "additional_parameters": {"requeue": True, **lines},
     }
 
 
@@ -63,10 +66,20 @@ def text(config: Config, runs: list[RunDir]) -> str:
     """The batch script that submit() would hand in."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    options = parameters(config, runs, lead(config, runs))
+    args = parameters(config, runs, lead(config, runs))
     folder, count = _folder(runs), len(runs) if len(runs) > 1 else None
     command = f"{python(config)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command=command, folder=folder, map_count=count, **options)
+    return _make_sbatch_string(command=command, folder=folder, map_count=count, **args)
+
+
+def groups(points: list[Point]) -> list[list[Point]]:
+    """The points of a sweep that one batch script serves, in the order of their first ones; each is one array."""
+    shared: dict[str, list[Point]] = {}
+    for config, run in points:
+        script = parameters(config, [points[0][1]], config.cluster.lead_s or 0)
+        key = repr((script, config.cluster.lead_s, python(config)))
+        shared.setdefault(key, []).append((config, run))
+    return list(shared.values())
 
 
 def submit(config: Config, runs: list[RunDir]) -> list[str]:
@@ -78,21 +91,21 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.helpers import clean_env
 
+    array = uuid4().hex if len(runs) > 1 else ""
+    args = parameters(config, runs, lead(config, runs), array)
     _folder(runs).mkdir(parents=True, exist_ok=True)
     if any(key.startswith("cluster.") for key in config.typed):
         _folder(runs).chmod(0o700)  # the batch script holds what interpolations such as ${oc.env:TOKEN} gave
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
-    sizes = {"nodes": acceptable_nodes(config), "ranks_per_node": ranks_per_node(config)}
-    facts = {**sizes, "code": _commit()}  # known beforehand: the job may start at once
-    array = uuid4().hex if len(runs) > 1 else ""
+    facts = {**Request.of(config).facts(), "code": _commit()}  # known beforehand: the job may start at once
     for index, run in enumerate(runs if array else ()):
         history.add(run, "asking", array=array, index=index)
     try:
-        site = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
+        site = {name: os.environ[name] for name in SITE if name in os.environ}
         with clean_env():  # a job submitted from a job must not inherit its size
             os.environ.update(site)
             executor = SlurmExecutor(_folder(runs), python=python(config))
-            executor.update_parameters(**parameters(config, runs, lead(config, runs), array))
+            executor.update_parameters(**args)
             jobs = executor.submit_array(ranks)
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refused: {' '.join(str(error).split())}") from None
@@ -115,12 +128,14 @@ def queue() -> dict[str, tuple[str, str]]:
             check=False,
             encoding="utf-8",
             errors="replace",
+            env={name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"cannot ask SLURM for its jobs ({error}); try again, or run with -m local") from None
     if done.returncode:
         raise UserError(f"cannot ask SLURM for its jobs ({done.stderr.strip()}); try again")
-    rows = [line.split("|", 2) for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    rows = [line.split("|", 2) for line in lines if line.count("|") > 1]  # others name a cluster
     return {number: (state, comment) for number, state, comment in rows}
 
 
@@ -152,9 +167,10 @@ def lead(config: Config, runs: list[RunDir]) -> int:
 
 
 def python(config: Config) -> str:
-    """The words that start the interpreter of the ranks."""
+    """The shell command that starts the interpreter of the ranks."""
     cluster = config.cluster
-    inside = cluster.python or ("python3" if cluster.container else shlex.quote(sys.executable))
+    path = cluster.python or ("" if cluster.container else sys.executable)
+    inside = shlex.quote(path) if Path(path).is_file() else path or "python3"
     return f"{cluster.container} {inside}".strip()
 
 
@@ -200,75 +216,119 @@ def _scancel(*words: str) -> bool:
     return done.returncode == 0
 
 
+def _title(runs: list[RunDir]) -> Path:
+    """The run, or the folder of the points of a sweep."""
+    return runs[0].path if len(runs) == 1 else runs[0].path.parent
+
+
 def _folder(runs: list[RunDir]) -> Path:
     """Where submitit keeps its files: in the run, or beside the points of a sweep."""
-    return (runs[0].path if len(runs) == 1 else runs[0].path.parent) / "slurm"
+    return _title(runs) / "slurm"
 
 
-def _tasks_per_node(config: Config) -> int | None:
+def _code(runs: list[RunDir]) -> Path:
+    """The copy of the code that the jobs run, one for the points of a sweep."""
+    return runs[0].path / "code"
+
+
+def _refuse_patterns(path: Path) -> None:
+    """Raises UserError for a path that SLURM or submitit would read as a pattern, or that is not one line."""
+    options.one_line("the run's path", str(path))
+    if odd := [letter for letter in "%\\" if letter in str(path)]:
+        raise UserError(
+            f"{path} has a {odd[0]!r}, which SLURM takes for a pattern; choose another paths.runs or run"
+        )
+
+
+def _tasks_per_node(request: Request) -> int | None:
     """What the allocation is asked for. With one task per node, SLURM would give the least of several acceptable
     numbers of nodes even where more are free; without the option one is the default, and it gives the most."""
-    count = ranks_per_node(config)
-    return None if count == 1 and len(acceptable_nodes(config)) > 1 else count
+    return None if request.ranks_per_node == 1 and len(request.nodes) > 1 else request.ranks_per_node
 
 
-def _setup(config: Config, runs: list[RunDir], lead_s: int) -> list[str]:
+def _setup(config: Config, runs: list[RunDir], request: Request, lead_s: int) -> list[str]:
     paths = " ".join(shlex.quote(str(run.path)) for run in runs)
     return [
-        f"runs=({paths})",
-        "run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}",
-        f"export GGCN_LEAD_S={lead_s}",
-        "export PYTHONUTF8=1",
-        'end=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null)',
-        'export GGCN_JOB_END=$([ -n "$end" ] && date -d "$end" +%s 2>/dev/null)',  # of "" date makes midnight
-        *_choose_nodes(config),
-        *([f"export OMP_NUM_THREADS={cpus}"] if (cpus := config.cluster.cpus_per_rank) else []),
+        f"GGCN_RUNS=({paths})",
+        "GGCN_RUN=${GGCN_RUNS[${SLURM_ARRAY_TASK_ID:-0}]}",
+        # of an array's elements one has the whole array's number as SLURM_JOB_ID
+        "GGCN_JOB=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
+        "export GGCN_ATTEMPT=$(cat /proc/sys/kernel/random/uuid)",
+        f"export PYTHONUTF8=1 GGCN_LEAD_S={lead_s} GGCN_GPUS_PER_NODE={request.gpus_per_node}",
+        *_find_end(),
+        *_clear_logs(),
+        *_choose_nodes(request),
+        *([f"export OMP_NUM_THREADS={request.cpus_per_rank}"] if request.cpus_per_rank else []),
         *config.cluster.setup,
+        "set +eu",  # a rank's failure is no reason to leave out what follows
+        f"cd {shlex.quote(str(_code(runs)))}",
     ]
 
 
-def _choose_nodes(config: Config) -> list[str]:
-    """Of the nodes that SLURM gave, uses the largest acceptable number."""
-    sizes = acceptable_nodes(config)
-    if len(sizes) == 1:
-        return []
+def _find_end() -> list[str]:
+    """The time limit by the clock of slurmctld and, counted from now, by this node's; the earlier one counts."""
+    ask = 'SLURM_TIME_FORMAT=standard squeue -h -j "$GGCN_JOB" -o'
     return [
-        f"for nodes in {' '.join(map(str, sizes))}; do [ $nodes -le $SLURM_JOB_NUM_NODES ] && break; done",
-        f"ranks=$((nodes * {ranks_per_node(config)}))",
+        f"end=$({ask} %e 2>/dev/null)",
+        f"begin=$({ask} %S 2>/dev/null)",
+        'export GGCN_JOB_END=$([ -n "$end" ] && date -d "$end" +%s 2>/dev/null)',  # of "" date makes midnight
+        'begin=$([ -n "$begin" ] && date -d "$begin" +%s 2>/dev/null)',
+        'if [ -n "$GGCN_JOB_END" ] && [ -n "$begin" ]; then',
+        "  end=$(($(date +%s) + GGCN_JOB_END - begin))",
+        "  [ $end -lt $GGCN_JOB_END ] && GGCN_JOB_END=$end",
+        "fi",
+    ]
+
+
+def _clear_logs() -> list[str]:
+    """What is in these files afterwards was said by ranks of this attempt."""
+    return [
+        'rm -f "$GGCN_RUN"/logs/*.error "$GGCN_RUN"/logs/*.outage',
+        'for file in "$GGCN_RUN"/logs/*.stacks; do',
+        '  if [ -s "$file" ]; then mv -f "$file" "$file.old"; else rm -f "$file"; fi',
+        "done",
+    ]
+
+
+def _choose_nodes(request: Request) -> list[str]:
+    """Of the nodes that SLURM gave, uses the largest acceptable number."""
+    if len(request.nodes) == 1:
+        return []
+    sizes = " ".join(map(str, request.nodes))
+    return [
+        f"for nodes in {sizes}; do [ $nodes -le $SLURM_JOB_NUM_NODES ] && break; done",
+        f"ranks=$((nodes * {request.ranks_per_node}))",
         "export SLURM_NNODES=$nodes SLURM_JOB_NUM_NODES=$nodes SLURM_NTASKS=$ranks SLURM_NPROCS=$ranks",
     ]
 
 
 def _teardown(config: Config) -> list[str]:
     """Runs after the ranks, on the job's first node. The requeue ends this shell."""
-    after = f'{python(config)} -m cluster.after "$run"'
+    after = f'{python(config)} -m cluster.after "$GGCN_RUN"'
     return [
         "code=$?",
         f"if {after} $code; then",
-        '  if scontrol requeue "$SLURM_JOB_ID"; then',
-        "    sleep 60",
-        "  else",
-        f"    {after} refused",
-        "  fi",
+        "  for pause in 0 5 20; do",  # slurmctld may be out of reach for a moment
+        "    sleep $pause",
+        '    if said=$(scontrol requeue "$GGCN_JOB" 2>&1); then sleep 60; exit $code; fi',
+        '    case $said in *contact* | *"timed out"*) ;; *) break ;; esac',
+        "  done",
+        f'  {after} refused "$said"',
         "fi",
         "exit $code",
     ]
 
 
-def _srun(config: Config) -> list[str]:
-    """One rank's death ends the others; cores are said again, since srun no longer takes them from sbatch."""
-    cpus = config.cluster.cpus_per_rank
+def _srun(request: Request) -> list[str]:
+    """One rank's death ends the others; the ranks get this shell's environment, whatever the site's default; cores
+    are said again, since srun no longer takes them from sbatch."""
+    cpus = request.cpus_per_rank
     return [
         "--kill-on-bad-exit=1",
-        f"--ntasks-per-node={ranks_per_node(config)}",
+        "--export=ALL",
+        f"--ntasks-per-node={request.ranks_per_node}",
         *([f"--cpus-per-task={cpus}"] if cpus else []),
     ]
-
-
-def _options(lines: list[str]) -> dict[str, Any]:
-    """{option: value} of --option=value, and True for --option alone."""
-    pairs = [line.removeprefix("--").partition("=") for line in lines]
-    return {name: value if equals else True for name, equals, value in pairs}
 
 
 def _commit() -> str:

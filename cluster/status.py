@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from cluster import history, job, slurm
+from cluster.request import NO_GPU
 from ggcn.compose import load
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
@@ -120,6 +121,7 @@ def report(status: Status) -> str:
         ("restarts", _restarts(status.events)),
         ("checkpoint", _checkpoint(status, now)),
         ("ranks", _ranks(status, now)),
+        ("gpus", _gpus(status)),
         ("health", str(status.line.get("health", ""))),
     ]
     return "\n".join([str(status.run.path), *(f"  {name:10} {text}" for name, text in rows if text)])
@@ -164,6 +166,16 @@ def _ranks(status: Status, now: float) -> str:
         verdict = ", a straggler" if ratio > status.config.cluster.straggler else ""
         text += f"; slowest rank {beat['rank']} on {beat['node']}, {ratio:.2f} x the median{verdict}"
     return text
+
+
+def _gpus(status: Status) -> str:
+    """What the run's jobs ask for."""
+    submitted = history.last(status.events, "submit")
+    if not submitted or submitted.get("gpus_per_node") is None:
+        return ""
+    count = submitted["gpus_per_node"]
+    unsaid = status.config.cluster.gpus_per_node is None
+    return f"{count} a node" if count else NO_GPU if unsaid else "none, as asked for"
 
 
 def table(runs: Sequence[RunDir], jobs: dict[str, tuple[str, str]] | None = None) -> str:

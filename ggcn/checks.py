@@ -46,12 +46,6 @@ def acceptable_nodes(config: Config) -> list[int]:
     return sorted(set(sizes), reverse=True)
 
 
-def ranks_per_node(config: Config) -> int:
-    """Ranks that a SLURM job has on each node."""
-    cluster = config.cluster
-    return cluster.ranks_per_node or cluster.gpus_per_node or 1
-
-
 def validate_packages(config: Config) -> None:
     """Raises UserError when this Python lacks what training with `config` needs beyond the project's own packages."""
     names = ("torchmetrics", "efficientnet_lite_pytorch") if config.evaluation.every else ()
@@ -208,8 +202,8 @@ def _cluster_faults(config: Config) -> list[tuple[bool, str]]:
         ("timeout_s", cluster.timeout_s, 1, inf),
         ("hang_s", cluster.hang_s, 0, inf),
         ("straggler", cluster.straggler, 1, inf),
-        ("ranks_per_node", ranks_per_node(config), 1, inf),
-        ("gpus_per_node", cluster.gpus_per_node, 0, inf),
+        ("ranks_per_node", 1 if cluster.ranks_per_node is None else cluster.ranks_per_node, 1, inf),
+        ("gpus_per_node", cluster.gpus_per_node or 0, 0, inf),
         ("cpus_per_rank", 1 if cluster.cpus_per_rank is None else cluster.cpus_per_rank, 1, inf),
         ("time_min", cluster.time_min, 1, inf),
         ("lead_s", 0 if cluster.lead_s is None else cluster.lead_s, 0, 60 * cluster.time_min - 1),
@@ -228,7 +222,7 @@ def _cluster_faults(config: Config) -> list[tuple[bool, str]]:
         ),
         *(
             (
-                not option.startswith("--"),
+                not option.startswith("-"),
                 f"cluster.sbatch holds {option!r}; its entries look like --option=value",
             )
             for option in cluster.sbatch

@@ -237,7 +237,10 @@ class ClusterConfig:
     anew at each restart; lanes carry over. Every number times the ranks of a node must divide lanes"""
     ranks_per_node: int | None = None
     """by default one per GPU, and one where there is none"""
-    gpus_per_node: int = 0
+    gpus_per_node: int | None = None
+    """-m slurm: GPUs of each node that a job uses; 0: it trains on CPU cores. By default what cluster.sbatch or the
+    user's SBATCH_* variables ask for by --gres, --gpus, --gpus-per-node or --gpus-per-task; where they say nothing
+    either, none, with a warning"""
     cpus_per_rank: int | None = None
     """cores of a rank and its loader workers; by default what SLURM gives a task, mostly one"""
     mem: str = ""

@@ -48,10 +48,12 @@ def _one_life(events: Sequence[Event], then: float | None, now: float, running: 
     for event in events:
         if event["event"] in names:
             how = names[event["event"]]
-            return Life(begin, value(event, "time"), how, f"{words}; {how} {event.get('reason', '')}")
+            return Life(
+                begin, max(begin, value(event, "time")), how, f"{words}; {how} {event.get('reason', '')}"
+            )
     if then is None and running:
         return Life(begin, now, "running", words)
-    return Life(begin, max(beat, begin) if then is None else then, "killed", f"{words}; killed from outside")
+    return Life(begin, max(begin, beat if then is None else then), "killed", f"{words}; killed from outside")
 
 
 def life(facts: Facts) -> str:

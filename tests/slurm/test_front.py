@@ -87,7 +87,9 @@ def test_a_dry_run_tells_all_writes_nothing_and_imports_no_torch(words: list[str
         *more,
         "cluster.container=apptainer exec x.sif",
     ]
-    done = subprocess.run(asked, capture_output=True, text=True, env={"PATH": "/nowhere"}, check=False)
+    done = subprocess.run(
+        asked, capture_output=True, text=True, env=quiet_environment() | {"PATH": "/nowhere"}, check=False
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for line in (

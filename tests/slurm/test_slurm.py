@@ -135,10 +135,10 @@ def _gone(folder: Path) -> None:
     assert not leftovers(folder)
 
 
-def uninterrupted(run: Run, step: int) -> Run:
+def uninterrupted(run: Run, step: int, ranks: int = 2) -> Run:
     """The same run on this machine, with as many ranks, to `step`, without SLURM."""
     other = Run(run.slurm, [*run.words], run.path.parent, "whole")
-    words = [*other.words, "run=whole", f"train.steps={step}", "cluster.ranks=2"]
+    words = [*other.words, "run=whole", f"train.steps={step}", f"cluster.ranks={ranks}"]
     environment = {**run.slurm.environment, "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parents[2] / "cluster/launch.py"
     done = subprocess.run(
@@ -359,3 +359,73 @@ def test_a_sweep_is_an_array_that_runs_what_is_missing(run: Run) -> None:
     told = [[event["event"] for event in events(point)] for point in points]
     assert [kinds.count("finish") for kinds in told] == [1] * 6
     assert sum(kinds.count("submit") for kinds in told) == 2  # of the others the launcher forgot
+
+
+def test_one_element_of_an_array_is_requeued_and_the_others_stay_as_they_are(run: Run) -> None:
+    """One is finished, one failed with what only a person can change, one trains on; and two are preempted."""
+    slurm, steps = run.slurm, (3, 4, 99999, 100000)
+    lost = """if [ $SLURM_ARRAY_TASK_ID = 1 ]; then sed -i "s#^  shards:.#&/nowhere#" $GGCN_RUN/config.yaml; fi"""
+    part = [
+        "--sweep",
+        f"train.steps={','.join(map(str, steps))}",
+        "cluster.nodes=1",
+        f"cluster.setup=['{lost}']",
+    ]
+    assert run.launch(*part).count("submitted") == 4
+    finished, mistaken, other, last = (
+        Run(slurm, [*run.words, "cluster.nodes=1"], run.path, f"steps-{count}") for count in steps
+    )
+    assert slurm.show(last.job)["JobId"] == last.job.split("_")[0], (
+        "its number is the array's, as the test wants"
+    )
+    mistaken._wait(lambda: mistaken.of("end"))
+    finished._wait(lambda: finished.of("end"))
+    other.lives(1)
+    last.lives(1)
+    assert [point.of("end")[-1]["kind"] for point in (finished, mistaken)] == ["finished", "mistake"]
+
+    known = last.lines[-1]["step"]
+    slurm.run("scancel", "--signal=USR2", last.job)
+    assert last.lives(2)["step"] >= known
+    assert len(other.of("start")) == 1
+    assert set(slurm.squeue()) == {other.job, last.job}
+
+    preempted = [other, last]
+    known = last.lines[-1]["step"]
+    blocker = slurm.block()
+    slurm.wait(lambda: slurm.squeue().get(blocker) == "RUNNING")
+    slurm.run("scancel", blocker)
+    assert [other.lives(2)["step"] > 0, last.lives(3)["step"] >= known] == [True, True]
+    assert all("preempted" in point.of("end")[-1]["reason"] for point in preempted)
+    assert [len(point.of("start")) for point in (finished, mistaken)] == [1, 1]
+    assert set(slurm.squeue()) == {other.job, last.job}
+    assert [slurm.show(point.job)["Restarts"] for point in preempted] == ["1", "2"]
+
+    for point in preempted:
+        point.status("--cancel")
+    run.over()
+    saved = last.of("stop")[-1]["step"]
+    assert [line["step"] for line in last.lines] == list(range(1, saved + 1))
+    assert uninterrupted(last, saved, ranks=1).files(saved) == last.files(saved)
+
+
+def test_sbatch_reads_odd_names_as_they_are_and_a_refused_requeue_is_one_sentence(run: Run) -> None:
+    runs = run.path.parent / 'it\'s a "#1" & $x'
+    odd = Run(run.slurm, [*run.words, "paths.runs='" + str(runs).replace("'", "\\'") + "'"], runs, "run")
+    odd.launch(ENDLESS, "cluster.nodes=1")
+    shown = run.slurm.run("scontrol", "show", "job", odd.job)
+    for line in (
+        f"Comment={odd.path}",
+        f"WorkDir={odd.path}/code",
+        f"StdOut={odd.path}/slurm/{odd.job}_0_log.out",
+    ):
+        assert line in shown
+    odd.lives(1)
+    assert f"already job {odd.job}" in odd.launch(ENDLESS, "cluster.nodes=1")
+    run.slurm.run("scontrol", "update", f"jobid={odd.job}", "requeue=0")
+    run.slurm.run("scancel", "--signal=USR2", odd.job)
+    odd.over()
+    end = odd.of("end")[-1]
+    assert (end["kind"], end["again"]) == ("refused", False)
+    assert "disabled" in end["reason"]
+    assert "gave up: SLURM refused to requeue the job (" in odd.status()
