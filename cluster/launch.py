@@ -172,9 +172,11 @@ def _only_launcher(run: RunDir) -> Iterator[None]:
 
 
 def validate_requests(points: list[Point]) -> None:
-    """Raises UserError for resources that cannot be, and warns of those that are probably not meant, once each."""
+    """Raises UserError for what cannot be submitted, and warns of what is probably not meant, once each."""
+    from cluster import slurm as cluster
     from cluster.request import Request
 
+    cluster.groups(points)
     warnings: dict[str, None] = {}
     for config, _ in points:
         request = Request.of(config)

@@ -73,9 +73,13 @@ def text(config: Config, runs: list[RunDir]) -> str:
 
 
 def groups(points: list[Point]) -> list[list[Point]]:
-    """The points of a sweep that one batch script serves, in the order of their first ones; each is one array."""
+    """The points of a sweep that one batch script serves, in the order of their first ones; each is one array.
+
+    Raises UserError for a point that none can serve.
+    """
     shared: dict[str, list[Point]] = {}
     for config, run in points:
+        _refuse_patterns(run.path)
         script = parameters(config, [points[0][1]], config.cluster.lead_s or 0)
         key = repr((script, config.cluster.lead_s, python(config)))
         shared.setdefault(key, []).append((config, run))
