@@ -167,7 +167,8 @@ class SlurmRank:
         A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
         goodbye; whether the job is requeued is for the batch script to decide (cluster/after.py).
         """
-        end = os.environ.get("GGCN_JOB_END", "")
+        # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
+        end = os.environ.get("GGCN_JOB_END") if os.environ["SLURM_PROCID"] == "0" else None
         stop = Stop(float(end) if end else None).install()
         os.chdir(self.home)
         if exit_code(RunDir(Path(self.run)), slurm_place(), stop) == STOPPED:
@@ -201,7 +202,8 @@ def _address() -> str:
 
 def _here() -> dict[str, object]:
     restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    gpus = {"gpus_per_node": int(os.environ.get("GGCN_GPUS_PER_NODE") or 0)} if history.job() else {}
+    asked = os.environ.get("GGCN_GPUS_PER_NODE")  # by a batch script
+    gpus = {"gpus_per_node": int(asked)} if asked else {}
     return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart, **gpus}
 
 

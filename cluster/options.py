@@ -138,13 +138,13 @@ def shell_command(name: str, value: str) -> None:
     """Raises UserError unless a value is the beginning of one shell command: no further command, no comment."""
     one_line(name, value)
     try:
-        lexer = shlex.shlex(value, posix=True, punctuation_chars=";&|<>()")
+        lexer = shlex.shlex(value, posix=True, punctuation_chars=";&|<>")
         lexer.whitespace_split = True
         lexer.commenters = ""
         parts = list(lexer)
     except ValueError as error:
         raise UserError(f"{name}={value!r} cannot be read by a shell ({error}); close it") from None
-    if any(set(part) <= set(";&|<>()") or part.startswith("#") for part in parts if part):
+    if any(set(part) <= set(";&|<>") or part.startswith("#") for part in parts if part):
         raise UserError(f"{name}={value!r} must be one command; put further ones in cluster.setup")
 
 
