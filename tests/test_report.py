@@ -305,6 +305,9 @@ def test_lives_end_as_the_events_say() -> None:
     assert lives(told, 99, running=False, beat=70)[-1].end == 70
     done = [*told, event("finish", 80)]
     assert lives(done, 99, running=False)[-1].how == "finished"
+    skewed = [event("start", 30), event("stop", 29, reason="SIGTERM"), event("start", 28), event("start", 27)]
+    ends = [(life.begin, life.end, life.how) for life in lives(skewed, 26, running=True)]
+    assert ends == [(30, 30, "stopped"), (28, 28, "killed"), (27, 27, "running")]
 
 
 def test_inside_its_own_job_the_run_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ class Life:
 
 def lives(events: Sequence[Event], now: float, running: bool, beat: float = 0.0) -> list[Life]:
     """The lives of a run. One killed from outside ended, as far as is known, at the latest when the next thing
-    happened; the last one at `beat`, its newest heartbeat."""
+    happened; the last one at `beat`, its newest heartbeat. None ends before it began, though nodes' clocks differ."""
     starts = [place for place, event in enumerate(events) if event["event"] == "start"]
     found = [
         _one_life(
@@ -52,7 +52,7 @@ def _one_life(events: Sequence[Event], then: float | None, now: float, running: 
                 begin, max(begin, value(event, "time")), how, f"{words}; {how} {event.get('reason', '')}"
             )
     if then is None and running:
-        return Life(begin, now, "running", words)
+        return Life(begin, max(begin, now), "running", words)
     return Life(begin, max(begin, beat if then is None else then), "killed", f"{words}; killed from outside")
 
 
