@@ -292,6 +292,25 @@ def test_points_of_a_sweep_share_a_job_array_only_with_their_like(
     assert (again.count("submitted"), again.count("already job")) == (0, 8)
 
 
+def test_a_sweep_may_lie_in_a_folder_with_an_odd_name(words: list[str], tmp_path: Path) -> None:
+    escaped = f'{tmp_path}/it\\\'s a "#1"'
+    shown = call(
+        "cluster/launch.py",
+        "-m",
+        "slurm",
+        "--dry-run",
+        "--sweep",
+        *words,
+        f"paths.runs='{escaped}'",
+        "seed=1,2",
+    )
+    assert shown.returncode == 0, shown.stderr
+    line = next(line for line in shown.stdout.splitlines() if line.startswith("GGCN_RUNS="))
+    listed = subprocess.check_output(["bash", "-c", f'{line}; printf "%s\\n" "${{GGCN_RUNS[@]}}"'], text=True)
+    folder = f'{tmp_path}/it\'s a "#1"/run'
+    assert listed.splitlines() == [f"{folder}/seed-1", f"{folder}/seed-2"]
+
+
 def _lines(run: Path) -> list[str]:
     return (run / history.NAME).read_text().splitlines()
 
