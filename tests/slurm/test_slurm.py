@@ -406,7 +406,7 @@ def test_one_element_of_an_array_is_requeued_and_the_others_stay_as_they_are(run
     run.over()
     saved = last.of("stop")[-1]["step"]
     assert [line["step"] for line in last.lines] == list(range(1, saved + 1))
-    assert uninterrupted(last, saved, ranks=1).files(saved) == last.files(saved)
+    assert uninterrupted(run, saved, ranks=1).files(saved) == last.files(saved)
 
 
 def test_sbatch_reads_odd_names_as_they_are_and_a_refused_requeue_is_one_sentence(run: Run) -> None:
