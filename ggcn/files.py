@@ -1,12 +1,19 @@
 """Files that appear whole or not at all."""
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
+
+from ggcn import progress
+
+SYNC_BYTES = 256 << 20
+"""of a large file are forced to the disk at once, so that no single fsync takes long"""
+WRITE_BYTES = 16 << 20
 
 
 def sync(path: Path) -> None:
@@ -36,6 +43,44 @@ def whole(path: Path, listed: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def growing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write a large value to, which reports progress as it grows and never leaves much to force to the
+    disk at its end."""
+    with _Growing(path) as file:
+        yield cast(BinaryIO, file)
+
+
+class _Growing(io.RawIOBase):
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._unsynced = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Writes all of `data`; returns its bytes. Raises OSError."""
+        view = memoryview(data).cast("B")
+        for begin in range(0, len(view), WRITE_BYTES):
+            self._write(view[begin : begin + WRITE_BYTES])
+        return len(view)
+
+    def _write(self, part: memoryview) -> None:
+        while len(part):
+            written = self._file.write(part) or 0
+            part, self._unsynced = part[written:], self._unsynced + written
+        if self._unsynced >= SYNC_BYTES:
+            os.fsync(self._file.fileno())
+            self._unsynced = 0
+        progress.report()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces the file at `path` by `text` in UTF-8, atomically; bytes of file names that are none become escapes."""
     with whole(path) as temporary:
@@ -53,4 +98,5 @@ def sha256(path: Path) -> str:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
+            progress.report()
     return digest.hexdigest()

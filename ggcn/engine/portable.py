@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ggcn import ranks
+from ggcn import files, progress, ranks
 
 STATE = "state.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,10 +26,12 @@ def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Param
         parts = read(parameter)
         if ranks.is_first():
             parameters[name] = {key: part.detach().float().cpu() for key, part in parts.items()}
+        progress.report()
     if ranks.is_first():
         folder.mkdir(parents=True)
         state = {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
-        torch.save(state, folder / STATE)
+        with files.growing(folder / STATE) as file:
+            torch.save(state, file)
 
 
 def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts], None]) -> int:
@@ -46,6 +48,7 @@ def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts],
         if saved[name]["weight"].shape != parameter.shape:
             raise ValueError(f"{name} has another shape")
         write(parameter, saved[name])
+        progress.report()
     module.load_state_dict(state["buffers"], strict=False)
     return int(state["updates"])
 

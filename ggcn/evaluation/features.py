@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ggcn import files
+from ggcn import files, progress
 from ggcn.errors import UserError
 
 NAMES = ("efficientnet-lite2", "inception")
@@ -116,4 +116,5 @@ def features(net: Network, pixels: Tensor, what: str = "features") -> Tensor:
         for part in pixels.split(BATCH.get(device.type, 32)):
             parts.append(net(part.to(device)).cpu())
             bar.update(len(part))
+            progress.report()
     return torch.cat(parts).clone()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ggcn import pictures
+from ggcn import pictures, progress
 from ggcn.data import fetch
 from ggcn.data.config import DataConfig
 from ggcn.data.stream import Folder, Index
@@ -77,6 +77,7 @@ def _decoded(
     places = zip(*(column.tolist() for column in index.places(ids, shards)), strict=True)
     for number, shard, (offset, size) in zip(chosen, shards.tolist(), places, strict=True):
         data = reader.read(index.remote(shard), offset, size)
+        progress.report()
         try:
             form.decode(data, bits("evaluation", number), out[row])
             row += 1

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ggcn import progress
 from ggcn.evaluation.features import needed
 from ggcn.lanes import bits
 
@@ -69,7 +70,10 @@ def kid(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
 
 def radii(x: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """Distance of each row to its `neighbours`-th nearest other row, [n]."""
-    parts = [torch.cdist(rows, x).topk(neighbours + 1, largest=False).values[:, -1] for rows in x.split(ROWS)]
+    parts = []
+    for rows in x.split(ROWS):
+        parts.append(torch.cdist(rows, x).topk(neighbours + 1, largest=False).values[:, -1])
+        progress.report()
     return torch.cat(parts)
 
 
@@ -89,6 +93,7 @@ def overlap(real: Tensor, fake: Tensor) -> dict[str, float]:
         recalled |= (distances <= radius).any(1)
         precise += int(inside.any(0).sum())
         dense += int(inside.sum())
+        progress.report()
     return {
         "precision": precise / len(fake),
         "recall": float(recalled.float().mean()),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ggcn import progress
 from ggcn.models.build import Upsamplers
 from ggcn.models.upsampler import LinearBase, interpolate
 from ggcn.sampling.draw import pyramid
@@ -41,12 +42,16 @@ def fit(upsamplers: Upsamplers, pictures: Tensor, sizes: Sequence[int], mirrored
                 coarse = _level(pictures, sizes[number - 1], mirrored)
                 rest = fine - interpolate(coarse, sizes[number])
                 base.set(*regression(coarse.flatten(1), rest.flatten(1)))
+            progress.report()
 
 
 def _level(pictures: Tensor, size: int, mirrored: bool) -> Tensor:
     """uint8 pictures on the grid of `size`, float64 [n, c, size, size] in [-1, 1]; large ones pass through memory a
     few at a time."""
-    parts = [pyramid(part.cpu().double() / 127.5 - 1, [size])[0] for part in pictures.split(256)]
+    parts = []
+    for part in pictures.split(256):
+        parts.append(pyramid(part.cpu().double() / 127.5 - 1, [size])[0])
+        progress.report()
     level = torch.cat(parts)
     return torch.cat([level, level.flip(3)]) if mirrored else level
 

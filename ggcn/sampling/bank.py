@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ggcn import files, progress
 from ggcn.config import ModelConfig
 from ggcn.lanes import Key, Lanes, generator
 from ggcn.sampling.noise import Noise
@@ -60,7 +61,8 @@ class Bank:
         folder.mkdir(exist_ok=True)
         for slot, lane in enumerate(self.lanes.owned):
             state = {"chains": self.chains[slot].cpu().clone(), "ages": self.ages[slot].clone()}
-            torch.save(state, _path(folder, lane))
+            with files.growing(_path(folder, lane)) as file:
+                torch.save(state, file)
 
     def load(self, folder: Path) -> None:
         """Reads the owned lanes, whoever wrote them."""
@@ -68,6 +70,7 @@ class Bank:
             state = torch.load(_path(folder, lane), map_location="cpu", weights_only=True)
             self.chains[slot] = state["chains"].to(self.chains.device)
             self.ages[slot] = state["ages"]
+            progress.report()
 
 
 def _path(folder: Path, lane: int) -> Path:

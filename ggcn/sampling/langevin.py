@@ -7,6 +7,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from ggcn import progress
 from ggcn.config import Grid
 from ggcn.sampling.noise import Noise
 
@@ -41,6 +42,7 @@ def langevin(
         x.add_(gradient, alpha=-grid.step_size)
         if scale:
             x.add_(noise.normal_(eps), alpha=scale)
+        progress.report()
     return x, _report(start, x, gradient, scale * sqrt(grid.steps))
 
 

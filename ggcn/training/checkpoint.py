@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ggcn import files, ranks
+from ggcn import files, progress, ranks
 from ggcn.config import CheckpointConfig
 from ggcn.errors import UserError
 
@@ -226,6 +226,7 @@ class Checkpoints:
             wanted = step == refuge or (liked and liked["checkpoint"] == name(step))
             if not wanted and not (every and step % every == 0):
                 discard(self.root / name(step))
+                progress.report()
         for leftover in self.root.glob(".tmp-*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -273,6 +274,7 @@ def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
     }
     for path in everything:
         files.sync(path)
+        progress.report()
     files.write_json(temporary / "meta.json", {**facts, "files": described})
     files.write_text(temporary / "COMPLETE", files.sha256(temporary / "meta.json") + "\n")
     if final.exists():

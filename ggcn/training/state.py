@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ggcn import __version__, ranks
+from ggcn import __version__, files, ranks
 from ggcn.config import Config
 from ggcn.errors import UserError
 from ggcn.lanes import Lanes
@@ -56,7 +56,8 @@ class State:
         if learner.bank:
             learner.bank.save(folder / "lanes")
         if ranks.is_first():
-            torch.save({name: module.state_dict() for name, module in self._averages()}, folder / WEIGHTS)
+            with files.growing(folder / WEIGHTS) as file:
+                torch.save({name: module.state_dict() for name, module in self._averages()}, file)
 
     def restore(self, folder: Path, facts: dict[str, Any], data: str) -> None:
         """Reads what `write` wrote; raises UserError when it does not fit this run's shards or config.

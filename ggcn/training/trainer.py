@@ -64,13 +64,15 @@ def _train(
 ) -> Outcome:
     trainer = Trainer(config, run, device)
     step = trainer.resume()
+    ranks.barrier()  # one may have had more shards to verify; the first step's collectives do not wait so long
     journal = Journal(run, step, config.train.steps) if ranks.is_first() else None
     ends.callback(lambda: trainer.stream.close())
     ends.callback(lambda: journal.close() if journal else None)
     watch = Stopwatch(device)
     stopping, saved = False, step
     if trainer.unscored(step):  # the life before ended between its checkpoint and this
-        trainer.score(step)
+        with heart.between(step, "score"):
+            trainer.score(step)
     while step < config.train.steps and not stopping:
         with watch.phase("step"):
             with watch.phase("data"):
@@ -90,6 +92,7 @@ def _train(
                     journal.close()
                 with heart.starting_over():
                     step = saved = trainer.roll_back(step + 1, verdict, values)
+                    ranks.barrier()
                 journal = journal and Journal(run, step, config.train.steps)
                 continue
             trainer.learner.average(step, particles)
@@ -99,9 +102,11 @@ def _train(
             journal.tick(values)
             if _due(step, config.log.every, config.train.steps):
                 journal.write(step, values | trainer.speed(watch), verdict.line())
-            if _due(step, config.log.pictures_every, config.train.steps):
-                with heart.between(step, "picture"):
+        if _due(step, config.log.pictures_every, config.train.steps):
+            with heart.between(step, "picture"):
+                if ranks.is_first():
                     trainer.picture(step, batch.images)
+                ranks.barrier()
         scored = trainer.scored(step) and not stopping  # there may be seconds left
         if stopping or scored or trainer.checkpoints.due(step, config.train.steps):
             with heart.between(step, "save"):
@@ -264,6 +269,7 @@ class Trainer:
         self.scorer.score(self.sampler(), step)
         if ranks.is_first():
             self.tell()
+        ranks.barrier()  # rank 0 measures alone
 
     def tell(self) -> None:
         """Refreshes report.html, which no run shall fail for."""
