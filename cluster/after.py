@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from cluster import history, job
 from cluster.history import Event
+from ggcn import environment
 from ggcn.compose import load
 from ggcn.errors import UserError
 from ggcn.training.rundir import RunDir
@@ -37,6 +38,7 @@ class Verdict(NamedTuple):
 
 def main() -> int:
     """The command line."""
+    history.in_own_job()
     run, code = RunDir(Path(sys.argv[1])), sys.argv[2]
     if code == "refused":
         why = " ".join(" ".join(sys.argv[3:]).split()) or "no reason given"
@@ -107,16 +109,16 @@ def _how(code: int) -> str:
 
 def _cause(signal: str) -> str:
     """Why the stop was asked for, as far as SLURM says."""
-    number, end = history.job(), os.environ.get("GGCN_JOB_END")
+    number, end = history.job(), environment.seconds("GGCN_JOB_END")
     if number and _preempted(number):
         return f"preempted ({signal})"
-    if signal == "deadline" or (end and float(end) - time.time() < 90 + _signal_lead()):
+    if signal == "deadline" or (end and end - time.time() < 90 + _signal_lead()):
         return f"time limit ({signal})"
     return f"asked to stop by {signal}"
 
 
 def _signal_lead() -> float:
-    return float(os.environ.get("GGCN_LEAD_S", 0))
+    return environment.seconds("GGCN_LEAD_S") or 0.0
 
 
 def _preempted(number: str) -> bool:

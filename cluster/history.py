@@ -3,8 +3,9 @@
     asking  array, index                         by the launcher, before it submits a job array
     submit  job, nodes, ranks_per_node, gpus_per_node, code
                                                  by the launcher
-    start   job, world, step, host, pid, restart, gpus_per_node
-                                                 by rank 0; step: where it starts from; GPUs that were asked for
+    start   job, mode, device, world, step, host, pid, restart, gpus_per_node
+                                                 by rank 0; mode: local, debug or slurm, as it was started; device: as
+                                                 in "2 x NVIDIA H100"; step: where it starts from; GPUs asked for
     stop    reason, step                         by rank 0, after the save
     finish  step                                 by rank 0
     end     kind, reason, step, again            by the job's batch script; again: whether it is requeued
@@ -18,6 +19,7 @@ node, a requeue, or a plain kill.
 import json
 import os
 import time
+from math import isfinite
 from typing import IO, Any
 
 from ggcn.training.rundir import RunDir
@@ -52,10 +54,30 @@ def read(run: RunDir) -> list[Event]:
     return [event for line in lines if (event := _parse(line))]
 
 
+OWN = "GGCN_JOB"
+"""the variable in which a batch script of ours gives its ranks the job's id, as `job` has it"""
+
+
 def job() -> str | None:
-    """The SLURM job that this process belongs to, ID or ARRAY_INDEX, or None."""
+    """The SLURM job, ID or ARRAY_INDEX, that a launcher submitted for this run and that this process belongs to.
+
+    None elsewhere: in an interactive allocation, a notebook's job or a batch script of the user's SLURM sets the same
+    variables, but what runs there belongs to whoever started it.
+    """
+    own = os.environ.get(OWN)
+    return own if own and own == allocation() else None
+
+
+def allocation() -> str | None:
+    """The SLURM job, ID or ARRAY_INDEX, that this process runs in, whoever submitted it; None outside of one."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID") or None
+
+
+def in_own_job() -> None:
+    """Says that only a batch script of ours starts this process, where the script itself did not."""
+    if number := allocation():
+        os.environ[OWN] = number
 
 
 def attempt() -> str | None:
@@ -89,7 +111,7 @@ def cancelled(events: list[Event], number: str | None) -> bool:
 def saved_step(run: RunDir) -> int:
     """The newest step with a complete checkpoint; 0 when there is none."""
     found = [path.parent.name.removeprefix("step_") for path in run.checkpoints.glob("step_*/COMPLETE")]
-    return max((int(step) for step in found if step.isdigit()), default=0)
+    return max((int(step) for step in found if step.isdecimal()), default=0)
 
 
 def restarts(events: list[Event]) -> list[Event]:
@@ -98,13 +120,13 @@ def restarts(events: list[Event]) -> list[Event]:
     for event in events:
         if event["event"] == "start":
             if why is not None:
-                found.append({"time": event["time"], "step": event["step"], "reason": why})
+                found.append({"time": event["time"], "step": event.get("step", "?"), "reason": why})
             why = "killed from outside: its node went down, it was requeued, or killed"
         elif event["event"] == "stop":
-            outside = ", then ended from outside: requeued, or its node went down" if event["job"] else ""
-            why = f"stopped by {event['reason']}{outside}"
+            outside = ", then ended from outside: requeued, or its node went down" if event.get("job") else ""
+            why = f"stopped by {event.get('reason', 'a cause not on record')}{outside}"
         elif event["event"] == "end":
-            why = event["reason"]
+            why = str(event.get("reason", "ended for a cause not on record"))
         elif event["event"] == "finish":
             why = "finished; then train.steps was raised"
     return found
@@ -113,6 +135,9 @@ def restarts(events: list[Event]) -> list[Event]:
 def _parse(line: str) -> Event | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    known = isinstance(event.get("time"), int | float) and isfinite(event["time"])
+    return event if known else {**event, "time": 0.0}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cluster import history
 from cluster.stop import Stop
-from ggcn import files, redact
+from ggcn import environment, files, limits, redact
 from ggcn.compose import load, resolved
 from ggcn.config import ClusterConfig
 from ggcn.errors import Outage, UserError, passing, speak_utf8
@@ -22,6 +22,8 @@ from ggcn.training.heartbeat import Heart
 from ggcn.training.rundir import RunDir
 
 if TYPE_CHECKING:
+    import torch
+
     from ggcn.ranks import Place
     from ggcn.training.trainer import Outcome
 
@@ -37,22 +39,31 @@ PATIENCE_S = 60
 """seconds that a requeued job waits for the rank 0 of its last life to be gone"""
 
 
-def run_rank(run: RunDir, place: "Place", stop: Stop, watched: bool = True) -> "Outcome":
+def run_rank(
+    run: RunDir, place: "Place", stop: Stop, watched: bool = True, mode: str | None = None
+) -> "Outcome":
     """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` wants it.
 
-    `watched`: end the process with its stacks written when no step completes for cluster.hang_s.
+    `watched`: end the process with its stacks written when no step completes for cluster.hang_s. `mode`: how the
+    run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
     """
     from ggcn import ranks
     from ggcn.training.trainer import Outcome, train
 
     config = resolved(load(run.config), strict=True)
+    mode = mode or ("slurm" if history.job() else "local")
+    device = _device(config.cluster, place, mode)
     first = place.rank == 0
     with _alone(run) if first else nullcontext():
         if first:
-            history.add(run, "start", world=place.world, step=history.saved_step(run), **_here())
+            facts = {"mode": mode, "device": ranks.described(device, place)}
+            history.add(run, "start", **facts, world=place.world, step=history.saved_step(run), **_here())
         heart = _heart(config.cluster, run, place, watched)
         stop.lead_s = _lead(config.cluster, heart, stop)
-        device = ranks.join(place, config.cluster.timeout_s)
+        ranks.join(place, config.cluster.timeout_s, device)
+        crew = ranks.crew()
+        heart.pulse, crew.others_work = crew.pulse, heart.others_work
+        crew.look_s = heart.look_s
         stop.cancelled = first and history.cancelled(history.read(run), history.job())
         if ranks.any_of(stop.asked, device):  # already: then not even the first step
             outcome = Outcome(history.saved_step(run), finished=False)
@@ -67,7 +78,7 @@ def run_rank(run: RunDir, place: "Place", stop: Stop, watched: bool = True) -> "
         return outcome
 
 
-def exit_code(run: RunDir, place: "Place", stop: Stop) -> int:
+def exit_code(run: RunDir, place: "Place", stop: Stop, mode: str | None = None) -> int:
     """Trains as one rank in a process of its own; returns 0 when the run is finished, else STOPPED.
 
     A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
@@ -77,9 +88,9 @@ def exit_code(run: RunDir, place: "Place", stop: Stop) -> int:
     for old in (error_path(run, place.rank), outage_path(run, place.rank)):
         old.unlink(missing_ok=True)
     try:
-        return 0 if run_rank(run, place, stop).finished else STOPPED
+        return 0 if run_rank(run, place, stop, True, mode).finished else STOPPED
     except Exception as error:
-        code = _failed(run, place.rank, error)
+        code = _failed(run, place.rank, limits.explained(error) or error)
     logging.shutdown()
     os._exit(code)
 
@@ -167,24 +178,53 @@ class SlurmRank:
         A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
         goodbye; whether the job is requeued is for the batch script to decide (cluster/after.py).
         """
+        history.in_own_job()
         # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
-        end = os.environ.get("GGCN_JOB_END") if os.environ["SLURM_PROCID"] == "0" else None
-        stop = Stop(float(end) if end else None).install()
+        end = environment.seconds("GGCN_JOB_END") if os.environ["SLURM_PROCID"] == "0" else None
+        stop = Stop(end).install()
         os.chdir(self.home)
-        if exit_code(RunDir(Path(self.run)), slurm_place(), stop) == STOPPED:
+        if exit_code(RunDir(Path(self.run)), slurm_place(), stop, "slurm") == STOPPED:
             logging.shutdown()
             os._exit(0)  # every second of the grace time counts; and a return would be the job's result
 
 
 def slurm_place() -> "Place":
-    """This rank's place, from the environment that srun gives its tasks."""
+    """This rank's place, from the environment that srun gives its tasks. Raises UserError where srun gave none."""
     from ggcn.ranks import Place
 
-    rank, world, local = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
-    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    rank, world, local = (_given(f"SLURM_{name}") for name in ("PROCID", "NTASKS", "LOCALID"))
+    nodes = environment.integer("SLURM_STEP_NUM_NODES", least=1) or 1
     # elements of an array have numbers in a row, and each its own count of restarts
-    number = int(os.environ["SLURM_JOB_ID"]) * 101 + int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return Place(rank, world, local, world // nodes, _address(), 10000 + number % 20000)
+    number = _given("SLURM_JOB_ID") * 101 + (environment.integer("SLURM_RESTART_COUNT") or 0)
+    return Place(rank, world, local, max(world // nodes, 1), _address(), 10000 + number % 20000)
+
+
+def _given(name: str) -> int:
+    value = environment.integer(name)
+    if value is None:
+        raise UserError(
+            f"{name}={os.environ.get(name, '')!r} is no number; ranks of a job are started by srun"
+        )
+    return value
+
+
+def _device(cluster: ClusterConfig, place: "Place", mode: str) -> "torch.device":
+    """The device of a rank, named in its log. Raises UserError where a job's GPUs cannot be used; a local run that
+    leaves GPUs alone says so."""
+    from ggcn import ranks
+
+    if mode == "slurm":
+        asked, on_node = (
+            ranks.asked_for_gpus(cluster.gpus_per_node),
+            ranks.gpus_of_node(cluster.gpus_per_node),
+        )
+        device = ranks.choose_device(place, asked, on_node)
+    else:
+        device = ranks.choose_device(place)
+        if place.rank == 0 and (unused := ranks.unused_gpus()):
+            log.warning("%s", unused)
+    log.info("rank %d of %d uses %s (%s)", place.rank, place.world, device, ranks.described(device, place))
+    return device
 
 
 def _address() -> str:
@@ -201,9 +241,9 @@ def _address() -> str:
 
 
 def _here() -> dict[str, object]:
-    restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    asked = os.environ.get("GGCN_GPUS_PER_NODE")  # by a batch script
-    gpus = {"gpus_per_node": int(asked)} if asked else {}
+    restart = (environment.integer("SLURM_RESTART_COUNT") or 0) if history.job() else 0
+    asked = environment.integer("GGCN_GPUS_PER_NODE")  # by a batch script
+    gpus = {} if asked is None else {"gpus_per_node": asked}
     return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart, **gpus}
 
 

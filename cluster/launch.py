@@ -120,7 +120,7 @@ def debug(config: Config, run: RunDir) -> int:
     with run.alone("launcher"):
         prepare(config, run)
         job.log_to(job.log_path(run, 0), 0)
-        outcome = job.run_rank(run, Place(), Stop().install(), watched=False)
+        outcome = job.run_rank(run, Place(), Stop().install(), watched=False, mode="debug")
     report(run, outcome.finished)
     return 0 if outcome.finished else job.STOPPED
 

@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from cluster import history, job
 from cluster.stop import Stop
+from ggcn import limits
 from ggcn.errors import UserError
 from ggcn.ranks import Place, free_port
 from ggcn.training.rundir import RunDir
@@ -42,6 +43,7 @@ def launch(run: RunDir, world: int) -> int:
             f"{world} ranks need as many GPUs and there are {gpus}; lower cluster.ranks, "
             "or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
+    limits.require_open_files(world)
     for old in (path for kind in ("error", "outage", "stacks") for path in run.logs.glob(f"*.{kind}")):
         old.unlink()
     os.environ[history.ATTEMPT] = uuid4().hex
@@ -57,7 +59,7 @@ def _rank(number: int, path: str, world: int, port: int) -> None:
     run = RunDir(Path(path))
     if number > 0:
         _quiet(job.log_path(run, number))
-    sys.exit(job.exit_code(run, Place(number, world, number, world, port=port), stop))
+    sys.exit(job.exit_code(run, Place(number, world, number, world, port=port), stop, "local"))
 
 
 def _quiet(path: Path) -> None:

@@ -22,7 +22,15 @@ class Outage(UserError):
     """What may be over when the run is started again: a server that is down, a node's memory that ran out."""
 
 
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS}
+LASTING = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.EROFS,
+}
 """what the system refuses until a person mends it"""
 
 

@@ -313,6 +313,7 @@ def test_lives_end_as_the_events_say() -> None:
 def test_inside_its_own_job_the_run_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("GGCN_JOB", "77")
     history.add(run, "start", world=1, step=0, host="elsewhere", pid=1)
     assert report.read(run).running
     monkeypatch.delenv("SLURM_JOB_ID")

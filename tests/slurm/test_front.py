@@ -38,6 +38,12 @@ def slurm(*words: object) -> subprocess.CompletedProcess:
     return call("cluster/launch.py", "-m", "slurm", *words)
 
 
+def in_job(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    """As in a job that a launcher submitted."""
+    monkeypatch.setenv("SLURM_JOB_ID", number)
+    monkeypatch.setenv("GGCN_JOB", number)
+
+
 def wait(found: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not found():
@@ -170,7 +176,7 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
     config = compose(words)
     run = RunDir.of(config)
     run.freeze(config)
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    in_job(monkeypatch, "1")
 
     def life(code: int, saved: int, stop: str = "") -> after.Verdict:
         history.add(run, "start", step=saved, world=2)
@@ -192,7 +198,7 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
     assert not gave_up.again
     assert gave_up.reason.startswith("3 crashes in a row at step 10, the last: a rank was killed (SIGKILL")
     assert [each["reason"] for each in history.restarts(history.read(run))][1] == "asked to stop by SIGTERM"
-    monkeypatch.setenv("SLURM_JOB_ID", "2")
+    in_job(monkeypatch, "2")
     assert life(1, saved=10).again, "a new submission counts anew"
     history.add(run, "cancel", job="1")
     assert life(0, saved=10, stop="SIGTERM").again, "cancelled was the job before"
@@ -252,7 +258,7 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_oth
 
     with run.alone("rank"):
         assert end().kind == "mistake"
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        in_job(monkeypatch, "7")
         found = end()
     assert (found.kind, found.again) == ("crash", True)
     assert "still locked after 1 s" in found.reason
@@ -263,7 +269,7 @@ def test_who_is_asked_to_stop_before_the_first_step_makes_none(
 ) -> None:
     run = RunDir.of(config := compose([*words, "cluster.ranks=1"]))
     run.freeze(config)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    in_job(monkeypatch, "7")
     history.add(run, "cancel", job="7")
     try:
         outcome = job.run_rank(run, Place(), Stop(), watched=False)
