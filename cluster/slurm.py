@@ -8,7 +8,7 @@ import sys
 import time
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from cluster import history, job, options
@@ -118,16 +118,51 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     return [submitted.job_id for submitted in jobs]
 
 
-def queue() -> dict[str, tuple[str, str]]:
-    """{job id or ARRAY_INDEX: (state, comment)} of this user's jobs that are not over.
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
+"""states, in squeue's words, of jobs that do not run now"""
+SEPARATOR = "\x1f"
+"""between a reason and a comment in squeue's answer, either of which may hold any printable character"""
+
+
+class Queued(NamedTuple):
+    """A job that is not over, as squeue has it."""
+
+    state: str
+    comment: str
+    reason: str = ""
+    """why it waits; empty where it does not or SLURM does not say"""
+    number: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it does not run now."""
+        return self.state in WAITING
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits until somebody releases it."""
+        words = f"{self.reason} {self.state}".lower()
+        return self.waits and ("held" in words or "hold" in words or self.state == "SPECIAL_EXIT")
+
+    def __str__(self) -> str:
+        """The state, with the reason of a job that waits and what to do about one that is held."""
+        why = f": {self.reason}" if self.waits and self.reason else ""
+        who = " by an administrator" if "admin" in self.reason.lower() else ""
+        release = f"; to be released{who} with `scontrol release {self.number}`" if self.held else ""
+        return f"{self.state}{why}{release}"
+
+
+def queue() -> dict[str, Queued]:
+    """{job id or ARRAY_INDEX: job} of this user's jobs that are not over.
 
     Raises UserError when SLURM does not answer.
     """
     try:
         done = subprocess.run(
-            ["squeue", "-h", "-r", "--me", "-o", "%i|%T|%k"],
+            ["squeue", "-h", "-r", "--me", "-o", f"%i|%T|%r{SEPARATOR}%k"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=60,
             check=False,
             encoding="utf-8",
@@ -138,27 +173,33 @@ def queue() -> dict[str, tuple[str, str]]:
         raise UserError(f"cannot ask SLURM for its jobs ({error}); try again, or run with -m local") from None
     if done.returncode:
         raise UserError(f"cannot ask SLURM for its jobs ({done.stderr.strip()}); try again")
-    lines = done.stdout.splitlines()
-    rows = [line.split("|", 2) for line in lines if line.count("|") > 1]  # others name a cluster
-    return {number: (state, comment) for number, state, comment in rows}
+    rows = [parts for line in done.stdout.split("\n") if len(parts := line.split("|", 2)) == 3]
+    return {number: _queued(number, state, rest) for number, state, rest in rows}
 
 
-def live(run: RunDir, jobs: dict[str, tuple[str, str]]) -> tuple[str, str] | None:
-    """Id and state of the run's job in `jobs`, or None: found by its id or, where the launcher was killed before it
-    noted that, by the comment."""
+def _queued(number: str, state: str, rest: str) -> Queued:
+    reason, separated, comment = rest.partition(SEPARATOR)
+    if not separated:
+        return Queued(state, rest, "", number)
+    return Queued(state, comment, "" if reason in ("None", "(null)") else reason, number)
+
+
+def live(run: RunDir, jobs: dict[str, Queued]) -> tuple[str, Queued] | None:
+    """The run's job in `jobs` and its id, or None: found by its id or, where the launcher was killed before it noted
+    that, by the comment."""
     events = history.read(run)
     submitted, asked = history.last(events, "submit"), history.last(events, "asking")
-    if submitted and submitted["job"] in jobs:
-        return submitted["job"], jobs[submitted["job"]][0]
-    for number, (state, comment) in jobs.items():
-        if comment == str(run.path) or (asked and _is_point(run, asked, number, comment)):
-            return number, state
+    if submitted and submitted.get("job") in jobs:
+        return submitted["job"], jobs[submitted["job"]]
+    for number, found in jobs.items():
+        if found.comment == str(run.path) or (asked and _is_point(run, asked, number, found.comment)):
+            return number, found
     return None
 
 
 def _is_point(run: RunDir, asked: history.Event, number: str, comment: str) -> bool:
     """Whether a job is the run's element of the array that its launcher was asking for."""
-    return comment == f"{run.path.parent}?{asked['array']}" and number.endswith(f"_{asked['index']}")
+    return comment == f"{run.path.parent}?{asked.get('array')}" and number.endswith(f"_{asked.get('index')}")
 
 
 def lead(config: Config, runs: list[RunDir]) -> int:
@@ -195,10 +236,12 @@ def cancel(run: RunDir, number: str) -> str:
     """
     history.add(run, "cancel", **{"job": number})
     for _ in range(30):
-        state = queue().get(number, ("", ""))[0]
-        if not state:
+        found = queue().get(number)
+        if not found:
             return f"job {number} is over"
-        waiting = state in ("PENDING", "SUSPENDED")
+        waiting = (
+            found.waits and found.state != "REQUEUED"
+        )  # between two lives it can only be signalled later
         if _scancel(*([] if waiting else ["--signal=TERM"]), number):
             how = "cancelled, it was waiting" if waiting else "asked to stop; it saves and ends"
             return f"job {number} was {how}"

@@ -67,9 +67,11 @@ def fail(error: UserError) -> NoReturn:
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command's `main`, in UTF-8 whatever the locale.
 
-    A UserError, and what the system refuses (a full disk, a folder that may not be written), becomes one line
-    and exit code 2; Ctrl-C exit code 130.
+    A UserError, and what the system refuses (a full disk, a folder that may not be written, a limit on open
+    files), becomes one line and exit code 2; Ctrl-C exit code 130.
     """
+    from ggcn.limits import explained
+
     _in_utf8()
     try:
         raise SystemExit(main() or 0)
@@ -78,7 +80,13 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # who read the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except RuntimeError as error:
+        if limit := explained(error):
+            fail(limit)
+        raise
     except OSError as error:
+        if limit := explained(error):
+            fail(limit)
         fail(UserError(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,7 +8,7 @@ Also while the run goes on: it only reads.
 
 import argparse
 
-from cluster.status import jobs_of
+from cluster.status import jobs_or_none
 from ggcn import report
 from ggcn.errors import run_cli
 from ggcn.paths import user_path
@@ -22,7 +22,7 @@ def main() -> None:
     words.add_argument("--out", type=user_path, metavar="FILE.html", help="by default RUN/report.html")
     told = words.parse_args()
     run = RunDir(told.run.resolve())
-    print(report.write(run, told.out, jobs_of([run])))
+    print(report.write(run, told.out, jobs_or_none([run])))
 
 
 if __name__ == "__main__":

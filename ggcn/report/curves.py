@@ -73,12 +73,20 @@ def _chart(curve: Curve, facts: Facts, marks: Sequence[Mark]) -> str:
     lines = []
     for place, (name, label) in enumerate(curve.names.items()):
         lines.append(Line(label, points(facts.lines, name), place))
-        for colour, size in enumerate(facts.status.config.model.grids):
+        for colour, size in enumerate(_grids(facts)):
             of_grid = points(facts.lines, f"{name}/{size}")
             lines.append(Line(f"{label} {size} px", of_grid, colour, dashed=place > 0))
     return chart(
         curve.title, lines, marks, curve.note, curve.level, page.percent if curve.percent else number
     )
+
+
+def _grids(facts: Facts) -> list[int]:
+    """The grids of the run, as far as its config or else the names of its metrics say."""
+    if facts.status.config:
+        return list(facts.status.config.model.grids)
+    ends = {name.rpartition("/")[2] for line in facts.lines for name in line}
+    return sorted(int(end) for end in ends if end.isdecimal())
 
 
 def _marks(facts: Facts) -> list[Mark]:

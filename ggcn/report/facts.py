@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from cluster import history, status
+from cluster.slurm import Queued
 from cluster.status import Status
 from ggcn.training.rundir import RunDir
 
 Record = dict[str, Any]
-Jobs = dict[str, tuple[str, str]]
+Jobs = dict[str, Queued]
 
 LINES = 4000
 """of metrics.jsonl that are read, evenly spaced"""
@@ -87,7 +88,7 @@ def by_step(found: Sequence[Record]) -> list[Record]:
 
 def _state(found: Status) -> str:
     """The state, also as seen from inside the run's own SLURM job, which its files alone cannot tell."""
-    if history.saved_step(found.run) >= found.config.train.steps:
+    if found.total is not None and history.saved_step(found.run) >= found.total:
         return "complete"
     lives = [event for event in found.events if event["event"] in ("start", "stop", "finish", "end")]
     job = history.job()

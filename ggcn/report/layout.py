@@ -35,7 +35,7 @@ def html(facts: Facts) -> str:
         ("Health", health(facts)),
         ("Life of the run", life(facts)),
         ("Speed", speed(facts)),
-        ("Configuration", configuration(found.config)),
+        ("Configuration", configuration(found.config) if found.config else page.note(found.fault)),
     ]
     subtitle = f"{found.run.path}, as of {page.clock(facts.now)}"
-    return page.document(found.config.run, subtitle, sections)
+    return page.document(found.config.run if found.config else found.run.path.name, subtitle, sections)

@@ -14,7 +14,7 @@ from ggcn.report.facts import Facts, Record, by_step, points, told, value
 def headline(facts: Facts) -> str:
     """The cards to read first."""
     found = facts.status
-    model, total = found.config.model, found.config.train.steps
+    total, model = found.total, found.config.model if found.config else None
     state, _, why = facts.state.replace(": ", "; ", 1).partition("; ")
     again, best = history.restarts(found.events), _best(facts.evaluations)
     fid = (f"{best['fid']:.4g}", f"at step {best['step']:,}") if best else (page.NONE, "no evaluation yet")
@@ -22,8 +22,12 @@ def headline(facts: Facts) -> str:
         page.card("state", state, why),
         page.card(
             "step", f"{found.step:,} of {total:,}", page.percent(found.step / total), found.step / total
-        ),
-        page.card("model", model.name, " → ".join(map(str, model.grids)) + " px"),
+        )
+        if total
+        else page.card("step", f"{found.step:,}", "of an unknown number"),
+        page.card("model", model.name, " → ".join(map(str, model.grids)) + " px")
+        if model
+        else page.card("model", page.NONE, "config.yaml cannot be read"),
         page.card("best FID", *fid),
         page.card("rate", *_rate(facts)),
         page.card("restarts", str(len(again)), page.count(len(facts.incidents), "divergence")),
@@ -32,9 +36,10 @@ def headline(facts: Facts) -> str:
 
 
 def _rate(facts: Facts) -> tuple[str, str]:
-    seconds, train = facts.status.step_s, facts.status.config.train
-    if not seconds:
-        return page.NONE, "no step timed yet"
+    seconds, config = facts.status.step_s, facts.status.config
+    if not seconds or not config:
+        return page.NONE, "no step timed yet" if config else "config.yaml cannot be read"
+    train = config.train
     left = (train.steps - facts.status.step) * seconds
     rest = f", {duration(left)} to go" if facts.running and left > 0 else ""
     return f"{number(train.batch / seconds)} images/s", f"{number(seconds)} s a step{rest}"

@@ -21,7 +21,8 @@ def pictures(facts: Facts) -> str:
     if not shots:
         return page.note("No picture yet.")
     newest = page.picture(shots[-1][1], shots[-1][0], "strip")
-    rows = [(step, row) for step, sheet in shots if (row := finest_row(sheet, facts.status.config))]
+    config = facts.status.config
+    rows = [(step, row) for step, sheet in shots if config and (row := finest_row(sheet, config))]
     if len(rows) < 2:
         return newest
     words = page.note("The finest grid's samples, from the same start every time.", soft=True)

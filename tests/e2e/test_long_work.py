@@ -1,0 +1,115 @@
+"""Work that takes longer than a step may: healthy work goes on to its end, a hang in it is found all the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT, TINY, command, quiet_environment
+
+QUICK = ["cluster.hang_s=2", "cluster.timeout_s=3", "engine=plain", "engine.precision=fp32"]
+
+
+def launch(words: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """A run of two ranks whose rank 0 is slow, as the environment of tests/e2e/slow.py says."""
+    return subprocess.run(
+        command("tests/e2e/slow.py", "-m", "local", *TINY, *QUICK, *words),
+        capture_output=True,
+        text=True,
+        env=quiet_environment() | {"SECONDS": "12", "OMP_NUM_THREADS": "1"} | environment,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["save", "picture", "fit", "score"])
+def test_healthy_work_of_rank_0_may_take_longer_than_any_limit(
+    work: str, faces: Path, tmp_path: Path
+) -> None:
+    """12 s, reported every half second: longer than hang_s, than the silence allowed, and than a collective waits."""
+    words = [f"data.shards={faces}", f"paths.runs={tmp_path}", "run=x", "train.steps=3", "checkpoint.every=3"]
+    if work == "score":
+        pytest.importorskip("efficientnet_lite_pytorch")
+        words += [
+            "evaluation.every=3",
+            "evaluation.count=12",
+            "evaluation.real=12",
+            f"evaluation.cache={tmp_path}/c",
+        ]
+    done = launch([*words, "log.pictures_every=2"], SLOW=work)
+    assert done.returncode == 0, done.stderr
+    assert not any(path.stat().st_size for path in (tmp_path / "x/logs").glob("*.stacks"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["save", "picture"])
+def test_a_hang_in_long_work_is_found_with_the_stacks_of_all_ranks(
+    work: str, faces: Path, tmp_path: Path
+) -> None:
+    words = [
+        f"data.shards={faces}",
+        f"paths.runs={tmp_path}",
+        "run=x",
+        "train.steps=9",
+        "log.pictures_every=2",
+    ]
+    done = launch([*words, "cluster.timeout_s=60"], HANG=work)
+    assert done.returncode == 2
+    assert "cluster.hang_s" in done.stderr.splitlines()[-1]
+    stacks = [(tmp_path / f"x/logs/rank_000{rank}.stacks").read_text() for rank in (0, 1)]
+    assert "in slow" in stacks[0]
+    assert "in barrier" in stacks[1]
+
+
+def watched(text: str, folder: Path) -> subprocess.CompletedProcess:
+    """Runs Python that has a `heart` with hang_s=0.2, past its first step; work may be silent for 0.8 s."""
+    script = (
+        "import time; from pathlib import Path\n"
+        "from ggcn import progress\n"
+        "from ggcn.training.heartbeat import Heart\n"
+        f"heart = Heart(Path('{folder}'), 0, 1, Path('{folder}/stacks'), hang_s=0.2, first_s=0.2)\n"
+        "heart.beat(1, 0.0)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script + text],
+        capture_output=True,
+        check=False,
+        env=quiet_environment(),
+        cwd=ROOT,
+    )
+
+
+WORK = "with heart.between(1, 'save'):\n    for _ in range(30):\n        time.sleep(0.1)\n        {}\n"
+
+
+@pytest.mark.parametrize("sign", ["progress.report()", "heart.others_work()"])
+def test_signs_of_progress_keep_long_work_alive(sign: str, tmp_path: Path) -> None:
+    assert watched(WORK.format(sign), tmp_path).returncode == 0
+    assert (tmp_path / "stacks").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WORK.format("pass"),  # it is silent
+        "for _ in range(30):\n    time.sleep(0.1)\n    progress.report()\n",  # a step ends by itself or hangs
+        WORK.format("progress.report()") + "time.sleep(3)\n",  # it is over
+    ],
+)
+def test_silence_in_long_work_is_a_hang_and_reports_in_a_step_are_none(text: str, tmp_path: Path) -> None:
+    assert watched(text, tmp_path).returncode < 0
+    assert "most recent call first" in (tmp_path / "stacks").read_text()
+
+
+def test_a_forked_loader_worker_winds_no_watch(tmp_path: Path) -> None:
+    """It would end by SIGALRM once it reads quietly."""
+    text = (
+        "import os\n"
+        "heart._wait_for_reports(60)\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    heart.silent_s, heart._silence = 0.2, 0.2\n"
+        "    time.sleep(0.1); progress.report(); time.sleep(1); os._exit(0)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    assert watched(text, tmp_path).returncode == 0
