@@ -296,7 +296,8 @@ class GuardConfig:
     enabled: bool = True
     """False: nothing is judged, and a value that is not finite ends the run"""
     max_rollbacks: int = 3
-    """after so many the run ends: settings that diverge again and again must change"""
+    """after so many the run ends: settings that diverge again and again must change. A roll-back counts until the run
+    has a healthy checkpoint `window` steps beyond the divergence, or goes on with another config by --force"""
     window: int = 100
     """steps that the running medians look back on"""
     calm: int = 25

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggcn import files
+from ggcn.compose import compose
 from ggcn.config import GuardConfig
 from ggcn.training import checkpoint, guard
 from ggcn.training.guard import DIVERGED, HEALTHY, SUSPECT, History, Verdict
@@ -247,3 +248,60 @@ def test_without_a_healthy_checkpoint_from_the_start_and_at_the_cap_no_further(t
     assert "lower train.energy.lr or model.chain.step_size" in sentence
     assert guard.settled(run) == 4
     assert kept(run) == []
+
+
+def diverged(run: RunDir, step: int, attempt: int, guard_config: GuardConfig = GUARD) -> dict:
+    return guard.note(guard_config, run, step, attempt, Verdict(DIVERGED, ["gap"]), {})
+
+
+def test_roll_backs_count_until_the_run_is_well_beyond_where_it_diverged(tmp_path: Path) -> None:
+    """Three are allowed; each is overcome GUARD.window steps after its divergence, by a healthy checkpoint."""
+    run = RunDir(tmp_path)
+    committed(run, 100)
+    assert [diverged(run, 150 + number, number)["gave_up"] for number in range(3)] == [False] * 3
+    committed(run, 252 + GUARD.window - 101, attempt=3)  # one step short of the last, beyond the others
+    fourth = diverged(run, 300, 3)
+    assert not fourth["gave_up"]
+    committed(run, 310 + GUARD.window, SUSPECT, attempt=4)
+    assert len(guard.counted(GUARD, guard.incidents(run), 251, fourth["config"])) == 2, (
+        "a suspect one proves nothing"
+    )
+    committed(run, 320 + GUARD.window, attempt=4)
+    assert [diverged(run, 430 + number, 4 + number)["gave_up"] for number in range(4)] == [False] * 3 + [True]
+
+
+def test_divergences_far_apart_never_end_a_run_and_close_ones_still_do(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for number in range(6):
+        committed(run, 1000 * number + 900, attempt=number)
+        assert not diverged(run, 1000 * number + 950, number)["gave_up"]
+        assert guard.settled(run) == number + 1
+    assert [diverged(run, 5960 + number, 6 + number)["gave_up"] for number in range(3)] == [
+        False,
+        False,
+        True,
+    ]
+    assert "after 3 roll-backs" in str(guard.surrender(run, guard.incidents(run)[-1]))
+
+
+def test_with_another_config_the_count_begins_again(tmp_path: Path) -> None:
+    words = ["data.shards=x", "run=x", f"paths.runs={tmp_path}"]
+    run = RunDir.of(config := compose(words))
+    run.freeze(config)
+    assert [diverged(run, 10, number)["gave_up"] for number in range(4)] == [False] * 3 + [True]
+    run.freeze(compose([*words, "train.steps=7777", "guard.window=50"]))
+    assert diverged(run, 10, 4)["gave_up"], "what a run computes is the same"
+    run.freeze(compose([*words, "train.energy.lr=1e-5"]))
+    assert [diverged(run, 10, 5 + number)["gave_up"] for number in range(4)] == [False] * 3 + [True]
+
+
+def test_records_of_earlier_versions_count(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    old = [
+        {"step": 10, "attempt": n, "reasons": ["gap"], "rolled_back_to": 0, "gave_up": False}
+        for n in range(3)
+    ]
+    files.write_text(run.incidents, "".join(json.dumps(each) + "\n" for each in old))
+    assert diverged(run, 12, 3)["gave_up"]
+    committed(run, 10 + GUARD.window, attempt=3)
+    assert not diverged(run, 12 + GUARD.window, 4)["gave_up"]

@@ -8,6 +8,7 @@ limit may be passed for a moment, since healthy runs do. What counts is how far 
 limit, in powers of ten, adds up from step to step and leaks away in quiet ones.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from statistics import median
 from typing import Any
 
 from ggcn import files
+from ggcn.compose import load
 from ggcn.config import GuardConfig
 from ggcn.errors import UserError
 from ggcn.training import checkpoint
-from ggcn.training.rundir import RunDir
+from ggcn.training.rundir import RunDir, identity
 
 HEALTHY, SUSPECT, DIVERGED = "healthy", "suspect", "diverged"
 
@@ -135,7 +137,8 @@ def _suspicion(guard: GuardConfig, history: History, passed: list[str]) -> Verdi
 
 
 Incident = dict[str, Any]
-"""step, attempt, reasons, signals, rolled_back_to (0: the initial weights), gave_up, time"""
+"""step, attempt, reasons, signals, rolled_back_to (0: the initial weights), gave_up, time; healthy: the newest step
+with a healthy checkpoint just then; config: hash of what the run computes"""
 
 
 def incidents(run: RunDir) -> list[Incident]:
@@ -158,7 +161,9 @@ def note(
         "attempt": attempt,
         "reasons": verdict.reasons,
         "rolled_back_to": refuge(run.checkpoints, former),
-        "gave_up": _rollbacks(former) >= guard.max_rollbacks,
+        "healthy": (healthy := next(_healthy(run.checkpoints), 0)),
+        "config": (config := _identity(run)),
+        "gave_up": len(counted(guard, former, healthy, config)) >= guard.max_rollbacks,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "signals": {name: value if isfinite(value) else str(value) for name, value in values.items()},
     }
@@ -171,15 +176,40 @@ def refuge(root: Path, former: list[Incident]) -> int:
 
     If the last roll-back went there and was in vain, the one before it, as long as there is one.
     """
-    folders = ((step, root / checkpoint.name(step)) for step in checkpoint.steps(root))
-    found = (step for step, folder in folders if checkpoint.healthy(folder) and not checkpoint.faults(folder))
+    found = _healthy(root)
     last = next(found, 0)
     in_vain = bool(former) and former[-1]["rolled_back_to"] == last
     return next(found, last) if in_vain else last
 
 
-def _rollbacks(former: list[Incident]) -> int:
-    return sum(not past["gave_up"] for past in former)
+def _healthy(root: Path) -> Iterator[int]:
+    """Steps with a healthy and whole checkpoint, newest first."""
+    folders = ((step, root / checkpoint.name(step)) for step in checkpoint.steps(root))
+    return (step for step, folder in folders if checkpoint.healthy(folder) and not checkpoint.faults(folder))
+
+
+def counted(guard: GuardConfig, former: list[Incident], healthy: int, config: str) -> list[Incident]:
+    """The roll-backs that count towards guard.max_rollbacks, when the newest healthy checkpoint is at step `healthy`.
+
+    A divergence is overcome, and counts no more, once the run has a healthy checkpoint guard.window steps beyond it.
+    What came before another config (--force) does not count either. It is arithmetic on the record and on what lies
+    in checkpoints/, so a run that was killed counts as one that was not.
+    """
+    counts: list[Incident] = []
+    for past in reversed(former):
+        if past.get("config", config) != config:
+            break
+        if not past["gave_up"] and healthy < past["step"] + guard.window:
+            counts.append(past)
+        healthy = max(healthy, past.get("healthy", 0))
+    return counts[::-1]
+
+
+def _identity(run: RunDir) -> str:
+    """A hash of what the run computes; empty where its config is not frozen."""
+    if not run.config.exists():
+        return ""
+    return hashlib.sha256(json.dumps(identity(load(run.config)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def settled(run: RunDir, keep_every: int = 0) -> int:
@@ -217,15 +247,18 @@ def summary(incident: Incident) -> tuple[int, str, int]:
     return incident["step"], "; ".join(incident["reasons"][:3]), incident["rolled_back_to"]
 
 
-def surrender(run: RunDir, incident: Incident) -> UserError:
-    """The sentence that ends a run which diverges again and again."""
+def surrender(run: RunDir, incident: Incident, guard: GuardConfig | None = None) -> UserError:
+    """The sentence that ends a run which diverges again and again, `incident` being the last on its record."""
+    guard = guard or GuardConfig()
     step, why, back = summary(incident)
+    former = incidents(run)[:-1]
+    count = len(counted(guard, former, incident["healthy"], incident["config"]))
     left = (
         f"{run.checkpoints / checkpoint.name(back)} is healthy and whole"
         if back
         else "no checkpoint is healthy"
     )
     return UserError(
-        f"training diverged at step {step} ({why}) after {_rollbacks(incidents(run))} roll-backs; {left}; "
+        f"training diverged at step {step} ({why}) after {count} roll-backs; {left}; "
         "lower train.energy.lr or model.chain.step_size and go on with --force"
     )

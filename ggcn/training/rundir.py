@@ -141,11 +141,12 @@ class RunDir:
 
 def differences(old: Config, new: Config) -> list[str]:
     """ "key: old -> new" for every key that belongs to what a run computes."""
-    before, after = _identity(old), _identity(new)
+    before, after = identity(old), identity(new)
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
 
 
-def _identity(config: Config) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
+    """{dotted key: value} of all that belongs to what a run computes."""
     # of a mixture, as of data.shards, the folders may move: the weights in their order are what counts
     flat = flatten(config) | {"data.mixture": list(config.data.mixture.values())}
     return {key: value for key, value in flat.items() if not key.startswith(FREE)}

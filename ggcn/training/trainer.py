@@ -236,7 +236,7 @@ class Trainer:
         told = self.config.guard, self.run, step, self.learner.attempt, verdict, values
         record = ranks.from_first(guard.note(*told) if ranks.is_first() else None)
         if record["gave_up"]:
-            raise guard.surrender(self.run, record)
+            raise guard.surrender(self.run, record, self.config.guard)
         log.warning("step %d diverged (%s); going back to step %d", *guard.summary(record))
         self.learner.close()
         del self.learner, self.state
