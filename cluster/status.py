@@ -99,7 +99,10 @@ def read(run: RunDir, jobs: dict[str, slurm.Queued] | None = None) -> Status:
     start = history.last(events, "start")
     world = start.get("world") if start else None
     beats = heartbeat.read(job.heartbeats(run), world if type(world) is int else None)
-    found = slurm.live(run, jobs or {})
+    try:
+        found = slurm.live(run, jobs or {})
+    except OSError:  # the events again, of which _events has warned
+        found = None
     state = _state(run, config, events, found, jobs is not None)
     return Status(
         run, config, fault, events, beats, _last_line(run.metrics), state, found[0] if found else None
