@@ -225,11 +225,13 @@ class ClusterConfig:
     ranks: int | None = None
     """-m local: processes on this machine; by default one per GPU, and two where there is none"""
     timeout_s: int = 600
-    """a collective that takes longer ends the run"""
+    """a collective of a step that takes longer ends the run; ranks that wait for another one's long work (a save, a
+    picture, an evaluation) wait for as long as it gets on"""
     hang_s: int = 540
     """a rank that completes no step for so long leaves the stacks of all ranks in logs/ and ends the run or,
     on SLURM, has it requeued; below timeout_s, after which the collectives give up without saying where the
-    ranks were; 0: off. Until the first step is done, timeout_s is the bound"""
+    ranks were; 0: off. Work between steps may take as long as it needs, but no single piece of it (a block of a
+    file, a batch of samples) four times as long as this; until the first step is done, timeout_s if that is more"""
     straggler: float = 1.5
     """ranks slower than the median rank by this factor, waiting for others aside, are named"""
     nodes: Any = 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from harness import ROOT, TINY, call, command, quiet_environment
 
 from cluster import after, history, job
@@ -262,6 +263,43 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_oth
         found = end()
     assert (found.kind, found.again) == ("crash", True)
     assert "still locked after 1 s" in found.reason
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
+@pytest.mark.parametrize("variable", ["GGCN_GPUS_PER_NODE", "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES"])
+def test_a_job_whose_gpus_cannot_be_used_ends_with_the_cause(
+    words: list[str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir.of(config := compose(words))
+    run.freeze(config)
+    in_job(monkeypatch, "7")
+    monkeypatch.setenv(variable, "2")
+    pid = os.fork()
+    if pid == 0:
+        job.exit_code(run, Place(), Stop())
+    found = after.verdict(run, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    assert (found.kind, found.again) == ("mistake", False)
+    assert "GPUs were asked for (" in found.reason
+    assert ranks.why_no_cuda() in found.reason
+    assert history.last(history.read(run), "start") is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
+def test_a_local_run_that_leaves_gpus_alone_says_so_and_names_its_device(
+    words: list[str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        command("cluster/launch.py", *words, "train.steps=1"),
+        capture_output=True,
+        text=True,
+        env=quiet_environment() | {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1,1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trains on the CPU although there should be GPUs (CUDA_VISIBLE_DEVICES=0)" in done.stderr
+    (start,) = [event for event in history.read(RunDir(tmp_path / "run")) if event["event"] == "start"]
+    assert (start["mode"], start["device"], start["job"]) == ("local", "2 x CPU, 1 thread", None)
+    assert "rank 1 of 2 uses cpu (2 x CPU, 1 thread)" in (tmp_path / "run/logs/rank_0001.log").read_text()
 
 
 def test_who_is_asked_to_stop_before_the_first_step_makes_none(
