@@ -1,10 +1,10 @@
 """The ranks of a run: who am I, what do the others say.
 
-Ranks that have to wait for each other's long work (a checkpoint that rank 0 writes, pictures that it draws, shards that
-one rank verifies) do not wait in a collective, which would give up after its time-out, but in `meet`: each arrival is
-counted in the store that the ranks met in, and who waits looks there for signs that somebody still gets on. Collectives
-come after it, when all are there. So their time-out bounds what they are for, a step's exchange between ranks that
-arrive together, and a wait may be as long as the work is healthy.
+Ranks that have to wait for each other's long work (a checkpoint that rank 0 writes, pictures that it draws, shards
+that one rank verifies) wait in `barrier`, which has no time-out but a watch over silence. Who works counts what is done
+in the store that the ranks met in, and who waits looks there for signs that somebody still gets on. Other collectives
+come after it, when all are there. So their time-out, cluster.timeout_s, bounds what it is for, an exchange between
+ranks that arrive together, and a wait may be as long as the work is healthy; a rank that died ends it at once.
 """
 
 import logging
@@ -31,6 +31,7 @@ LOOK_S = 1.0
 """seconds between two looks of a waiting rank at whether others get on; less where a watch wants it"""
 NAP_S = 0.05
 """seconds between two questions whether all are there, once the wait is a long one"""
+NEVER = timedelta(days=365)
 PATIENCE = 4
 """multiples of cluster.timeout_s for which nobody needs to report anything before a waiting rank gives up"""
 GOODBYE_S = 20.0
@@ -166,45 +167,41 @@ def described(device: torch.device, place: Place) -> str:
 
 
 class Crew:
-    """The store that the ranks met in, and how long they wait for each other."""
+    """How the ranks of this process's run wait for each other's long work."""
 
     def __init__(self, store: dist.Store, timeout_s: float) -> None:
         self.store, self.patience_s = store, PATIENCE * timeout_s
         self.look_s = LOOK_S
         self.others_work: Callable[[], None] = lambda: None
         """called by a waiting rank when another one has reported progress"""
-        self.meetings = 0
 
     def pulse(self) -> None:
         """Lets the waiting ranks know that this one gets on."""
         self.store.add("pulse", 1)
 
-    def meet(self, world: int) -> None:
-        """Returns when all ranks have called it as often. Raises RuntimeError when nobody has reported anything for
-        patience_s."""
-        self.meetings += 1
-        here, there = f"meeting/{self.meetings}", f"met/{self.meetings}"
-        if self.store.add(here, 1) == world:
-            self.store.set(there, "")
+    def meet(self) -> None:
+        """Returns when all ranks have called it as often. Raises RuntimeError when a rank is gone, or when nobody has
+        reported anything for patience_s."""
+        options = dist.AllreduceOptions()
+        options.timeout = NEVER
+        assert dist.group.WORLD is not None
+        arrivals = dist.group.WORLD.allreduce([torch.zeros(1)], options)
         seen, since = self.store.add("pulse", 0), time.monotonic()
-        while not self._complete(there):
+        while not self._complete(arrivals):
             pulse, now = self.store.add("pulse", 0), time.monotonic()
             if pulse != seen:
                 seen, since = pulse, now
                 self.others_work()
             elif now - since > self.patience_s:
-                arrived = self.store.add(here, 0)
                 raise RuntimeError(
-                    f"only {arrived} of {world} ranks came to a meeting, and nobody got on for {self.patience_s:g} s"
+                    f"ranks did not come to a meeting, and nobody got on for {self.patience_s:g} s"
                 )
-        if dist.get_rank() == 0:  # all have left the meeting before, or they would not be here
-            for name in ("meeting", "met"):
-                self.store.delete_key(f"{name}/{self.meetings - 1}")
+        arrivals.wait()
 
-    def _complete(self, key: str) -> bool:
-        """Whether a key is set within look_s. (The store's own wait would print two warnings each time.)"""
+    def _complete(self, work: dist.Work) -> bool:
+        """Whether all have arrived, or one is gone, within look_s."""
         end, pause = time.monotonic() + self.look_s, 0.0002
-        while not self.store.check([key]):
+        while not work.is_completed():
             if time.monotonic() >= end:
                 return False
             time.sleep(pause)
@@ -329,6 +326,5 @@ def barrier() -> None:
 
     Raises RuntimeError when nobody has reported anything for PATIENCE times cluster.timeout_s.
     """
-    world = dist.get_world_size()
-    if world > 1:
-        crew().meet(world)
+    if dist.get_world_size() > 1:
+        crew().meet()

@@ -32,6 +32,7 @@ def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Param
         state = {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
         with files.growing(folder / STATE) as file:
             torch.save(state, file)
+    ranks.barrier()  # what follows may gather from all, and its collectives do not wait for a slow disk
 
 
 def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts], None]) -> int:
