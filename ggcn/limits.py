@@ -9,7 +9,7 @@ from ggcn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-OWN_FILES = 128
+OWN_FILES = 48
 """open files of a rank besides its sockets to other ranks: libraries, logs, shards, loader workers"""
 
 

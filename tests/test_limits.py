@@ -36,7 +36,7 @@ def test_a_hard_limit_that_is_too_low_is_a_sentence() -> None:
     done = limited(text, 256, 512)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "each of 1000 ranks needs about 2129 open files, and the hard limit is 512" in line
+    assert "each of 1000 ranks needs about 2049 open files, and the hard limit is 512" in line
 
 
 def test_the_launcher_and_its_ranks_take_what_the_hard_limit_gives(faces, tmp_path) -> None:
@@ -58,14 +58,14 @@ def test_the_launcher_and_its_ranks_take_what_the_hard_limit_gives(faces, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     refused = subprocess.run(
-        ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *launch, "run=y"],
+        ["bash", "-c", 'ulimit -n 40; exec "$@"', "bash", *launch, "run=y"],
         capture_output=True,
         text=True,
         env=quiet_environment(),
         check=False,
     )
     assert refused.returncode == 2
-    assert "the hard limit is 64 (ulimit -Hn)" in refused.stderr.splitlines()[-1]
+    assert "the hard limit is 40 (ulimit -Hn)" in refused.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,18 @@ def test_a_cancel_counts_for_its_own_job_and_at_any_moment(run: Run) -> None:
     assert max(event["step"] for event in run.of("stop")) == saved
 
 
+def test_a_job_that_waits_says_why(run: Run) -> None:
+    run.launch(ENDLESS, "cluster.sbatch=['--hold']")
+    state = f"waiting (PENDING: JobHeldUser; to be released with `scontrol release {run.job}`) as job {run.job}"
+    assert state in run.status()
+    assert f"is already job {run.job} (PENDING: JobHeldUser;" in run.launch(ENDLESS)
+    run.slurm.run("scontrol", "release", run.job)
+    run.slurm.run("scontrol", "update", f"JobId={run.job}", "StartTime=now+1hour")
+    assert f"waiting (PENDING: BeginTime) as job {run.job}" in run.status()
+    run.status("--cancel")
+    run.over()
+
+
 @pytest.mark.slow
 def test_ten_preemptions_cost_no_step_and_little_time(run: Run) -> None:
     """Prints what docs/cluster.md tells: seconds from a preemption to the next new step."""
