@@ -255,12 +255,14 @@ def test_a_cancel_counts_for_its_own_job_and_at_any_moment(run: Run) -> None:
 
 def test_a_job_that_waits_says_why(run: Run) -> None:
     run.launch(ENDLESS, "cluster.sbatch=['--hold']")
-    state = f"waiting (PENDING: JobHeldUser; to be released with `scontrol release {run.job}`) as job {run.job}"
+    state = (
+        f"waiting (PENDING: JobHeldUser; to be released with `scontrol release {run.job}`) as job {run.job}"
+    )
     assert state in run.status()
     assert f"is already job {run.job} (PENDING: JobHeldUser;" in run.launch(ENDLESS)
     run.slurm.run("scontrol", "release", run.job)
     run.slurm.run("scontrol", "update", f"JobId={run.job}", "StartTime=now+1hour")
-    assert f"waiting (PENDING: BeginTime) as job {run.job}" in run.status()
+    run.slurm.wait(lambda: f"waiting (PENDING: BeginTime) as job {run.job}" in run.status())
     run.status("--cancel")
     run.over()
 
