@@ -7,7 +7,6 @@ One place decides for every kind of end that leaves the batch script alive, so a
 script dies too (node down, scontrol requeue, end of the grace time) SLURM itself requeues.
 """
 
-import os
 import subprocess
 import sys
 import time

@@ -166,7 +166,6 @@ def queue() -> dict[str, Queued]:
             timeout=60,
             check=False,
             encoding="utf-8",
-            errors="replace",
             env={name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")},
         )
     except (OSError, subprocess.TimeoutExpired) as error:

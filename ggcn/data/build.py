@@ -390,7 +390,7 @@ def finished(part: Part) -> Iterator[tuple[Slice, dict[str, Any]]]:
     """The shards that are there, of images as they were then, cut as they were then; and their sidecars."""
     for path in sorted(part.folder.glob("[0-9]*.json")):
         try:
-            old = json.loads(path.read_text())
+            old = json.loads(path.read_text(encoding="utf-8"))
             run = range(old["start"], old["start"] + old["images"])
             entries = part.entries[run.start : run.stop]
             place, counts = part.source.place, old["counts"]
@@ -537,7 +537,7 @@ def remarks(folder: Path) -> Counter[str]:
     """What is to be said of images that were taken into a finished folder, and of how many each."""
     counts: Counter[str] = Counter()
     for path in folder.glob("[0-9]*.json"):
-        counts.update(remark for _, remark in json.loads(path.read_text())["remarks"])
+        counts.update(remark for _, remark in json.loads(path.read_text(encoding="utf-8"))["remarks"])
     return counts
 
 
