@@ -14,7 +14,8 @@ def load(path: "str | PathLike[str]", step: int | None = None, device: str = "cp
 
     images = ggcn.load("runs/faces64").sample(16)
 
-    Raises ggcn.errors.UserError when `path` is neither, or has no such checkpoint.
+    PyTorch's flags are set so that float32 is float32 and operators are deterministic, for the whole process; see
+    ggcn.precision. Raises ggcn.errors.UserError when `path` is neither, or has no such checkpoint.
     """
     from pathlib import Path
 

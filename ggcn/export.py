@@ -11,6 +11,7 @@ from ggcn import __version__, files
 from ggcn.compose import parse, public
 from ggcn.errors import UserError
 from ggcn.models import build
+from ggcn.precision import set_numeric_flags
 from ggcn.sampling import sampler
 from ggcn.sampling.sampler import Sampler
 from ggcn.training import checkpoint
@@ -55,7 +56,8 @@ def weights(trained: Sampler) -> dict[str, Tensor]:
 
 
 def from_file(path: Path, device: str | torch.device = "cpu") -> Sampler:
-    """The sampler that `export` wrote; raises UserError when the file is something else."""
+    """The sampler that `export` wrote; raises UserError when the file is something else. Sets numeric flags."""
+    set_numeric_flags()
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ggcn import environment, limits
 from ggcn.errors import UserError
+from ggcn.precision import set_numeric_flags
 
 log = logging.getLogger(__name__)
 
@@ -247,13 +248,13 @@ def join(place: Place, timeout_s: int, device: torch.device | None = None) -> to
         "world_size": place.world,
         "timeout": timeout,
     }
+    set_numeric_flags()
     if device.type == "cpu":
         torch.set_num_threads(threads(place.local_world))
         dist.init_process_group("gloo", **meeting)
         return device
     _refuse_shared(device, _crew.store)
     torch.cuda.set_device(device)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 shall mean fp32
     dist.init_process_group("cpu:gloo,cuda:nccl", **meeting, device_id=device)
     return device
 

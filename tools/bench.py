@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ggcn import files
 from ggcn.errors import run_cli
 from ggcn.paths import user_path
+from ggcn.precision import set_numeric_flags
 from tools.benchmarks import chain, data, index, step
 from tools.benchmarks.report import header
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     for words in commands.choices.values():
         words.add_argument("--out", type=user_path, metavar="FILE.md", help="writes the report there too")
     arguments = cli.parse_args(argv)
+    set_numeric_flags()  # of the rivals too: all multiply in the same numbers
     report = "\n\n".join([header(), *map(str, arguments.measure(arguments))])
     print(report)
     if arguments.out:

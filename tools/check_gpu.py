@@ -84,6 +84,9 @@ def main() -> int:
     if told.wheels:
         install = ["-m", "pip", "install", "--no-index", "--no-deps", *sorted(told.wheels.glob("*"))]
         subprocess.run([sys.executable, *map(str, install)], check=True)
+    from ggcn.precision import set_numeric_flags  # torch, which --wheels may have just installed
+
+    set_numeric_flags()
     check, device = Check(told.out), told.device
     check.part("shards of noise", partial(shards, check))
     check.part("noise on the device", partial(noise, device))

@@ -40,6 +40,7 @@ from ggcn.evaluation.evaluate import Judge
 from ggcn.evaluation.features import network
 from ggcn.evaluation.images import gaussian, read, to_floats
 from ggcn.paths import user_path
+from ggcn.precision import set_numeric_flags
 from ggcn.sampling.sampler import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +106,7 @@ class Job:
 def main() -> None:
     """The command line."""
     told = parser().parse_args()
+    set_numeric_flags()
     told.out.mkdir(parents=True, exist_ok=True)
     told.kinds = kinds(told)
     book = Book(told.out / "results.json", told)

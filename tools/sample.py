@@ -33,6 +33,7 @@ from ggcn.data.config import DataConfig
 from ggcn.errors import UserError, run_cli
 from ggcn.export import load
 from ggcn.paths import user_path
+from ggcn.precision import set_numeric_flags
 from ggcn.sampling import given, tasks
 from ggcn.sampling.noise import host_normal
 from ggcn.sampling.sampler import Sampler
@@ -130,6 +131,7 @@ def check(told: argparse.Namespace) -> None:
 
 def usable(name: str | None) -> torch.device:
     """The device of that name, by default a GPU where there is one; raises UserError when it cannot be had."""
+    set_numeric_flags()
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)

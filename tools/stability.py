@@ -123,7 +123,9 @@ def train(point: Run, shards: str, steps: int) -> dict[str, list[float]]:
     """Curves over steps, ended early where the run blew up."""
     from ggcn.data import stream
     from ggcn.models.frame import FilterBank
+    from ggcn.precision import set_numeric_flags
 
+    set_numeric_flags()
     config, learner = learner_of(point, shards)
     batches = stream.build(config.data, learner.lanes, config.seed, config.model.grids[-1], 0)
     bank = FilterBank(config.model.grids[-1], config.model.energy.filters)

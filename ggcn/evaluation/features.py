@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ggcn import files, progress
 from ggcn.errors import UserError
+from ggcn.precision import numeric_flags
 
 NAMES = ("efficientnet-lite2", "inception")
 MEND = "install what evaluation needs with `pip install -e .[eval]`"
@@ -110,7 +111,7 @@ def features(net: Network, pixels: Tensor, what: str = "features") -> Tensor:
     parts = []
     with (
         torch.inference_mode(),
-        torch.backends.cudnn.flags(allow_tf32=False),  # cached features must not depend on the device
+        numeric_flags(),  # cached features must not depend on what else the process does
         tqdm(total=len(pixels), unit="picture", desc=what, disable=None, leave=False) as bar,
     ):
         for part in pixels.split(BATCH.get(device.type, 32)):

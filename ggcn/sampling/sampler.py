@@ -12,6 +12,7 @@ from ggcn.config import Config, Grid, grids
 from ggcn.errors import UserError
 from ggcn.lanes import Key
 from ggcn.models import Energies, Upsamplers, build
+from ggcn.precision import set_numeric_flags
 from ggcn.sampling.draw import Particles, draw, fresh
 from ggcn.sampling.noise import Noise, host_normal
 from ggcn.training import checkpoint
@@ -72,8 +73,9 @@ class Sampler:
 def load(run: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
     """The sampler of a run's newest whole checkpoint, or of the one at `step`, from averaged weights.
 
-    Raises UserError when `run` is no run directory or has no such checkpoint.
+    Sets this process's numeric flags. Raises UserError when `run` is no run directory or has no such checkpoint.
     """
+    set_numeric_flags()
     place = RunDir(Path(run))
     config = load_config(place.config)
     config.data.allow_pipe = False  # it may be somebody else's run: only who calls may allow commands

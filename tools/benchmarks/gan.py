@@ -23,7 +23,7 @@ from ggcn.errors import run_cli
 from ggcn.evaluation.images import read, to_bytes, to_floats
 from ggcn.lanes import bits
 from ggcn.paths import user_path
-from ggcn.precision import autocast
+from ggcn.precision import autocast, set_numeric_flags
 
 HIDDEN = 128
 PENALTY = 10.0
@@ -36,6 +36,7 @@ EMA = 0.99
 def main() -> None:
     """The command line."""
     told = parser().parse_args()
+    set_numeric_flags()
     torch.manual_seed(bits("gan", told.seed))
     images = to_floats(read(told.shards, told.size, 50_000).pixels)
     images = images.to("cuda" if torch.cuda.is_available() else "cpu")
