@@ -183,7 +183,13 @@ def _described(
 
 def _of(images: Images) -> dict[str, Any]:
     left_out = {"undecodable": images.undecodable} if images.undecodable else {}
-    return {"folder": shard_folder(images.folder), "manifest": images.hash, "count": len(images), **left_out}
+    return {
+        "folder": shard_folder(images.folder),
+        "manifest": images.hash,
+        "count": len(images),
+        "available": images.available,
+        **left_out,
+    }
 
 
 def _energies(

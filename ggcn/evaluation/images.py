@@ -35,6 +35,8 @@ class Images:
     folder: str
     undecodable: int = 0
     """pictures of the set that are left out since they cannot be decoded"""
+    available: int = 0
+    """pictures that the set has"""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -64,7 +66,7 @@ def read(folder: str | Path, size: int, most: int, crop: int = 0, config: DataCo
         )
     key = f"{found.hash[:32]}-{size}px-crop{crop}-{len(chosen)}of{found.samples}"
     pixels = torch.from_numpy(good).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, found.hash, key, folder, len(chosen) - len(good))
+    return Images(pixels, found.hash, key, folder, len(chosen) - len(good), found.samples)
 
 
 def _decoded(

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from ggcn import progress
 from ggcn.evaluation.features import needed
 from ggcn.lanes import bits
+from ggcn.precision import numeric_flags
 
 KID_SUBSETS = 100
 KID_SIZE = 1000
 """pictures in a subset, as in published figures; half of the smaller set where there are fewer than twice as many"""
-NEIGHBOURS = 5
-"""that span the balls of precision, recall, density and coverage, as in the papers"""
+NEIGHBOURS = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
+"""k: a picture's ball reaches to its k-th nearest other one. 3 in Kynkaanniemi et al. 2019, 5 in Naeem et al. 2020"""
 ROWS = 1024
 """vectors whose distances to all others are held in memory at once"""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -49,7 +50,7 @@ def fid(real: Tensor, fake: Tensor) -> float:
     metric = metrics.FrechetInceptionDistance(AsGiven(real.shape[1]), **ALONE).to(real.device)
     metric.update(real, real=True)
     metric.update(fake, real=False)
-    return float(metric.compute())
+    return max(float(metric.compute()), 0.0)  # of equal sets, rounding may leave a little less
 
 
 def kid(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
@@ -68,13 +69,14 @@ def kid(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
     return {"kid": float(mean), "kid_sd": float(sd), "kid_subset": size}
 
 
-def radii(x: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """Distance of each row to its `neighbours`-th nearest other row, [n]."""
-    parts = []
+def radii(x: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
+    """Distances of each row to its k-th nearest other row, [n], for every k of `neighbours`."""
+    most, parts = max(neighbours) + 1, []
     for rows in x.split(ROWS):
-        parts.append(torch.cdist(rows, x).topk(neighbours + 1, largest=False).values[:, -1])
+        parts.append(torch.cdist(rows, x).topk(most, largest=False).values)
         progress.report()
-    return torch.cat(parts)
+    nearest_first = torch.cat(parts)
+    return [nearest_first[:, k] for k in neighbours]
 
 
 def overlap(real: Tensor, fake: Tensor) -> dict[str, float]:
@@ -83,28 +85,31 @@ def overlap(real: Tensor, fake: Tensor) -> dict[str, float]:
     precision: share of fakes inside any real ball; recall: of reals inside any fake ball; density: how many
     real balls a fake lies in, 1 for equal sets; coverage: share of real balls with a fake inside.
     """
-    around_real, around_fake = radii(real), radii(fake)
+    tight, wide = radii(real, (NEIGHBOURS["precision"], NEIGHBOURS["density"]))
+    (around_fake,) = radii(fake, (NEIGHBOURS["recall"],))
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     covered, precise, dense = recalled.clone(), 0, 0
     for rows, radius in zip(fake.split(ROWS), around_fake.split(ROWS), strict=True):
         distances = torch.cdist(real, rows)
-        inside = distances <= around_real[:, None]
+        inside = distances <= wide[:, None]
         covered |= inside.any(1)
         recalled |= (distances <= radius).any(1)
-        precise += int(inside.any(0).sum())
+        precise += int((distances <= tight[:, None]).any(0).sum())
         dense += int(inside.sum())
         progress.report()
     return {
         "precision": precise / len(fake),
         "recall": float(recalled.float().mean()),
-        "density": dense / (NEIGHBOURS * len(fake)),
+        "density": dense / (NEIGHBOURS["density"] * len(fake)),
         "coverage": float(covered.float().mean()),
     }
 
 
+@numeric_flags()
 def row(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Any]:
-    """All distances of a set of features from real ones."""
-    counts = {"count": len(fake), "against": len(real)}
+    """All distances of a set of features from real ones, with what they depend on: the counts of both sets, the
+    number of features, and the neighbours of each share."""
+    counts = {"count": len(fake), "against": len(real), "width": real.shape[1], "neighbours": NEIGHBOURS}
     return {"fid": fid(real, fake), **kid(real, fake, seed), **overlap(real, fake), **counts}
 
 

@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-HEADS = ("", "FID", "KID x1000", "precision", "recall", "density", "coverage", "pictures", "against", "how")
+from ggcn.evaluation.measures import NEIGHBOURS
+
+SHARES = tuple(NEIGHBOURS)
+HEADS = (
+    *("", "FID", "KID x1000"),
+    *(f"{name} (k={NEIGHBOURS[name]})" for name in SHARES),
+    *("pictures", "against", "how"),
+)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -29,19 +36,41 @@ def _title(found: dict[str, Any]) -> str:
     lines = [
         f"{told['checkpoint']} (step {told['step']}, {told['weights']} weights, model {told['model']})",
         f"{told['count']} samples of seed {told['seed']}, fresh chains from {told['start']}; {steps}",
-        *(f"{name}: {of['count']} pictures of {of['folder']}" for name, of in found["data"]["sets"].items()),
+        *(f"{name}: {_counted(of)} of {of['folder']}" for name, of in found["data"]["sets"].items()),
         f"features: {found['features']}",
     ]
     return "\n".join(lines)
 
 
+def _counted(of: dict[str, Any]) -> str:
+    """How many pictures of a set were used, and of how many."""
+    without = f", {of['undecodable']} undecodable left out" if of.get("undecodable") else ""
+    asked = of["count"] + of.get("undecodable", 0)
+    return (
+        f"all {of['count']} pictures"
+        if asked == of["available"]
+        else f"{of['count']} of {of['available']} pictures"
+    ) + without
+
+
 def _distances(found: dict[str, Any]) -> str:
     lines = [[name, *_cells(row), _how(row["settings"])] for name, row in found["rows"].items()]
-    return _aligned([HEADS, *lines])
+    return "\n".join([_aligned([HEADS, *lines]), *_too_few(found["rows"]["samples"])])
+
+
+def _too_few(row: dict[str, Any]) -> list[str]:
+    """A warning where there are fewer pictures than features: then no covariance can be known."""
+    least = min(row["count"], row["against"])
+    if least >= row["width"]:
+        return []
+    return [
+        f"warning: FID is too high with {least} pictures, fewer than the {row['width']} features; "
+        "compare it with rows of equal counts only"
+    ]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    shares = [f"{row[name]:.3f}" for name in ("precision", "recall", "density", "coverage")]
+    shares = [f"{row[name]:.3f}" for name in SHARES]
     kid = f"{1000 * row['kid']:.2f} +- {1000 * row['kid_sd']:.2f}"
     return [f"{row['fid']:.2f}", kid, *shares, str(row["count"]), str(row["against"])]
 

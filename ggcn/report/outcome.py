@@ -57,7 +57,8 @@ def quality(facts: Facts) -> str:
         for name, factor, note in (("FID", 1, "lower is better"), ("KID", 1000, "x1000"))
     ]
     rows = [_evaluation(line, best) for line in lines[-page.ROWS :]]
-    listed = page.table(["step", "FID", "KID x1000", "samples", "features", "when", ""], rows)
+    head = ["step", "FID", "KID x1000", "samples", "features", "training pictures", "when", ""]
+    listed = page.table(head, rows)
     return page.charts(figures) + page.fold(page.count(len(lines), "evaluation"), listed)
 
 
@@ -83,5 +84,10 @@ def _by_settings(lines: Sequence[Record], name: str, factor: float) -> list[Line
 
 
 def _evaluation(line: Record, best: Record | None) -> list[str]:
-    values = [number(value(line, "fid")), number(1000 * value(line, "kid")), *_settings(line)]
+    values = [
+        number(value(line, "fid")),
+        number(1000 * value(line, "kid")),
+        *_settings(line),
+        told(line, "against"),
+    ]
     return [f"{line['step']:,}", *values, page.clock(value(line, "time")), "best" if line is best else ""]

@@ -61,22 +61,41 @@ def test_kid_neither_heeds_nor_moves_the_process_s_random_numbers() -> None:
 
 
 def by_definition(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
-    """Precision, recall, density and coverage picture by picture, as the papers say it."""
+    """Precision and recall with 3 neighbours, density and coverage with 5, picture by picture, as the papers say it."""
 
-    def reach(x: np.ndarray) -> list[float]:
-        return [sorted(np.linalg.norm(x - one, axis=1))[measures.NEIGHBOURS] for one in x]
+    def reach(x: np.ndarray, k: int) -> list[float]:
+        return [sorted(np.linalg.norm(x - one, axis=1))[k] for one in x]
 
-    around_real, around_fake = reach(real), reach(fake)
-    inside = np.array(
-        [np.linalg.norm(fake - one, axis=1) <= r for one, r in zip(real, around_real, strict=True)]
-    )
-    held = [any(np.linalg.norm(fake - one, axis=1) <= around_fake) for one in real]
+    def inside(k: int) -> np.ndarray:
+        return np.array(
+            [np.linalg.norm(fake - one, axis=1) <= r for one, r in zip(real, reach(real, k), strict=True)]
+        )
+
+    held = [any(np.linalg.norm(fake - one, axis=1) <= reach(fake, 3)) for one in real]
     return {
-        "precision": inside.any(0).mean(),
+        "precision": inside(3).any(0).mean(),
         "recall": np.mean(held),
-        "density": inside.sum() / (measures.NEIGHBOURS * len(fake)),
-        "coverage": inside.any(1).mean(),
+        "density": inside(5).sum() / (5 * len(fake)),
+        "coverage": inside(5).any(1).mean(),
     }
+
+
+def test_overlap_is_what_the_reference_implementation_says() -> None:
+    prdc = pytest.importorskip("prdc")
+    real, fake = normal(300, 8, 0), 0.7 * normal(250, 8, 1) + 0.3
+    three, five = (prdc.compute_prdc(real.numpy(), fake.numpy(), nearest_k=k) for k in (3, 5))
+    found = measures.overlap(real, fake)
+    assert found == pytest.approx(
+        {name: (three if name in ("precision", "recall") else five)[name] for name in found}
+    )
+    assert found["precision"] != five["precision"]
+    assert found["recall"] != five["recall"]
+
+
+def test_a_row_says_what_it_depends_on() -> None:
+    told = measures.row(normal(60, 4, 0), normal(50, 4, 1))
+    assert (told["count"], told["against"], told["width"]) == (50, 60, 4)
+    assert told["neighbours"] == {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
 
 
 def test_overlap_is_its_definition_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,3 +158,10 @@ def test_summary() -> None:
         95,
     )
     assert told["sd"] == pytest.approx(29.3, abs=0.01)
+
+
+def test_fid_of_degenerate_sets_is_finite_and_never_negative() -> None:
+    flat = normal(300, 5, 0) @ normal(5, 40, 1)  # 5 directions of 40
+    assert measures.fid(flat, flat) == pytest.approx(0, abs=1e-3) >= 0
+    assert measures.fid(flat, flat + 1) == pytest.approx(40, rel=1e-4)
+    assert measures.fid(torch.zeros(50, 40), torch.zeros(60, 40)) == 0
