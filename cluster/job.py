@@ -48,7 +48,7 @@ def run_rank(
     run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
     """
     from ggcn import ranks
-    from ggcn.training.trainer import Outcome, train
+    from ggcn.training.trainer import Outcome, refresh_report, train
 
     config = resolved(load(run.config), strict=True)
     mode = mode or ("slurm" if history.job() else "local")
@@ -74,6 +74,8 @@ def run_rank(
             history.add(run, "finish", step=outcome.step)
         elif first:
             history.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
+        if first:
+            refresh_report(run)  # which says how it ended
         ranks.leave()  # not after a failure: the goodbye would wait for ranks that wait for this one
         return outcome
 

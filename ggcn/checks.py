@@ -250,6 +250,7 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("log.every", config.log.every, 1, inf),
         ("log.pictures_every", config.log.pictures_every, 1, inf),
         ("log.pictures", config.log.pictures, 1, inf),
+        ("log.pictures_kept", config.log.pictures_kept, 0, inf),
         ("model.start_sd", model.start_sd, 0, 10),
         ("model.chain.pace", model.chain.pace, 0, 1e6),
         ("model.flow.strength", model.flow.strength, 0, 1e6),

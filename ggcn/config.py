@@ -351,7 +351,11 @@ class LogConfig:
     pictures_every: int = 100
     """steps between pictures in samples/"""
     pictures: int = 16
-    """images in a row of a picture"""
+    """images in a row of a picture; fewer where it would have more than 8 megapixels"""
+    pictures_kept: int = 50
+    """pictures of this run that stay in samples/: the newest ones, and as many older ones at even distances over the
+    whole run, which double when there are too many. Half a gigabyte at most, usually far less; 0: all stay. Files that
+    the run did not write itself are never removed"""
 
 
 @dataclass

@@ -1,18 +1,23 @@
 """Pictures: grids of images, and labelled rows."""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, isqrt
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from ggcn import files
 
 MARGIN = 4
 BACKGROUND = (255, 255, 255)
+MOST_PIXELS = 7_500_000
+"""of all images of labelled rows; with labels and title a page stays below 8 million"""
+LEAST_SIDE = 128
+"""pixels a side below which images are not made smaller to fit a page: there are fewer of them instead"""
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -32,9 +37,11 @@ def sheet(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
 
 
 def labelled(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image.Image:
-    """One row of images per label; every image is blown up to at least `side` pixels. Title on top."""
+    """One row of images per label, each blown up by a whole factor as far as `side` pixels allow, or averaged down to
+    them. Title on top. Where that would be more than MOST_PIXELS, images are smaller, then fewer."""
     font = ImageFont.load_default(15)
-    strips = [(label, sheet(images, len(images), max(1, side // images.shape[-1]))) for label, images in rows]
+    side, columns = _room(len(rows), max(len(images) for _, images in rows), side)
+    strips = [(label, row_of(images[:columns], side)) for label, images in rows]
     gutter = MARGIN * 2 + max(int(font.getlength(label)) for label, _ in strips)
     width = gutter + max(strip.width for _, strip in strips) + MARGIN
     height = 26 + sum(strip.height + MARGIN for _, strip in strips)
@@ -47,6 +54,21 @@ def labelled(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image
         page.paste(strip, (gutter, top))
         top += strip.height + MARGIN
     return page
+
+
+def row_of(images: Tensor, side: int) -> Image.Image:
+    """A row of images [n, 3, h, h], blown up by a whole factor or averaged down to `side` pixels at most."""
+    small = images if images.shape[-1] <= side else adaptive_avg_pool2d(images.detach().float(), side)
+    return sheet(small, len(small), max(1, side // small.shape[-1]))
+
+
+def _room(rows: int, columns: int, side: int) -> tuple[int, int]:
+    """The side of an image, and how many there are in a row, so that all have at most MOST_PIXELS."""
+    fitting = min(side, isqrt(MOST_PIXELS // (rows * columns)) - 1)  # less the line between two images
+    if fitting >= min(side, LEAST_SIDE):
+        return fitting, columns
+    side = min(side, LEAST_SIDE)
+    return side, min(max(MOST_PIXELS // (rows * (side + 1) ** 2), 1), columns)
 
 
 def save(picture: Image.Image, path: Path) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ggcn.compose import compose
 from ggcn.models import build, fitted
+from ggcn.models.upsampler import interpolate
 from ggcn.sampling.draw import pyramid
 
 WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.hidden=60"]
@@ -97,3 +98,54 @@ def test_of_wide_pictures_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> No
     weight, _ = fitted.principal(x, 60)
     assert weight[7, 0].abs() == pytest.approx(20, rel=0.3)
     assert (weight[:, 50:] == 0).all()  # 50 pictures have no more directions
+
+
+def reference(upsamplers, shown: Tensor, sizes: list[int], mirrored: bool) -> None:
+    """The same maps from all pictures at once, as the formulas say it."""
+
+    def level(size: int) -> Tensor:
+        pooled = pyramid(shown.double() / 127.5 - 1, [size])[0]
+        return torch.cat([pooled, pooled.flip(3)]) if mirrored else pooled
+
+    with fitted._one_thread():
+        first, *others = [net.base for net in upsamplers.grids]
+        first.set(*fitted.principal(level(sizes[0]).flatten(1), first.weight.shape[1]))
+        for coarse, fine, base in zip(sizes, sizes[1:], others, strict=False):
+            if base is not None:
+                rest = level(fine) - interpolate(level(coarse), fine)
+                base.set(*fitted.regression(level(coarse).flatten(1), rest.flatten(1)))
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_pictures_a_few_at_a_time_give_the_bits_of_all_at_once(mirrored: bool, monkeypatch) -> None:
+    monkeypatch.setattr(fitted, "AT_ONCE", 5000)  # 26 pictures
+    words = [*WORDS, "model.grids=[4,8,16]"]
+    dice = torch.Generator().manual_seed(7)
+    shown = torch.randint(0, 256, (700, 3, 32, 32), dtype=torch.uint8, generator=dice)
+    maps = []
+    for work in (
+        lambda net: fitted.fit(net, iter(shown.split(300)), [4, 8, 16], mirrored),
+        lambda net: reference(net, shown, [4, 8, 16], mirrored),
+    ):
+        _, upsamplers = build(compose(words))
+        work(upsamplers)
+        maps.append(dict(upsamplers.named_buffers()))
+    assert len(maps[0]) == 6
+    assert all(torch.equal(maps[0][name], maps[1][name]) for name in maps[0])
+
+
+def test_grids_without_a_map_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fine the pictures are, what is held of them are the grids that have maps."""
+    sizes = []
+    real = fitted._levels
+
+    def spied(parts, needed):
+        sizes.extend(needed)
+        return real(parts, needed)
+
+    monkeypatch.setattr(fitted, "_levels", spied)
+    _, upsamplers = build(compose([*WORDS, "model.grids=[4,8,256]"]))
+    assert upsamplers.grids[2].base is None
+    few = torch.randint(0, 256, (12, 3, 256, 256), dtype=torch.uint8)
+    fitted.fit(upsamplers, few, [4, 8, 256], mirrored=True)
+    assert sizes == [4, 8]

@@ -240,7 +240,7 @@ def _to_score(sampler: Sampler, told: argparse.Namespace) -> tuple[list[str], Te
 
     with reading(told.allow_pipe) as how:
         found = read(told.data, size, told.count or 1_000_000, sampler.config.data.crop, how)
-    return [f"{number:09d}" for number in range(len(found))], to_floats(found.pixels)
+    return [f"{number:09d}" for number in range(len(found))], to_floats(found.pixels[:])
 
 
 DO = {"pictures": draw, "film": film, "interpolate": interpolate, "inpaint": inpaint, "denoise": denoise}

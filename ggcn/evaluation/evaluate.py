@@ -19,8 +19,8 @@ from ggcn.evaluation import cache as caching
 from ggcn.evaluation import measures, samples
 from ggcn.evaluation.cache import Cache
 from ggcn.evaluation.features import Network, features
-from ggcn.evaluation.images import LEAST, Images, gaussian, read
-from ggcn.evaluation.memory import memorisation
+from ggcn.evaluation.images import ALL, LEAST, Images, at_once, enlarged, gaussian, read
+from ggcn.evaluation.memory import memorisation, small
 from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local, undefined
 from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler
@@ -51,7 +51,8 @@ class Judge:
     def kept(self, images: Images, what: str) -> Tensor:
         """Features of a set's pictures, from the cache where they are known."""
         make = partial(features, self.net, what=what)
-        return self.cache.features(f"{self.net.name}/{images.key}", images.pixels, make)
+        pixels: Any = images.pixels  # in memory or in the shards
+        return self.cache.features(f"{self.net.name}/{images.key}", pixels, make)
 
     def row(self, found: Tensor) -> dict[str, Any]:
         """Distances of features [n, width] from the training set's."""
@@ -71,9 +72,18 @@ class Judge:
     def gaussian(self, count: int) -> dict[str, Any]:
         """Pictures of a Gaussian fitted to the training pictures' main components: the row to beat."""
         key = f"pca{COMPONENTS}-{self.train.key}-{count}-seed{self.seed}"
-        pixels = gaussian(self.train.pixels, COMPONENTS, count, self.seed)
-        make = partial(features, self.net, what="PCA Gaussian")
+        pixels, size = gaussian(self.train.pixels, COMPONENTS, count, self.seed), self.train.pixels.shape[-1]
+        key += "-bounded" if size > ALL else ""
+
+        def make(drawn: Tensor) -> Tensor:
+            parts = (enlarged(part, size) for part in drawn.split(at_once(self.train.pixels)))
+            return torch.cat([features(self.net, part, "PCA Gaussian") for part in parts])
+
         return self.row(self.cache.features(f"{self.net.name}/{key}", pixels, make))
+
+    def release(self) -> None:
+        """Drops the training pictures, of which distances need the features alone; only `gaussian` is gone then."""
+        self.train = replace(self.train, pixels=self.train.pixels[:0])
 
     def _placed(self, found: Tensor) -> Tensor:
         return found.to(next(self.net.parameters()).device)
@@ -114,12 +124,11 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
     others = {f"ood {shard_folder(folder)}": take(folder) for folder in request.ood}
     count = request.count or min(len(train), MOST_SAMPLES)
     judge = Judge(net, train, Cache(request.cache), request.seed)
-    drawn = samples.drawn(sampler, count, request.seed, request.batch)
-    seen = features(net, drawn.ends, "samples")
+    starts, seen, shrunk, energies = _seen(sampler, net, count, request)
     how = samples.settings(sampler, request.seed)
     real = (held.pixels, judge.kept(held, "held-out pictures")) if held else None
     rows = _real_rows(judge, count, None if real is None else real[1])
-    rows["chain starts"] = judge.score(drawn.starts) | {"settings": how | {"chain_step": 0}}
+    rows["chain starts"] = judge.row(starts) | {"settings": how | {"chain_step": 0}}
     last = {"chain_step": sampler.grids[-1].steps}
     rows["samples"] = judge.row(seen) | {"settings": how | last}
     flip = sampler.config.data.flip
@@ -128,10 +137,20 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
         "features": net.name,
         "data": _described(request, train, held, others, sampler),
         "rows": rows,
-        "memorisation": memorisation(train, judge.near, drawn.ends, seen, real, flip),
-        "energy": _energies(sampler, train, held, drawn.energies, others),
+        "memorisation": memorisation(train, judge.near, shrunk, seen, real, flip),
+        "energy": _energies(sampler, train, held, energies, others),
         "versions": {"ggcn": __version__, "torch": torch.__version__},
     }
+
+
+def _seen(sampler: Sampler, net: Network, count: int, request: Request) -> tuple[Tensor, ...]:
+    """What is kept of samples: features of the finest chains' starts and ends, the ends made small, and their
+    energies. Their pixels would fill the memory."""
+    kept = []
+    for part in samples.parts(sampler, count, request.seed, request.batch):
+        kept.append((features(net, part.starts), features(net, part.ends), small(part.ends), part.energies))
+    starts, ends, shrunk, energies = map(torch.cat, zip(*kept, strict=True))
+    return starts, ends, shrunk, energies
 
 
 def _completed(sampler: Sampler, request: Request) -> Request:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ggcn import files, progress
 from ggcn.errors import UserError
+from ggcn.evaluation.images import Pixels, at_once
 from ggcn.precision import numeric_flags
 
 NAMES = ("efficientnet-lite2", "inception")
@@ -104,9 +105,9 @@ def network(name: str, weights: Path | None = None, device: torch.device | str =
     return EfficientNetLite2().eval().to(device)
 
 
-def features(net: Network, pixels: Tensor, what: str = "features") -> Tensor:
-    """Features of uint8 pictures [n, 3, h, w] as float32 [n, width] on the CPU; a progress bar where somebody
-    watches, labelled `what`."""
+def features(net: Network, pixels: Pixels, what: str = "features") -> Tensor:
+    """Features of uint8 pictures [n, 3, h, w], in memory or in shards, as float32 [n, width] on the CPU; a progress
+    bar where somebody watches, labelled `what`."""
     device = next(net.parameters()).device
     parts = []
     with (
@@ -114,7 +115,7 @@ def features(net: Network, pixels: Tensor, what: str = "features") -> Tensor:
         numeric_flags(),  # cached features must not depend on what else the process does
         tqdm(total=len(pixels), unit="picture", desc=what, disable=None, leave=False) as bar,
     ):
-        for part in pixels.split(BATCH.get(device.type, 32)):
+        for part in pixels.split(min(BATCH.get(device.type, 32), at_once(pixels))):
             parts.append(net(part.to(device)).cpu())
             bar.update(len(part))
             progress.report()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ggcn.evaluation.images import Images, to_floats
+from ggcn.evaluation.images import Images, Pixels, at_once, to_floats
 from ggcn.evaluation.measures import auroc, nearest
+from ggcn.precision import numeric_flags
 
 COPY = 1 / 3
 """a picture at most this far from its nearest training picture, as a share of the distance to the second
@@ -22,23 +23,26 @@ SIDE = 32
 """pixels a side at which pictures are compared: copies are copies at any size, and noise is less in the way"""
 
 
+@numeric_flags()
 def memorisation(
     train: Images,
     near: Tensor,
     samples: Tensor,
     drawn: Tensor,
-    held: tuple[Tensor, Tensor] | None,
+    held: tuple[Pixels, Tensor] | None,
     flip: bool,
 ) -> dict[str, Any]:
     """Samples against the training set, by features and by pixels.
 
-    `near`, `drawn`: features of `train` and of the uint8 `samples`; `held`: uint8 pictures never trained on and
-    their features, or None; `flip`: training shows mirrored pictures, so that their copies count too.
+    `near`, `drawn`: features of `train` and of `samples`, which are uint8 or what `small` makes of them; `held`:
+    uint8 pictures never trained on and their features, or None; `flip`: training shows mirrored pictures, so that
+    their copies count too.
     """
     own = _spread(len(train), len(samples)) if held is None else []
-    pixels, features = held or (train.pixels[own], near[own])
+    known = small(train.pixels)
+    pixels, features = (known[own], near[own]) if held is None else (small(held[0]), held[1])
     by_pixels = [
-        _by_pixels(images, train.pixels, left, flip) for images, left in ((samples, []), (pixels, own))
+        _by_pixels(images, known, left, flip) for images, left in ((small(samples), []), (pixels, own))
     ]
     by_features = [nearest([drawn], near), nearest([features], near, own)]
     found = {"features": _compare(*by_features), "pixels": _compare(*by_pixels)}
@@ -76,11 +80,16 @@ def _copies(distances: Tensor) -> float:
 
 
 def _by_pixels(queries: Tensor, known: Tensor, left_out: list[int], flip: bool) -> Tensor:
-    """Distances [n, 2] of uint8 pictures to the two nearest, root mean square over pixels in [-1, 1]."""
-    views = [_small(form) for form in ((queries, queries.flip(3)) if flip else (queries,))]
-    return nearest(views, _small(known), left_out) / views[0].shape[1] ** 0.5
+    """Distances [n, 2] of small pictures to the two nearest, root mean square over pixels in [-1, 1]."""
+    views = [form.flatten(1) for form in ((queries, queries.flip(3)) if flip else (queries,))]
+    return nearest(views, known.flatten(1), left_out) / views[0].shape[1] ** 0.5
 
 
-def _small(pixels: Tensor) -> Tensor:
+def small(pixels: Pixels) -> Tensor:
+    """uint8 pictures averaged to SIDE pixels a side at most, float32 [n, c, side, side] in [-1, 1]; what is small
+    already stays."""
+    if isinstance(pixels, Tensor) and pixels.is_floating_point():
+        return pixels
     side = min(SIDE, pixels.shape[-1])
-    return torch.nn.functional.adaptive_avg_pool2d(to_floats(pixels), side).flatten(1)
+    parts = pixels.split(at_once(pixels))
+    return torch.cat([torch.nn.functional.adaptive_avg_pool2d(to_floats(part), side) for part in parts])

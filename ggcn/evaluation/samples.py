@@ -1,5 +1,6 @@
 """Pictures of a trained model, from fresh chains and averaged weights, and the energies it gives to pictures."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ggcn.errors import UserError
-from ggcn.evaluation.images import to_bytes, to_floats
+from ggcn.evaluation.images import Pixels, at_once, to_bytes, to_floats
 from ggcn.sampling.sampler import Sampler
 from ggcn.training import checkpoint
 
@@ -28,21 +29,25 @@ class Drawn:
 
 
 def drawn(sampler: Sampler, count: int, seed: int, batch: int = 64) -> Drawn:
-    """Samples number 0 to count - 1 of a seed, about `batch` chains at once.
+    """Samples number 0 to count - 1 of a seed, about `batch` chains at once, all in memory.
 
     Raises UserError when a chain did not stay finite.
     """
+    found = [(part.starts, part.ends, part.energies) for part in parts(sampler, count, seed, batch)]
+    return Drawn(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def parts(sampler: Sampler, count: int, seed: int, batch: int = 64) -> Iterator[Drawn]:
+    """What `drawn` gives, `batch` samples at a time. Raises as `drawn`."""
     batch = max(batch // sampler.lane_width, 1) * sampler.lane_width
-    parts = []
     with tqdm(total=count, unit="picture", desc="samples", disable=None, leave=False) as bar:
         for first in range(0, count, batch):
             wanted = min(batch, count - first)
-            parts.append(_part(sampler, first, wanted, seed))
+            yield _part(sampler, first, wanted, seed)
             bar.update(wanted)
-    return Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _part(sampler: Sampler, first: int, wanted: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _part(sampler: Sampler, first: int, wanted: int, seed: int) -> Drawn:
     particles = sampler.draw(first, wanted, seed)
     starts, ends = particles.starts[-1][:wanted], particles.ends[-1][:wanted]
     if not bool(ends.isfinite().all()):
@@ -50,13 +55,13 @@ def _part(sampler: Sampler, first: int, wanted: int, seed: int) -> tuple[Tensor,
             f"chains of {sampler.folder} did not stay finite; take another checkpoint with --step, "
             "or train again with a smaller model.chain.step_size"
         )
-    return to_bytes(starts), to_bytes(ends), _energy(sampler, ends)
+    return Drawn(to_bytes(starts), to_bytes(ends), _energy(sampler, ends))
 
 
-def energies(sampler: Sampler, pixels: Tensor, batch: int = 256) -> Tensor:
+def energies(sampler: Sampler, pixels: Pixels, batch: int = 256) -> Tensor:
     """Energies on the finest grid of uint8 pictures [n, 3, size, size], float32 [n]; low is likely."""
-    parts = [_energy(sampler, to_floats(part.to(sampler.device))) for part in pixels.split(batch)]
-    return torch.cat(parts)
+    several = pixels.split(min(batch, at_once(pixels)))
+    return torch.cat([_energy(sampler, to_floats(part.to(sampler.device))) for part in several])
 
 
 def _energy(sampler: Sampler, images: Tensor) -> Tensor:

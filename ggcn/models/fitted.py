@@ -5,7 +5,7 @@ components (probabilistic PCA, Tipping and Bishop 1999, with its noise left out)
 regression on the one before. What the up-samplers' networks then learn is what is not linear.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,40 +20,58 @@ WIDE, ENOUGH = 4000, 2000
 """pictures of more numbers than WIDE (coarsest grids from 64 px on) are too dear to take apart by the thousand; ENOUGH
 of them, evenly spaced, have all directions that z may want"""
 
+AT_ONCE = 2**22
+"""numbers of pictures that are pooled at once, 32 MB in float64"""
+
 RIDGE = 0.02
 """of the mean variance of the coarse pixels: enough to keep a regression on fewer pictures than pixels tame"""
 
 
-def fit(upsamplers: Upsamplers, pictures: Tensor, sizes: Sequence[int], mirrored: bool) -> None:
-    """Fills the linear maps of `upsamplers` for the grids `sizes` from uint8 pictures [n, c, h, h], and from their
-    mirror images where they are `mirrored`.
+def fit(
+    upsamplers: Upsamplers, pictures: Tensor | Iterable[Tensor], sizes: Sequence[int], mirrored: bool
+) -> None:
+    """Fills the linear maps of `upsamplers` for the grids `sizes` from uint8 pictures [n, c, h, h], all in one tensor
+    or a few at a time, and from their mirror images where they are `mirrored`.
 
-    In float64 and on one thread, so that the same pictures give the same bits on any machine of a kind.
+    In float64 and on one thread, so that the same pictures give the same bits on any machine of a kind. In memory
+    are the pictures on the grids that the maps need, whatever the finest grid's size.
     """
-    bases = [getattr(net, "base", None) for net in upsamplers.grids]
+    found = [getattr(net, "base", None) for net in upsamplers.grids]
+    bases = {number: base for number, base in enumerate(found) if isinstance(base, LinearBase)}
+    needed = sorted({sizes[place] for number in bases for place in (number, max(number - 1, 0))})
     with _one_thread(), torch.no_grad():
-        for number, base in enumerate(bases):
-            if not isinstance(base, LinearBase):
-                continue
-            fine = _level(pictures, sizes[number], mirrored)
+        levels = _levels([pictures] if isinstance(pictures, Tensor) else pictures, needed)
+        for number, base in bases.items():
+            fine = levels[sizes[number]] if number + 1 in bases else levels.pop(sizes[number])
+            fine = _mirrored(fine) if mirrored else fine.clone()
             if number == 0:
                 base.set(*principal(fine.flatten(1), base.weight.shape[1]))
-            else:
-                coarse = _level(pictures, sizes[number - 1], mirrored)
-                rest = fine - interpolate(coarse, sizes[number])
-                base.set(*regression(coarse.flatten(1), rest.flatten(1)))
+                continue
+            coarse = levels.pop(sizes[number - 1])
+            coarse = _mirrored(coarse) if mirrored else coarse
+            for part, below in zip(fine.split(256), coarse.split(256), strict=True):
+                part -= interpolate(below, sizes[number])
+            base.set(*regression(coarse.flatten(1), fine.flatten(1)))
             progress.report()
 
 
-def _level(pictures: Tensor, size: int, mirrored: bool) -> Tensor:
-    """uint8 pictures on the grid of `size`, float64 [n, c, size, size] in [-1, 1]; large ones pass through memory a
-    few at a time."""
-    parts = []
-    for part in pictures.split(256):
-        parts.append(pyramid(part.cpu().double() / 127.5 - 1, [size])[0])
-        progress.report()
-    level = torch.cat(parts)
-    return torch.cat([level, level.flip(3)]) if mirrored else level
+def _levels(pictures: Iterable[Tensor], sizes: Sequence[int]) -> dict[int, Tensor]:
+    """uint8 pictures on the grids of `sizes`, each float64 [n, c, size, size] in [-1, 1]."""
+    parts: dict[int, list[Tensor]] = {size: [] for size in sizes}
+    for several in pictures if sizes else ():
+        for few in several.split(max(AT_ONCE // several[0].numel(), 1)):
+            for size, level in zip(sizes, pyramid(few.cpu().double() / 127.5 - 1, sizes), strict=True):
+                parts[size].append(level)
+            progress.report()
+    return {size: torch.cat(parts.pop(size)) for size in sizes}
+
+
+def _mirrored(level: Tensor) -> Tensor:
+    """Pictures, then their mirror images."""
+    both = level.new_empty(2 * len(level), *level.shape[1:])
+    both[: len(level)] = level
+    both[len(level) :] = level.flip(3)
+    return both
 
 
 def principal(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -71,11 +89,14 @@ def principal(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def regression(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight [e, d] and bias [e] of the ridge regression of y [n, e] on x [n, d]."""
+    """Weight [e, d] and bias [e] of the ridge regression of y [n, e] on x [n, d]; y is centred in place, since it
+    may fill a quarter of a gigabyte."""
     x_mean, y_mean = x.mean(0), y.mean(0)
-    spread = (x - x_mean).T @ (x - x_mean)
+    x = x - x_mean
+    y -= y_mean
+    spread = x.T @ x
     ridge = RIDGE * spread.diagonal().mean() * torch.eye(len(spread), dtype=x.dtype)
-    weight = torch.linalg.solve(spread + ridge, (x - x_mean).T @ (y - y_mean)).T
+    weight = torch.linalg.solve(spread + ridge, x.T @ y).T
     return weight, y_mean - weight @ x_mean
 
 

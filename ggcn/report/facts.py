@@ -19,6 +19,8 @@ Jobs = dict[str, Queued]
 
 LINES = 4000
 """of metrics.jsonl that are read, evenly spaced"""
+LARGE, TAIL = 2**24, 2**16
+"""bytes of a file that is not read whole any more, and of its end, which is"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def records(path: Path, most: int | None = None) -> list[Record]:
     """The objects in a file of JSON lines, at most about `most` and always the last; what is torn is passed over."""
     try:
         with path.open("rb") as file:
-            lines = list(_spaced(file, path.stat().st_size, most))
+            size = path.stat().st_size
+            large = most is not None and size > LARGE
+            lines = list(_sought(file, size, most or 0) if large else _spaced(file, size, most))
     except OSError:
         return []
     return [record for line in lines if (record := _parsed(line)) is not None]
@@ -70,6 +74,20 @@ def _spaced(file: IO[bytes], size: int, most: int | None) -> Iterator[bytes]:
         else:
             passed.append(line)
     yield from passed
+
+
+def _sought(file: IO[bytes], size: int, most: int) -> Iterator[bytes]:
+    """About `most` lines of a large file, from evenly spaced places; then its last ones. Reads little else of it."""
+    begun = -1
+    for number in range(most):
+        file.seek(number * size // most)
+        if number:
+            file.readline()  # the rest of the line there
+        if file.tell() > begun:
+            begun = file.tell()
+            yield file.readline()
+    file.seek(max(size - TAIL, 0))
+    yield from file.readlines()[1:][-2:]
 
 
 def _parsed(line: bytes) -> Record | None:

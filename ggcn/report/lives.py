@@ -23,8 +23,11 @@ class Life:
     words: str
 
 
-def lives(events: Sequence[Event], now: float, running: bool, beat: float = 0.0) -> list[Life]:
-    """The lives of a run. One killed from outside ended, as far as is known, at the latest when the next thing
+def lives(
+    events: Sequence[Event], now: float, running: bool, beat: float = 0.0, complete: bool = False
+) -> list[Life]:
+    """The lives of a run; `complete`: all its steps are saved, so that the last one is finished even where it has
+    not said so yet. One killed from outside ended, as far as is known, at the latest when the next thing
     happened; the last one at `beat`, its newest heartbeat. None ends before it began, though nodes' clocks differ."""
     starts = [place for place, event in enumerate(events) if event["event"] == "start"]
     found = [
@@ -34,13 +37,16 @@ def lives(events: Sequence[Event], now: float, running: bool, beat: float = 0.0)
             now,
             running,
             beat,
+            complete and following == len(events),
         )
         for first, following in zip(starts, [*starts[1:], len(events)], strict=True)
     ]
     return [life for life in found if life.begin <= life.end]
 
 
-def _one_life(events: Sequence[Event], then: float | None, now: float, running: bool, beat: float) -> Life:
+def _one_life(
+    events: Sequence[Event], then: float | None, now: float, running: bool, beat: float, complete: bool
+) -> Life:
     """then: when the next life began."""
     start, names = events[0], {"stop": "stopped", "finish": "finished", "end": "failed"}
     words = f"{page.count(start.get('world', 0), 'rank')} from step {told(start, 'step')}"
@@ -51,6 +57,8 @@ def _one_life(events: Sequence[Event], then: float | None, now: float, running: 
             return Life(
                 begin, max(begin, value(event, "time")), how, f"{words}; {how} {event.get('reason', '')}"
             )
+    if complete:
+        return Life(begin, max(beat, begin), "finished", f"{words}; all steps are saved")
     if then is None and running:
         return Life(begin, max(begin, now), "running", words)
     return Life(begin, max(begin, beat if then is None else then), "killed", f"{words}; killed from outside")
@@ -62,7 +70,7 @@ def life(facts: Facts) -> str:
     if not events:
         return page.note("Not started yet.")
     beat = max((value(each, "time") for each in facts.status.beats), default=0.0)
-    found = lives(events, facts.now, facts.running, beat)
+    found = lives(events, facts.now, facts.running, beat, facts.state == "complete")
     rows = [
         [page.clock(value(event, "time")), event["event"], _happened(event)] for event in events[-page.ROWS :]
     ]

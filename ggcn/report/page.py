@@ -116,8 +116,13 @@ def picture(shown: Image.Image, caption: str, kind: str) -> str:
         shown = shown.resize((PICTURE_WIDTH, max(round(shown.height * PICTURE_WIDTH / shown.width), 1)))
     data = io.BytesIO()
     shown.save(data, "JPEG", quality=88, subsampling=0)
-    source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    image = f'<img alt="{escape(caption)}" width="{shown.width}" height="{shown.height}" src="{source}">'
+    return jpeg(data.getvalue(), shown.size, caption, kind)
+
+
+def jpeg(data: bytes, size: tuple[int, int], caption: str, kind: str) -> str:
+    """The content of a JPEG file inside the page, as `picture`; `size`: width and height in pixels."""
+    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    image = f'<img alt="{escape(caption)}" width="{size[0]}" height="{size[1]}" src="{source}">'
     return f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{image}</figure>'
 
 

@@ -2,11 +2,14 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ggcn.config import Config
+from ggcn.gallery import steps as by_step
+from ggcn.gallery import thumbnails
 from ggcn.report import page
 from ggcn.report.facts import Facts
 
@@ -14,20 +17,74 @@ STRIPS = 12
 """pictures shown of a run, evenly spaced"""
 
 
+MOST_PIXELS = 8_000_000
+"""of a picture without thumbnails that is decoded: such as this project writes; larger ones are left out"""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture as HTML can hold it."""
+
+    data: bytes
+    """of a JPEG file"""
+    size: tuple[int, int]
+    """width and height"""
+
+
 def pictures(facts: Facts) -> str:
     """The newest picture, and the finest grid's samples over training."""
-    paths = spread(sorted(facts.status.run.samples.glob("step_*.png")), STRIPS)
-    shots = [(_step_of(path), sheet) for path in paths if (sheet := _open(path))]
-    if not shots:
+    paths = spread(_by_step(facts.status.run.samples), STRIPS)
+    shots = [(_step_of(path), *_shots(path, facts.status.config)) for path in paths]
+    sheets = [(step, sheet) for step, sheet, _ in shots if sheet]
+    if not sheets:
         return page.note("No picture yet.")
-    newest = page.picture(shots[-1][1], shots[-1][0], "strip")
-    config = facts.status.config
-    rows = [(step, row) for step, sheet in shots if config and (row := finest_row(sheet, config))]
+    newest = page.jpeg(sheets[-1][1].data, sheets[-1][1].size, sheets[-1][0], "strip")
+    rows = [(step, row) for step, _, row in shots if row]
     if len(rows) < 2:
         return newest
     words = page.note("The finest grid's samples, from the same start every time.", soft=True)
-    strips = "".join(page.picture(row, step, "row") for step, row in rows)
+    strips = "".join(page.jpeg(row.data, row.size, step, "row") for step, row in rows)
     return f'{newest}<h3>Over training</h3>{words}<div class="wide">{strips}</div>'
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """All pictures, those whose names have no step first."""
+    numbered = list(by_step(folder).values())
+    return sorted(set(folder.glob("step_*.png")) - set(numbered)) + numbered
+
+
+def _shots(path: Path, config: Config | None) -> tuple[Shot | None, Shot | None]:
+    """A picture and its finest row: from thumbnails, or from itself where it is small and has none."""
+    sheet, row = map(_thumbnail, thumbnails(path))
+    if sheet and row:
+        return sheet, row
+    whole = _open(path)
+    if whole is None:
+        return sheet, row
+    finest = finest_row(whole, config) if config else None
+    return sheet or _small(whole), row or (_small(finest) if finest else None)
+
+
+def _thumbnail(path: Path) -> Shot | None:
+    """A thumbnail; None where there is none or it is damaged."""
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return None
+            image.load()
+            return Shot(data, image.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _small(picture: Image.Image) -> Shot:
+    """A picture as a JPEG of at most a page's width."""
+    picture = picture.copy()
+    picture.thumbnail((page.PICTURE_WIDTH, picture.height))
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=88, subsampling=0)
+    return Shot(data.getvalue(), picture.size)
 
 
 def spread(found: Sequence[Path], most: int) -> list[Path]:
@@ -43,9 +100,16 @@ def _step_of(path: Path) -> str:
 
 
 def _open(path: Path) -> Image.Image | None:
+    """A picture without thumbnails; None where it is damaged, or too large to decode it for a report."""
     try:
-        return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
+        with Image.open(path) as image:
+            return image.convert("RGB") if image.width * image.height <= MOST_PIXELS else None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # what Pillow raises for damaged files
         return None
 
 

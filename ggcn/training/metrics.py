@@ -99,14 +99,22 @@ def forget_after(path: Path, step: int) -> None:
     """Drops the lines of steps after `step`, which a resumed run computes again; a torn last line too."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-    files.write_text(path, "".join(line + "\n" for line in kept))
+    with (
+        files.whole(path) as temporary,
+        path.open(encoding="utf-8", errors="replace") as lines,
+        temporary.open("w", encoding="utf-8") as kept,
+    ):
+        for line in lines:  # a long run's would fill the memory
+            if _step(line) <= step:
+                kept.write(line.rstrip("\n") + "\n")
 
 
 def has_step(path: Path, step: int) -> bool:
     """Whether there is a line of this step."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return any(_step(line) == step for line in lines)
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return any(_step(line) == step for line in lines)
 
 
 def _step(line: str) -> float:

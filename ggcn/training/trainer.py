@@ -2,21 +2,23 @@
 
 import gc
 import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import isfinite
+from threading import Thread
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ggcn import pictures, ranks, report
+from ggcn import gallery, pictures, ranks, report
 from ggcn.config import Config
 from ggcn.data import stream
 from ggcn.data.config import DataConfig
 from ggcn.data.view import refuse_smaller
 from ggcn.errors import UserError
-from ggcn.evaluation.images import LEAST, read
+from ggcn.evaluation.images import LEAST, batches
 from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.models import fitted
@@ -67,6 +69,7 @@ def _train(
     ranks.barrier()  # one may have had more shards to verify; the first step's collectives do not wait so long
     journal = Journal(run, step, config.train.steps) if ranks.is_first() else None
     ends.callback(lambda: trainer.stream.close())
+    ends.callback(trainer.aside.wait)
     ends.callback(lambda: journal.close() if journal else None)
     watch = Stopwatch(device)
     stopping, saved = False, step
@@ -122,14 +125,49 @@ def _due(step: int, every: int, total: int) -> bool:
     return step % every == 0 or step == total
 
 
-def _pictures(config: DataConfig, size: int, most: int) -> Tensor:
-    """Training pictures, uint8 [n, c, size, size], of a mixture by its weights."""
+def _pictures(config: DataConfig, size: int, most: int) -> Iterator[Tensor]:
+    """Training pictures, uint8 [n, c, size, size] a few at a time, of a mixture by its weights."""
     shares = config.folders()
     counts = {
         folder: max(LEAST, round(most * share / sum(shares.values()))) for folder, share in shares.items()
     }
-    parts = [read(folder, size, count, config.crop, config) for folder, count in counts.items()]
-    return torch.cat([part.pixels for part in parts])
+    for folder, count in counts.items():
+        yield from batches(folder, size, count, config.crop, config)
+
+
+class Aside:
+    """Work of rank 0 that neither its next steps nor other ranks wait for: one piece at a time, beside the training.
+
+    What fails is logged; no run shall fail for it.
+    """
+
+    def __init__(self) -> None:
+        self.thread: Thread | None = None
+
+    def start(self, what: str, *pieces: Callable[[], object]) -> None:
+        """Does `pieces` in a thread, once the work before is done; `what` it is, for the log."""
+        self.wait()
+        self.thread = Thread(target=_attempt, args=(what, pieces), name=what)
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is under way."""
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+
+
+def _attempt(what: str, pieces: tuple[Callable[[], object], ...]) -> None:
+    for piece in pieces:
+        try:
+            piece()
+        except Exception:  # whatever a run's folder may hold by now, or its disk lack
+            log.warning("%s failed", what, exc_info=True)
+
+
+def refresh_report(run: RunDir) -> None:
+    """Refreshes report.html, which no run shall fail for."""
+    _attempt("refreshing report.html", (lambda: report.write(run),))
 
 
 class Trainer:
@@ -139,6 +177,7 @@ class Trainer:
         world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         self.config, self.run, self.device = config, run, device
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
+        self.aside = Aside()
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         self.scorer = Scorer(config, run, device) if config.evaluation.every else None
         self.build()
@@ -178,8 +217,8 @@ class Trainer:
         learner, model, data = self.learner, self.config.model, self.config.data
         exact = learner.ema_upsamplers.module  # float32, whatever the engine's precision
         if ranks.is_first():
-            pictures = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
-            fitted.fit(exact, pictures, model.grids, mirrored=data.flip)
+            parts = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
+            fitted.fit(exact, parts, model.grids, mirrored=data.flip)
         learner.adopt(ranks.from_first({name: x.cpu() for name, x in exact.named_buffers()}))
 
     def save(self, step: int) -> None:
@@ -232,6 +271,7 @@ class Trainer:
     def roll_back(self, step: int, verdict: Verdict, values: dict[str, float]) -> int:
         """Notes that the run diverged at `step`, then does what a new process would: it goes on from the last
         healthy checkpoint, or the initial weights. Returns the step. Raises UserError after too many times."""
+        self.aside.wait()  # the data's new workers are forked, with which threads do not mix
         self.stream.close()
         told = self.config.guard, self.run, step, self.learner.attempt, verdict, values
         record = ranks.from_first(guard.note(*told) if ranks.is_first() else None)
@@ -268,19 +308,13 @@ class Trainer:
         assert self.scorer is not None
         self.scorer.score(self.sampler(), step)
         if ranks.is_first():
-            self.tell()
+            self.aside.start("report.html", lambda: report.write(self.run))
         ranks.barrier()  # rank 0 measures alone
-
-    def tell(self) -> None:
-        """Refreshes report.html, which no run shall fail for."""
-        try:
-            report.write(self.run)
-        except Exception:  # whatever a run's folder may hold by now
-            log.warning("report.html was not refreshed", exc_info=True)
 
     def picture(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png: data above, then start and refined per grid from the same z every time, and
-        persistent chains where there are any."""
+        persistent chains where there are any. Meanwhile training goes on: the files, and the report, are written aside.
+        """
         count, sampler = self.config.log.pictures, self.sampler()
         particles = sampler.draw(0, count, self.config.seed)
         rows = [("data", images[:count].float() / 127.5 - 1)]
@@ -291,5 +325,12 @@ class Trainer:
         chains = ", ".join(str(grid.steps) for grid in sampler.grids)
         title = f"{self.config.run}, step {step}, averaged weights, Langevin steps per grid: {chains}"
         page = pictures.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
-        pictures.save(page, self.run.samples / f"step_{step:06d}.png")
-        self.tell()
+        finest, folder, settings = rows[2 * len(sampler.grids)][1], self.run.samples, self.config.log
+        width = max(gallery.WIDTH // len(finest) - 1, 8)
+        row = pictures.row_of(finest, min(width, max(64, finest.shape[-1])))
+        self.aside.start(
+            "the picture",
+            lambda: gallery.keep(page, row, folder / f"step_{step:06d}.png", step),
+            lambda: gallery.prune(folder, settings.pictures_kept, settings.pictures_every),
+            lambda: report.write(self.run),
+        )

@@ -38,7 +38,7 @@ def main() -> None:
     told = parser().parse_args()
     set_numeric_flags()
     torch.manual_seed(bits("gan", told.seed))
-    images = to_floats(read(told.shards, told.size, 50_000).pixels)
+    images = to_floats(read(told.shards, told.size, 50_000).pixels[:])
     images = images.to("cuda" if torch.cuda.is_available() else "cpu")
     generator = train(images, told.loss, told.steps, told.batch, told.width)
     with files.whole(told.out) as temporary:
