@@ -18,6 +18,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import check, history
 from ggcn.checks import validate_packages, validate_world

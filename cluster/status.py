@@ -25,6 +25,8 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from cluster import history, job, slurm
 from cluster.request import NO_GPU
 from ggcn.compose import load

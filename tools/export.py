@@ -12,6 +12,10 @@ needs torch, numpy, omegaconf and safetensors, but no DeepSpeed, Hydra, submitit
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn.errors import UserError, run_cli
 from ggcn.export import export

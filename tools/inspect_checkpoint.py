@@ -8,9 +8,12 @@ Verifies size and sha256 of every file. Exit code 1 when a checkpoint is damaged
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn.engine.portable import STATE
 from ggcn.errors import UserError, run_cli

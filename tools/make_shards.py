@@ -7,9 +7,12 @@ the same command runs again.
 """
 
 import argparse
+import sys
 import time
 from os.path import expanduser
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn.data import build, sources
 from ggcn.data.build import Built

@@ -7,6 +7,10 @@ Also while the run goes on: it only reads.
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster.status import jobs_or_none
 from ggcn import report

@@ -15,6 +15,7 @@ rounding. IMAGES is an image file, or a folder, zip or tar of them.
 
 import argparse
 import csv
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, sqrt
@@ -27,6 +28,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files, pictures
 from ggcn.data.config import DataConfig

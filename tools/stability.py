@@ -9,6 +9,7 @@ not repeated), OUT.md (the table) and OUT.png (the plot).
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import isfinite
@@ -16,6 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files
 from ggcn.errors import UserError, run_cli

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import io
 import json
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files
 from ggcn.data import build, manifest
