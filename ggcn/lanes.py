@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import index
 
 import numpy as np
 
@@ -38,8 +39,8 @@ def exact_share(share: float, count: int) -> Fraction:
 
 
 def _digest(key: tuple[Key, ...], size: int) -> int:
-    """A number of `size` bytes."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    """A number of `size` bytes. NumPy's integers count as Python's; a float raises TypeError."""
+    text = "\x1f".join(f"str:{part}" if isinstance(part, str) else f"int:{int(index(part))}" for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest(), "little")
 
 

@@ -54,3 +54,13 @@ def test_noise_is_standard_normal_and_goes_on() -> None:
 def test_a_world_that_does_not_divide_the_lanes_is_refused() -> None:
     with pytest.raises(UserError, match="3 ranks cannot share 8 lanes equally"):
         Lanes(8, 0, 3)
+
+
+def test_a_seed_is_its_number_whatever_its_type() -> None:
+    assert bits(np.int64(5), "sample", np.uint8(3)) == bits(5, "sample", 3)
+    assert bits(True, np.str_("a")) == bits(1, "a")
+    for seed in (-1, 2**70):
+        assert bits(seed) != bits(-seed)
+    for seed in (1.0, np.float32(2), None):
+        with pytest.raises(TypeError):
+            bits(seed, "sample", 3)
