@@ -31,11 +31,15 @@ def main() -> int:
 
 
 def found(path: Path) -> list[Path]:
-    """The checkpoints that `path` stands for, newest first; raises UserError when there is none."""
-    if path.name.startswith(checkpoint.PREFIX) and path.is_dir():
+    """The checkpoints that `path` stands for, newest first, then those that a roll-back went back beyond; raises
+    UserError when there is none."""
+    path = path if path.name else path.resolve()  # "."
+    names = (checkpoint.PREFIX, f"left-{checkpoint.PREFIX}")
+    if path.is_dir() and (path.name.startswith(names) or (path / "meta.json").exists()):
         return [path]
     root = path if path.name == "checkpoints" else path / "checkpoints"
     folders = [root / checkpoint.name(step) for step in checkpoint.steps(root)]
+    folders += sorted(root.glob(f"left-{checkpoint.PREFIX}*"), reverse=True)
     if not folders:
         raise UserError(f"{path} is neither a checkpoint nor a run that has one")
     return folders
@@ -47,20 +51,20 @@ def inspect(folder: Path) -> bool:
     print(f"{folder}{_marks(folder)}: {'whole' if fault is None else f'DAMAGED ({fault})'}")
     try:
         facts = checkpoint.meta(folder)
-    except (OSError, ValueError):
+        for key, value in facts.items():
+            if key != "files":
+                print(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
+        for name, entry in facts.get("files", {}).items():
+            print(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{_content(folder / name)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of a damaged file, anything
         return False
-    for key, value in facts.items():
-        if key != "files":
-            print(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
-    for name, entry in facts.get("files", {}).items():
-        print(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{_content(folder / name)}")
     return fault is None
 
 
 def _marks(folder: Path) -> str:
     """Whether it is the newest or the best of its run."""
     latest, liked = folder.parent / "latest", checkpoint.best(folder.parent)
-    newest = latest.read_text(encoding="utf-8").strip() if latest.exists() else ""
+    newest = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.exists() else ""
     marks = ["latest"] if newest == folder.name else []
     if liked and liked["checkpoint"] == folder.name:
         marks.append(f"best, score {liked['score']:g}")

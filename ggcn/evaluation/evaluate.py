@@ -192,8 +192,7 @@ def _described(
     request: Request, train: Images, held: Images | None, others: dict[str, Images], sampler: Sampler
 ) -> dict[str, Any]:
     """The sets of pictures, and whether the run was trained on the first."""
-    assert sampler.folder is not None
-    trained = samples.data_hash(sampler.folder)
+    trained = samples.data_hash(sampler)
     same = None if trained is None else trained == hashlib.sha256(train.hash.encode()).hexdigest()
     sets = {"train": train, **({"held-out": held} if held else {}), **others}
     told = {name: _of(images) for name, images in sets.items()}

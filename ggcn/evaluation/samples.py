@@ -2,18 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from ggcn.errors import UserError
 from ggcn.evaluation.images import Pixels, at_once, to_bytes, to_floats
 from ggcn.sampling.sampler import Sampler
-from ggcn.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,9 @@ def settings(sampler: Sampler, seed: int) -> dict[str, Any]:
 
 def step(sampler: Sampler) -> int:
     """The training step whose weights a sampler has."""
-    assert sampler.folder is not None
-    if sampler.folder.is_dir():
-        return int(checkpoint.meta(sampler.folder)["step"])
-    with safe_open(sampler.folder, "pt") as file:
-        return int(file.metadata()["step"])
+    return int(sampler.facts["step"])
 
 
-def data_hash(folder: Path) -> str | None:
+def data_hash(sampler: Sampler) -> str | None:
     """The hash of the data that a checkpoint was trained on; None for an exported file, which does not say."""
-    return checkpoint.meta(folder)["data"] if folder.is_dir() else None
+    return sampler.facts.get("data")

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from itertools import pairwise
 from math import isinf
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ggcn.config import Config, EnergyConfig, ModelConfig
 from ggcn.lanes import bits
@@ -57,25 +57,32 @@ class Energies(nn.Module):
 
     def prepared(self, grid: int) -> Callable[[Tensor], Tensor]:
         """E(x) of one grid in the precision of the chains, for many calls: with the weights as they are now, cast and
-        laid out once instead of in every call (autocast remembers casts only of weights that take a gradient)."""
-        weights = _ready(self.grids[grid], self.chain_precision)
+        laid out once instead of in every call (autocast remembers casts only of weights that take a gradient).
+
+        The network itself stays as it is, so that threads may share it."""
+        net = _ready(self.grids[grid], self.chain_precision)
 
         def energy(x: Tensor) -> Tensor:
             with autocast(x, self.chain_precision):
-                return self.reference(x) - functional_call(self.grids[grid], weights, (x,))
+                return self.reference(x) - net(x)
 
         return energy
 
 
-def _ready(net: nn.Module, precision: Precision) -> dict[str, Tensor]:
-    """The convolutions' weights by name, detached, as their kernels take them in `precision`."""
-    weights = {}
-    for place, layer in net.named_modules():
-        for name, weight in layer.named_parameters(place) if isinstance(layer, nn.Conv2d) else ():
-            cast = weight.detach() if precision == "fp32" else weight.detach().bfloat16()
-            layout = torch.channels_last if cast.dim() == 4 else torch.contiguous_format
-            weights[name] = cast.contiguous(memory_format=layout)
-    return weights
+def _ready(net: nn.Module, precision: Precision) -> nn.Module:
+    """A second network of the same parameters, but for the convolutions' weights, which are detached and as their
+    kernels take them in `precision`."""
+    twin = copy(net)
+    twin._modules = {name: layer and _ready(layer, precision) for name, layer in net._modules.items()}
+    if isinstance(net, nn.Conv2d):
+        twin._parameters = {name: _cast(weight, precision) for name, weight in net.named_parameters()}
+    return twin
+
+
+def _cast(weight: nn.Parameter, precision: Precision) -> nn.Parameter:
+    cast = weight.detach() if precision == "fp32" else weight.detach().bfloat16()
+    layout = torch.channels_last if cast.dim() == 4 else torch.contiguous_format
+    return nn.Parameter(cast.contiguous(memory_format=layout), requires_grad=False)
 
 
 def _energy(size: int, config: EnergyConfig) -> nn.Module:

@@ -49,7 +49,7 @@ class Noise:
 
     def normal(self, *shape: int) -> Tensor:
         """A new tensor of N(0, 1), float32, on the device."""
-        return self.normal_(torch.empty(shape, device=self.device))
+        return self.normal_(torch.empty(shape, dtype=torch.float32, device=self.device))
 
 
 def host_normal(keys: Sequence[tuple[Key, ...]], *shape: int) -> Tensor:
@@ -66,6 +66,6 @@ def _fill(out: np.ndarray, stream: np.random.Generator) -> None:
 @cache
 def _quantiles() -> np.ndarray:
     """The middles of 2^16 equally likely slices of N(0, 1), scaled to variance 1; float32, symmetrical."""
-    half = torch.special.ndtri((torch.arange(2**15, dtype=torch.float64) + 0.5) / 2**16)
+    half = torch.special.ndtri((torch.arange(2**15, dtype=torch.float64, device="cpu") + 0.5) / 2**16)
     both = torch.cat([half, -half.flip(0)])
     return (both / both.square().mean().sqrt()).float().numpy()

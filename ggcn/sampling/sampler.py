@@ -1,8 +1,9 @@
 """A trained model as a sampler."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,16 +23,27 @@ WEIGHTS = "ema.pt"
 
 
 class Sampler:
-    """Draws images; image number i of a seed is the same whatever else is drawn, up to float rounding."""
+    """Draws images; image number i of a seed is the same whatever else is drawn, up to float rounding.
+
+    Its networks take no gradient and are never changed, so threads may share it; no global random state is used.
+    """
 
     def __init__(
-        self, config: Config, energies: Energies, upsamplers: Upsamplers, folder: Path | None = None
+        self,
+        config: Config,
+        energies: Energies,
+        upsamplers: Upsamplers,
+        folder: Path | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
-        self.config, self.folder = config, folder
-        self.energies, self.upsamplers = energies.eval(), upsamplers.eval()
+        """folder: of the checkpoint, or an exported file; facts: what that says of itself."""
+        self.config, self.folder, self.facts = config, folder, facts or {}
+        self.energies = energies.eval().requires_grad_(False)
+        self.upsamplers = upsamplers.eval().requires_grad_(False)
         self.device = next(energies.parameters()).device
         self.lane_width = config.train.batch // config.lanes
 
+    @torch.inference_mode(False)  # chains differentiate energies
     def draw(self, first: int, count: int, seed: int) -> Particles:
         """Images number first to first + count of `seed`, with chain starts and all grids.
 
@@ -67,24 +79,64 @@ class Sampler:
 
     def sample(self, count: int, seed: int = 0, batch: int = 64) -> Tensor:
         """`count` images [count, channels, size, size], about [-1, 1], on the CPU."""
-        return torch.cat(list(self.batches(count, seed, batch)))
+        shape = (0, self.energies.shape[0], *[self.grids[-1].size] * 2)
+        return torch.cat(
+            [torch.empty(shape, dtype=torch.float32, device="cpu"), *self.batches(count, seed, batch)]
+        )
 
 
 def load(run: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
     """The sampler of a run's newest whole checkpoint, or of the one at `step`, from averaged weights.
 
-    Sets this process's numeric flags. Raises UserError when `run` is no run directory or has no such checkpoint.
+    Sets this process's numeric flags. Raises UserError when `run` is no run directory, has no such checkpoint, or its
+    config is not the checkpoint's.
     """
     set_numeric_flags()
     place = RunDir(Path(run))
     config = load_config(place.config)
     config.data.allow_pipe = False  # it may be somebody else's run: only who calls may allow commands
+    folder, weights, facts = _read(place, step)
+    return assembled(config, weights, folder, device, facts)
+
+
+def _read(place: RunDir, step: int | None, retries: int = 3) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A checkpoint's folder, averaged weights and meta.json; another one's where the run goes on and prunes it while
+    it is read."""
     folder = _choose(place, step)
-    energies, upsamplers = build(config)
-    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    energies.load_state_dict(weights["energies"])
-    upsamplers.load_state_dict(weights["upsamplers"])
-    return Sampler(config, energies.to(device), upsamplers.to(device), folder)
+    try:
+        return (
+            folder,
+            torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True),
+            checkpoint.meta(folder),
+        )
+    except OSError:
+        if folder.exists() or not retries:
+            raise
+    return _read(place, step, retries - 1)
+
+
+def assembled(
+    config: Config,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    source: Path,
+    device: str | torch.device,
+    facts: dict[str, Any],
+) -> Sampler:
+    """The sampler of a config with the weights read from `source`: "energies" and "upsamplers", by name.
+
+    In float32, whatever PyTorch's default is. Raises UserError when they do not fit.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        energies, upsamplers = build(config)
+        for name, module in (("energies", energies), ("upsamplers", upsamplers)):
+            try:
+                module.float().load_state_dict(weights[name])
+            except (KeyError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise UserError(
+                    f"the {name} in {source} do not fit the config that comes with them ({reason}); restore the config"
+                ) from None
+        return Sampler(config, energies.to(device), upsamplers.to(device), source, facts)
 
 
 def _choose(place: RunDir, step: int | None) -> Path:

@@ -30,6 +30,7 @@ FIT_STEPS, FIT_RATE, FIT_SD = 150, 0.1, 0.2
 deviation, pixels in [-1, 1])"""
 
 
+@torch.inference_mode(False)
 def film(sampler: Sampler, numbers: range, seed: int, stops: Sequence[int]) -> Tensor:
     """Pictures of a seed after each of `stops` Langevin steps on the finest grid, rising numbers:
     [len(numbers), len(stops), c, size, size].
@@ -46,6 +47,7 @@ def stages(steps: int, count: int) -> list[int]:
     return sorted({round(place * steps / max(count - 1, 1)) for place in range(count)} | {steps})
 
 
+@torch.inference_mode(False)
 def interpolate(sampler: Sampler, rows: range, seed: int, count: int, steps: int | None = None) -> Tensor:
     """Row r: `count` pictures on the great circle from the z of picture 2r of a seed to that of picture 2r + 1,
     [len(rows), count, c, size, size]. All of a row have the chain noise of its first.
@@ -109,6 +111,7 @@ def known(images: Tensor, mask: Tensor, sizes: Sequence[int], noise: Noise, sd: 
     ]
 
 
+@torch.inference_mode(False)
 def inpaint(
     sampler: Sampler, images: Tensor, mask: Tensor, first: int, seed: int, steps: int | None = None
 ) -> Tensor:
@@ -170,6 +173,7 @@ def fitted(upsamplers: Upsamplers, z: Tensor, fact: Known) -> Tensor:
     return z.detach()
 
 
+@torch.inference_mode(False)
 def denoise(
     sampler: Sampler,
     images: Tensor,

@@ -45,14 +45,19 @@ def faults(folder: Path, deep: bool = True) -> str | None:
     complete, described = folder / "COMPLETE", folder / "meta.json"
     if not complete.exists():
         return "COMPLETE is missing"
-    if not described.exists() or files.sha256(described) != complete.read_text(encoding="utf-8").strip():
-        return "meta.json was altered"
-    for path, entry in meta(folder)["files"].items():
-        file = folder / path
-        if not file.is_file():
-            return f"{path} is missing"
-        if file.stat().st_size != entry["bytes"] or (deep and files.sha256(file) != entry["sha256"]):
-            return f"{path} was altered"
+    try:
+        if not described.exists() or files.sha256(described) != complete.read_text(encoding="utf-8", errors="replace").strip():
+            return "meta.json was altered"
+        for path, entry in meta(folder)["files"].items():
+            file = folder / path
+            if not file.is_file():
+                return f"{path} is missing"
+            if file.stat().st_size != entry["bytes"] or (deep and files.sha256(file) != entry["sha256"]):
+                return f"{path} was altered"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "meta.json describes no files"
     return None
 
 
@@ -68,8 +73,9 @@ def healthy(folder: Path) -> bool:
 
 def steps(root: Path) -> list[int]:
     """Steps that have a checkpoint folder, newest first, whole or not."""
-    found = [path.name.removeprefix(PREFIX) for path in root.glob(f"{PREFIX}*")]
-    return sorted((int(step) for step in found if step.isdigit()), reverse=True)
+    found = [path.name for path in root.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    numbers = {int(one.removeprefix(PREFIX)): one for one in found}
+    return sorted((step for step, one in numbers.items() if one == name(step)), reverse=True)
 
 
 def newest_whole(root: Path, deep: bool = True) -> Path | None:
@@ -83,6 +89,8 @@ def newest_whole(root: Path, deep: bool = True) -> Path | None:
         fault = faults(folder, deep)
         if fault is None:
             return folder
+        if not folder.exists():  # the run goes on and has pruned it, so there are newer ones
+            return newest_whole(root, deep)
         damaged.append(f"{folder.name}: {fault}")
         log.warning("checkpoint %s is damaged (%s); looking at the one before", folder, fault)
     if damaged:
@@ -103,11 +111,18 @@ def at_step(root: Path, step: int) -> Path:
 
 
 def best(root: Path) -> dict[str, Any] | None:
-    """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more."""
-    if not (root / "best").exists():
+    """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more, or a disk
+    damaged the note of it."""
+    try:
+        noted = json.loads((root / "best").read_text())
+        return (
+            noted if (root / noted["checkpoint"]).is_dir() and noted["score"] == noted["score"] + 0 else None
+        )
+    except FileNotFoundError:
         return None
-    noted = json.loads((root / "best").read_text(encoding="utf-8"))
-    return noted if (root / noted["checkpoint"]).is_dir() else None
+    except (ValueError, KeyError, TypeError):
+        log.warning("%s cannot be read; the best checkpoint is not known any more", root / "best")
+        return None
 
 
 def note_best(root: Path, step: int, score: float, of: str = "") -> bool:
