@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -64,22 +65,38 @@ def fail(error: UserError) -> NoReturn:
     raise SystemExit(2)
 
 
+def _flush_output() -> None:
+    """Writes out what was printed; what is refused then would else be refused when nobody can catch it any more."""
+    try:
+        if sys.stdout:  # None where the shell closed it
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes once more when it ends
+        raise
+
+
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command's `main`, in UTF-8 whatever the locale.
 
     A UserError, and what the system refuses (a full disk, a folder that may not be written, a limit on open
-    files), becomes one line and exit code 2; Ctrl-C exit code 130.
+    files), becomes one line and exit code 2; Ctrl-C exit code 130; a reader of the output that has gone, such as
+    `head`, exit code 141 alone.
     """
     from ggcn.limits import explained
 
     _in_utf8()
     try:
-        raise SystemExit(main() or 0)
+        try:
+            raise SystemExit(main() or 0)
+        finally:
+            _flush_output()
     except UserError as error:
         fail(error)
-    except BrokenPipeError:  # who read the output has enough, as `head` does
+    except BrokenPipeError:  # Python flushes once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except RuntimeError as error:
         if limit := explained(error):
             fail(limit)
@@ -87,7 +104,8 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         if limit := explained(error):
             fail(limit)
-        fail(UserError(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)))
+        reason = error.strerror or str(error)
+        fail(UserError(f"{reason}: {error.filename}" if error.filename else reason))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import hashlib
 import io
 import json
@@ -31,14 +32,17 @@ def whole(path: Path, listed: bool = True) -> Iterator[Path]:
 
     Not `listed`: the folder is not forced to the disk as well, and a power cut may take the file back.
     """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
         if listed:
             sync(path.parent)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -79,6 +83,24 @@ class _Growing(io.RawIOBase):
         """Closes the file."""
         self._file.close()
         super().close()
+def check_writable(path: Path) -> None:
+    """Raises OSError unless a file can be written at `path`, to be called before the work that makes its content. Its
+    folder is made."""
+    temporary = _beside(path)
+    try:
+        temporary.touch()
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    temporary.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name in the folder of `path`, which is made. Raises OSError, also when `path` is itself a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".tmp-{os.getpid()}-{path.name}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -243,6 +243,50 @@ def test_masks(tmp_path: Path) -> None:
         given.mask("center", 4)
 
 
+def test_masks_are_read_as_pictures_are(tmp_path: Path) -> None:
+    def known(page: Image.Image, name: str, **how: object) -> Tensor:
+        page.save(tmp_path / name, **how)
+        return given.mask(str(tmp_path / name), 8)
+
+    hole = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    hole.paste((0, 0, 0, 0), (0, 0, 8, 2))  # cut out, not painted
+    assert known(hole, "hole.png").equal(torch.arange(8).ge(2)[:, None].expand(8, 8))
+    dark = np.full((8, 8), 1000, np.uint16)  # of 65535
+    dark[:, 6:] = 60000
+    assert known(Image.fromarray(dark), "deep.png").equal(torch.arange(8).lt(6)[None].expand(8, 8))
+    turned = Image.new("L", (8, 8), 0)
+    turned.paste(255, (0, 0, 8, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    assert known(turned, "turned.png", exif=exif).equal(torch.arange(8).lt(6)[:, None].expand(8, 8))
+
+
+def test_a_mask_that_is_too_large_or_no_picture_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "large.png")
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name, reason in (("large.png", "exceeds limit"), ("text.png", "not an image")):
+        with pytest.raises(UserError, match=f"{name} is no picture .*{reason}"):
+            given.mask(str(tmp_path / name), 8)
+
+
+def test_a_picture_may_lie_above_or_have_no_ending(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "below").mkdir()
+    (folder / ".hidden").mkdir()
+    data = (folder / "1.png").read_bytes()
+    (folder / "plain").write_bytes(data)
+    (folder / ".hidden/1.png").write_bytes(data)
+    monkeypatch.chdir(folder / "below")
+    expected = given.images(str(folder / "1.png"), 16)[1]
+    for place in ("../1.png", "../plain", "../.hidden/1.png"):
+        assert given.images(place, 16)[1].equal(expected)
+    (folder / "plain").write_text("text")
+    with pytest.raises(UserError, match=r"plain cannot be read \(not an image"):
+        given.images("../plain", 16)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Six pictures of 32 x 40 pixels."""
@@ -293,7 +337,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     """The command in this process, which has loaded everything."""
-    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, words), "--device", "cpu"])
+    device = () if "--device" in words else ("--device", "cpu")
+    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, words), *device])
     sample.main()
 
 
@@ -366,6 +411,15 @@ def test_shards_are_scored_too(
         (["--denoise", "IMAGES"], "--denoise and --sd go together"),
         (["--denoise", "IMAGES", "--sd", "0"], "--sd must be above 0"),
         (["--denoise", "IMAGES", "--sd", "nan"], "--sd must be above 0"),
+        (["--denoise", "IMAGES", "--sd", "1e30", "--corrupt"], "--sd must be above 0, from 1e-6 to 100"),
+        (["--denoise", "IMAGES", "--sd", "1e-30"], "--sd must be above 0, from 1e-6 to 100"),
+        (
+            ["--denoise", "IMAGES", "--sd", "0.2", "--weight", "inf"],
+            "--weight must be at least 0, and finite",
+        ),
+        (["--inpaint", "IMAGES", "--mask", "nowhere.png"], "there is no --mask nowhere.png"),
+        (["--device", "meta"], "--device meta cannot be used"),
+        (["--device", "mps"], "--device mps cannot be used"),
         (["--corrupt"], "belong to --denoise"),
         (["--film", "1"], "at least 2 stages"),
         (["--interpolate", "0"], "at least 2 stages"),
@@ -388,7 +442,78 @@ def test_a_mistake_is_one_sentence(
         command(monkeypatch, model, "--out", tmp_path / "x.png", *given_words)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.fixture
+def lost(model: Path, tmp_path: Path) -> Path:
+    """A model whose weights are no numbers any more."""
+    weights = export.weights(export.load(model))
+    name = "energies.grids.1.features.0.bias"
+    config = to_yaml(export.load(model).config)
+    path = tmp_path / "lost.safetensors"
+    save_file(
+        weights | {name: weights[name] * float("nan")},
+        path,
+        {"format": export.FORMAT, "config": config, "step": "0"},
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--out", "x.png"],
+        ["--out", "many"],
+        ["--film", "2", "--out", "x.png"],
+        ["--interpolate", "2", "--out", "x.png"],
+        ["--inpaint", "IMAGES", "--mask", "left", "--out", "x.png"],
+        ["--denoise", "IMAGES", "--sd", "0.2", "--out", "x.png"],
+        ["--score", "IMAGES", "--out", "x.csv"],
+    ],
+)
+def test_pictures_that_are_no_numbers_are_not_written(
+    lost: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given_words = [str(folder) if word == "IMAGES" else word for word in words]
+    with pytest.raises(UserError, match="did not stay finite; take another checkpoint"):
+        command(monkeypatch, lost, *given_words)
+    assert not any((tmp_path / name).exists() for name in ("x.png", "x.csv", "many/000000.png"))
+
+
+def test_a_place_that_takes_no_file_is_known_before_anything_is_drawn(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_chains(*_: object) -> None:
+        raise AssertionError("chains ran")
+
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sample.tasks, "film", no_chains)
+    with pytest.raises(IsADirectoryError) as error:
+        command(monkeypatch, model, "--out", tmp_path / "folder.png")
+    assert error.value.filename == str(tmp_path / "folder.png")
+    for out in (tmp_path / "file", tmp_path / "file/x.png", Path("/proc/x.png")):
+        with pytest.raises(OSError, match=str(out.parent)):
+            command(monkeypatch, model, "--out", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_a_folder_fills_while_chains_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, film = [], tasks.film
+
+    def watched(*given: object) -> Tensor:
+        there.append(len(list((tmp_path / "many").glob("*.png"))))
+        return film(*given)
+
+    monkeypatch.setattr(sample.tasks, "film", watched)
+    command(monkeypatch, model, "--count", 10, "--batch", 4, "--out", tmp_path / "many")
+    assert there == [0, 4, 8]
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == [f"{n:06d}.png" for n in range(10)]
 
 
 def test_psnr_of_a_known_error() -> None:

@@ -18,7 +18,7 @@ import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from os.path import expanduser
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +39,7 @@ from ggcn.paths import user_path
 from ggcn.precision import set_numeric_flags
 from ggcn.sampling import given, tasks
 from ggcn.sampling.noise import host_normal
-from ggcn.sampling.sampler import Sampler
+from ggcn.sampling.sampler import Sampler, check_finite
 
 PICTURES, ROWS, NAMED = 64, 8, 5
 """drawn by default; rows by default; named at either end of a table of energies"""
@@ -51,6 +51,7 @@ def main() -> None:
     """The command line."""
     told = parser().parse_args()
     check(told)
+    files.check_writable(told.out if told.out.suffix else told.out / "000000.png")
     sampler = load(told.run, told.step, usable(told.device))
     task = next(
         name for name in (*TASKS, "pictures") if name == "pictures" or getattr(told, name) is not None
@@ -121,10 +122,10 @@ def check(told: argparse.Namespace) -> None:
         != (told.inpaint is None),
         "--denoise and --sd go together; say how strong the noise is, for example --sd 0.2": (told.sd is None)
         != (told.denoise is None),
-        "--sd must be above 0": told.sd is not None and not told.sd > 0,
+        "--sd must be above 0, from 1e-6 to 100": told.sd is not None and not 1e-6 <= told.sd <= 100,
         "--corrupt and --weight belong to --denoise": told.denoise is None
         and (told.corrupt or told.weight is not None),
-        "--weight must be at least 0": told.weight is not None and not told.weight >= 0,
+        "--weight must be at least 0, and finite": told.weight is not None and not 0 <= told.weight < inf,
         "--chain-steps runs no chain with --score and --data": scores and told.chain_steps is not None,
     }
     for sentence, fault in faults.items():
@@ -137,9 +138,10 @@ def usable(name: str | None) -> torch.device:
     set_numeric_flags()
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise UserError(f"--device {name} cannot be used ({reason})") from None
     return device
 
 
@@ -156,9 +158,16 @@ def reading(allow_pipe: bool) -> Iterator[DataConfig]:
 def draw(sampler: Sampler, told: argparse.Namespace) -> str:
     """Pictures, with longer chains where that is asked for."""
     count, steps = told.count or PICTURES, told.chain_steps or sampler.grids[-1].steps
-    parts = parts_of(count, told.batch, sampler, "picture")
-    images = torch.cat([tasks.film(sampler, part, told.seed, [steps])[:, 0] for part in parts])
-    save(images, told.out)
+    drawn = []
+    for part in parts_of(count, told.batch, sampler, "picture"):
+        images = tasks.film(sampler, part, told.seed, [steps])[:, 0]
+        check_finite(images, sampler)
+        if told.out.suffix:
+            drawn.append(images)
+        else:  # at once: there may be more than memory holds
+            save(images, told.out, part.start)
+    if drawn:
+        save(torch.cat(drawn), told.out)
     return f"{count} pictures"
 
 
@@ -167,7 +176,9 @@ def film(sampler: Sampler, told: argparse.Namespace) -> str:
     count = told.count or ROWS
     stops = tasks.stages(told.chain_steps or sampler.grids[-1].steps, told.film)
     parts = parts_of(count, told.batch, sampler, "row")
-    save_rows(torch.cat([tasks.film(sampler, part, told.seed, stops) for part in parts]), told.out)
+    rows = torch.cat([tasks.film(sampler, part, told.seed, stops) for part in parts])
+    check_finite(rows, sampler)
+    save_rows(rows, told.out)
     return f"{count} films, after {', '.join(map(str, stops))} Langevin steps,"
 
 
@@ -175,8 +186,10 @@ def interpolate(sampler: Sampler, told: argparse.Namespace) -> str:
     """Rows between pairs of z."""
     count, stages = told.count or ROWS, told.interpolate
     parts = parts_of(count, max(told.batch // stages, 1), sampler, "row", whole=False)
-    rows = [tasks.interpolate(sampler, part, told.seed, stages, told.chain_steps) for part in parts]
-    save_rows(torch.cat(rows), told.out)
+    made = [tasks.interpolate(sampler, part, told.seed, stages, told.chain_steps) for part in parts]
+    rows = torch.cat(made)
+    check_finite(rows, sampler)
+    save_rows(rows, told.out)
     return f"{count} walks between pairs of z"
 
 
@@ -191,6 +204,7 @@ def inpaint(sampler: Sampler, told: argparse.Namespace) -> str:
         for part in parts
     ]
     result = torch.cat(filled)
+    check_finite(result, sampler)
     masked = torch.where(known, images, torch.zeros(()))
     save_beside(told.out, {"given": images, "masked": masked, "filled in": result}, "filled in")
     colour = images[:, :, known].mean(2)[:, :, None, None].expand_as(images)
@@ -212,6 +226,7 @@ def denoise(sampler: Sampler, told: argparse.Namespace) -> str:
         for part in parts
     ]
     result = torch.cat(clean)
+    check_finite(result, sampler)
     rows = {"given": images} | ({"noisy": noisy} if told.corrupt else {}) | {"denoised": result}
     save_beside(told.out, rows, "denoised")
     won = f" (PSNR {tasks.psnr(result, images):.2f} dB; noisy {tasks.psnr(noisy, images):.2f} dB)"
@@ -222,6 +237,7 @@ def score(sampler: Sampler, told: argparse.Namespace) -> str:
     """A table of energies, the finest grid's lowest first; says which are lowest and highest."""
     names, images = _to_score(sampler, told)
     energies = torch.cat([tasks.energies(sampler, part) for part in images.split(told.batch)])
+    check_finite(energies, sampler)
     order = energies[:, -1].argsort(stable=True).tolist()
     rows = [[names[place], *(f"{value:.6g}" for value in energies[place].tolist())] for place in order]
     with files.whole(told.out) as temporary, _table(temporary) as file:
@@ -262,11 +278,11 @@ def parts_of(count: int, batch: int, sampler: Sampler, unit: str, whole: bool = 
             bar.update(len(part))
 
 
-def save(images: Tensor, out: Path) -> None:
-    """A grid with about as many columns as rows, or a folder of numbered PNGs."""
+def save(images: Tensor, out: Path, first: int = 0) -> None:
+    """A grid with about as many columns as rows, or a folder of PNGs numbered from `first`."""
     if out.suffix.lower() == ".png":
         return pictures.save(pictures.sheet(images, ceil(sqrt(len(images))), scale_of(images)), out)
-    for number, tile in enumerate(pictures.to_bytes(images)):
+    for number, tile in enumerate(pictures.to_bytes(images), first):
         pictures.save(Image.fromarray(tile), out / f"{number:06d}.png")
     return None
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ggcn.errors import UserError
 from ggcn.evaluation.images import Pixels, at_once, to_bytes, to_floats
-from ggcn.sampling.sampler import Sampler
+from ggcn.sampling.sampler import Sampler, check_finite
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,7 @@ def parts(sampler: Sampler, count: int, seed: int, batch: int = 64) -> Iterator[
 def _part(sampler: Sampler, first: int, wanted: int, seed: int) -> Drawn:
     particles = sampler.draw(first, wanted, seed)
     starts, ends = particles.starts[-1][:wanted], particles.ends[-1][:wanted]
-    if not bool(ends.isfinite().all()):
-        raise UserError(
-            f"chains of {sampler.folder} did not stay finite; take another checkpoint with --step, "
-            "or train again with a smaller model.chain.step_size"
-        )
+    check_finite(ends, sampler)
     return Drawn(to_bytes(starts), to_bytes(ends), _energy(sampler, ends))
 
 

@@ -1,15 +1,17 @@
 """Pictures and masks that a user gives, brought to a model's size."""
 
 import io
+import tarfile
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ggcn.data import sources
-from ggcn.data.crop import Options, cut, decode, reason
+from ggcn.data.crop import Options, cut, decode, reason, to_rgb
 from ggcn.errors import UserError
 
 MASKS = ("centre", "left")
@@ -27,7 +29,10 @@ def images(place: str, size: int, most: int | None = None) -> tuple[list[str], T
 
 
 def _is_image(place: str) -> bool:
-    return Path(place).is_file() and sources.is_image(Path(place).name)
+    """A file that is none of the archives; whether it is an image shows when it is read."""
+    return Path(place).is_file() and (
+        sources.is_image(Path(place).name) or not (zipfile.is_zipfile(place) or tarfile.is_tarfile(place))
+    )
 
 
 def _one(path: Path) -> list[tuple[str, bytes]]:
@@ -69,11 +74,15 @@ def mask(word: str, size: int) -> Tensor:
 
 
 def _black(path: Path, size: int) -> Tensor:
-    """Where no pixel of the file is lighter than medium grey."""
+    """Where no pixel of the file, read as any other image, is lighter than medium grey."""
     try:
-        grey = Image.open(io.BytesIO(sources.read_file(path))).convert("L")
-    except (OSError, ValueError, SyntaxError):
-        raise UserError(f"--mask {path} is no picture; say {', '.join(MASKS)} or a PNG file") from None
+        grey = to_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(sources.read_file(path)))))[0].convert("L")
+    except FileNotFoundError:
+        raise UserError(f"there is no --mask {path}; say {', '.join(MASKS)} or a PNG file") from None
+    except Exception as error:  # decoders meet damage with whatever it makes them stumble over
+        raise UserError(
+            f"--mask {path} is no picture ({reason(error)}); say {', '.join(MASKS)} or a PNG file"
+        ) from None
     if grey.width != grey.height:
         raise UserError(f"--mask {path} has {grey.width} x {grey.height} pixels; it must be square")
     white = grey.point([255 * (value > 127) for value in range(256)])

@@ -85,6 +85,15 @@ class Sampler:
         )
 
 
+def check_finite(values: Tensor, sampler: Sampler) -> None:
+    """Raises UserError unless all of what a sampler made is finite."""
+    if not bool(values.isfinite().all()):
+        raise UserError(
+            f"chains of {sampler.folder} did not stay finite; take another checkpoint with --step, "
+            "or train again with a smaller model.chain.step_size"
+        )
+
+
 def load(run: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
     """The sampler of a run's newest whole checkpoint, or of the one at `step`, from averaged weights.
 
