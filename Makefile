@@ -2,12 +2,15 @@
 # make test         everything the tests need, then the tests
 # make check        format, lint, types
 
-PYTHON ?= python3
-VENV ?= .venv
+override PYTHON := $(or $(PYTHON),python3)
+override VENV := $(or $(VENV),.venv)
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test check
+RECENT = import sys; sys.version_info >= (3, 10) or sys.exit( \
+	"error: %s is Python %s, and 3.10 or newer is needed; %s" % (sys.executable, sys.version.split()[0], sys.argv[1]))
+
+.PHONY: quickstart test check recent
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/demo.done
@@ -29,12 +32,16 @@ check: $(VENV)/test.done
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c '$(RECENT)' "name another: make PYTHON=python3.12"
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo.done: pyproject.toml | $(VENV)/bin/python
+recent: | $(VENV)/bin/python  # an environment of an older Python may be there
+	@$(BIN)/python -c '$(RECENT)' "remove $(VENV), and name another: make PYTHON=python3.12"
+
+$(VENV)/demo.done: pyproject.toml | recent
 	$(BIN)/python -m pip install --quiet --editable '.[demo,eval]'
 	touch $@
 
-$(VENV)/test.done: pyproject.toml | $(VENV)/bin/python
+$(VENV)/test.done: pyproject.toml | recent
 	$(BIN)/python -m pip install --quiet --editable '.[demo,eval,test]'
 	touch $@

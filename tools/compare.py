@@ -106,6 +106,7 @@ class Job:
 def main() -> None:
     """The command line."""
     told = parser().parse_args()
+    check(told)
     set_numeric_flags()
     told.out.mkdir(parents=True, exist_ok=True)
     told.kinds = kinds(told)
@@ -122,6 +123,15 @@ def main() -> None:
             book.note(made, spent)
     book.finish()
     print((told.out / "table.md").read_text(encoding="utf-8"))
+
+
+def check(told: argparse.Namespace) -> None:
+    """Raises UserError for flags that leave nothing to compare."""
+    numbers = (told.seeds, told.count, told.real, told.size, told.parallel)
+    if min(numbers) < 1 or not 0 < told.seconds < inf:
+        raise UserError("--seconds, --seeds, --count, --real, --size and --parallel must be above 0")
+    if not told.methods and not told.variant:
+        raise UserError("--methods names none, and there is no --variant; say at least one")
 
 
 def kinds(told: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -53,6 +53,8 @@ Run = dict[str, Any]
 def main() -> None:
     """The command line."""
     arguments = parser().parse_args()
+    if min(arguments.seeds, arguments.steps, arguments.jobs) < 1:
+        raise UserError("--seeds, --steps and --jobs must be at least 1")
     lines = arguments.out.with_suffix(".jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)
     known = (

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from harness import call
 
+from ggcn.errors import UserError
+from tools import compare as tool
+
 pytest.importorskip("torchmetrics")
 pytest.importorskip("efficientnet_lite_pytorch")
 
@@ -45,3 +48,18 @@ def test_methods_get_equal_time_and_a_second_call_finds_nothing_to_do(faces: Pat
     assert code == 0, told
     assert "steps in" not in told
     assert json.loads((tmp_path / "results.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--seeds", "0"], "must be above 0"),
+        (["--parallel", "0"], "must be above 0"),
+        (["--seconds", "nan"], "must be above 0"),
+        (["--methods", ""], "say at least one"),
+    ],
+)
+def test_flags_that_leave_nothing_to_compare_are_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tool.check(tool.parser().parse_args(["shards", "--out", "out", *words]))
+    tool.check(tool.parser().parse_args(["shards", "--out", "out"]))
