@@ -83,6 +83,8 @@ class _Growing(io.RawIOBase):
         """Closes the file."""
         self._file.close()
         super().close()
+
+
 def check_writable(path: Path) -> None:
     """Raises OSError unless a file can be written at `path`, to be called before the work that makes its content. Its
     folder is made."""

@@ -46,7 +46,10 @@ def faults(folder: Path, deep: bool = True) -> str | None:
     if not complete.exists():
         return "COMPLETE is missing"
     try:
-        if not described.exists() or files.sha256(described) != complete.read_text(encoding="utf-8", errors="replace").strip():
+        if (
+            not described.exists()
+            or files.sha256(described) != complete.read_text(encoding="utf-8", errors="replace").strip()
+        ):
             return "meta.json was altered"
         for path, entry in meta(folder)["files"].items():
             file = folder / path
@@ -114,7 +117,7 @@ def best(root: Path) -> dict[str, Any] | None:
     """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more, or a disk
     damaged the note of it."""
     try:
-        noted = json.loads((root / "best").read_text())
+        noted = json.loads((root / "best").read_text(encoding="utf-8"))
         return (
             noted if (root / noted["checkpoint"]).is_dir() and noted["score"] == noted["score"] + 0 else None
         )
