@@ -10,7 +10,7 @@ attribute it has what the file system said of them, and images of which that is 
 """
 
 import dataclasses
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ggcn import files
+from ggcn import files, locks
 from ggcn.data import color, crop, image_file, manifest, sources
 from ggcn.data.crop import Box, Options
 from ggcn.data.manifest import Manifest, Shard, Shards
@@ -334,14 +334,15 @@ def _read_claim(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Holds OUT for this process. Raises UserError when another build is at work there."""
-    with (out / CLAIM).open(encoding="utf-8") as file:
+    """Holds OUT for this process and its workers. Raises UserError when another build is at work there."""
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(locks.exclusive(out / CLAIM, with_children=True))
+        except locks.Taken:
             raise UserError(f"another make_shards is at work in {out}; wait for it or stop it") from None
-        except OSError:
-            pass  # a file system without locks
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS):
+                raise  # else nobody can build there: at most find that everything is there
         yield
 
 

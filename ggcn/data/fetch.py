@@ -2,7 +2,8 @@
 
 With a cache folder whole shards are copied to the node's own disk first. Several processes share the cache
 without a server, by locks on its files alone: who reads a file holds it shared, who downloads or evicts one
-holds it exclusively, and locks go with their process however it ends.
+holds it exclusively, and locks go with their process however it ends. Where the cache's file system has none, one
+process downloads a shard all the same, and what is evicted while somebody reads it stays readable, for it is open.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ggcn import locks
 from ggcn.data import manifest
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
@@ -37,6 +39,7 @@ from ggcn.errors import LASTING, Outage, UserError
 OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
 TIMEOUT = 60  # seconds without a byte from a server
 LONGEST_PAUSE = 30  # seconds
+LOCK = ".lock"
 HOPELESS = range(300, 500)  # HTTP answers that asking again does not change ...
 BUSY = (408, 425, 429)  # ... but for these
 MISTAKES = (ValueError, LookupError, NotImplementedError, ImportError, http.client.InvalidURL)
@@ -406,6 +409,7 @@ class Cache:
             raise UserError(
                 f"data.cache_dir={folder} cannot be made ({error}); name another folder"
             ) from None
+        self.lockable = locks.supported(folder / LOCK)
 
     def open(self, shard: Remote) -> int | None:
         """The shard's file, downloaded if it is not there; held against eviction until it is closed.
@@ -416,10 +420,12 @@ class Cache:
         while shard.bytes <= self.limit:
             file = hold(path, fcntl.LOCK_SH)
             if file is not None:
-                os.utime(file)  # when it was last wanted: eviction begins with the oldest
+                with contextlib.suppress(PermissionError):  # another user's
+                    os.utime(file)  # when it was last wanted: eviction begins with the oldest
                 return file
-            if not self._bring(shard, path):
-                return None
+            with self._writable(), self._only_writer(path):
+                if not self._bring(shard, path):
+                    return None
         return None
 
     def _bring(self, shard: Remote, path: Path) -> bool:
@@ -464,28 +470,54 @@ class Cache:
                 if stat.S_ISREG(status.st_mode):
                     yield status.st_mtime, status.st_size, path
 
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return locks.exclusive(self.folder / LOCK, wait=True, with_children=True)
+
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def _only_writer(self, path: Path) -> Iterator[None]:
+        """Where files cannot be locked, waits until no other process downloads the shard at `path`."""
+        with contextlib.ExitStack() as held:
+            if not self.lockable:
+                held.enter_context(locks.stand_in(_writers(path), wait=True))
             yield
-        finally:
-            os.close(file)
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Turns what the system refuses in the folder into a UserError that names it."""
+        try:
+            yield
+        except OSError as error:
+            if str(error.filename).startswith(str(self.folder)) and not passing(error):
+                raise UserError(
+                    f"data.cache_dir={self.folder} cannot be used ({error.strerror}: {error.filename}); name another "
+                    "folder"
+                ) from error
+            raise
 
 
 def hold(path: Path, mode: int, flags: int = os.O_RDONLY) -> int | None:
-    """Opens and locks the file at `path`; None when it is missing, or gone once the lock is had, or taken."""
+    """Opens and locks the file at `path`; None when it is missing, or gone once the lock is had, or taken. Opens it
+    only, where there are no locks."""
     try:
         file = os.open(path, flags)
     except FileNotFoundError:
         return None
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, mode)
+    try:
+        locks.flock(file, mode, path)
         if _is_at(file, path):
             return file
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(file)
+        raise
     os.close(file)
     return None
+
+
+def _writers(path: Path) -> Path:
+    """The lock file of those who download the shard at `path`, where files themselves cannot be locked."""
+    return path.with_name(f".{path.stem}.writer")
 
 
 def _is_at(file: int, path: Path) -> bool:
@@ -504,11 +536,22 @@ def _await(part: Path) -> None:
 
 def _evict(path: Path) -> bool:
     """Removes a file of the cache unless somebody holds it."""
-    if path.name == ".lock" or (file := hold(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
-        return False
-    path.unlink(missing_ok=True)
-    os.close(file)
-    return True
+    if path.name.startswith("."):
+        return False  # a lock
+    with contextlib.ExitStack() as held:
+        try:
+            if path.suffix == ".part" and _writers(path).exists():
+                held.enter_context(locks.stand_in(_writers(path)))
+            file = hold(
+                path, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR
+            )  # for writing, or NFS refuses the lock
+        except (locks.Taken, PermissionError):  # the latter for another user's
+            return False
+        if file is None:
+            return False
+        path.unlink(missing_ok=True)
+        os.close(file)
+        return True
 
 
 def download(shard: Remote, file: int, allow_pipe: bool = False) -> None:
