@@ -106,7 +106,8 @@ class Request:
     seed: int = 0
     batch: int = 64
     """chains at once"""
-    cache: Path = field(default_factory=caching.default)
+    cache: Path | None = field(default_factory=caching.default)
+    """folder of features; None: they are not kept"""
     config: DataConfig = field(default_factory=DataConfig)
     """how shards are fetched, and whether `pipe:` may run commands"""
 

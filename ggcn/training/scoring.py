@@ -68,7 +68,8 @@ def _judge(config: Config, net: Any) -> Judge | UserError:
     told = config.evaluation
     try:
         real = read(config.data.shards, config.model.grids[-1], told.real, config.data.crop, config.data)
-        judge = Judge(net, real, Cache(Path(told.cache) if told.cache else cache.default()))
+        folder = Path(told.cache) if told.cache else cache.default()
+        judge = Judge(net, real, Cache(folder, "evaluation.cache=FOLDER"))
         judge.release()
         return judge
     except UserError as error:
