@@ -1,7 +1,8 @@
 """What happened to a run, a line per event in runs/NAME/submissions.jsonl: submitted, started, stopped, ended.
 
     asking  array, index                         by the launcher, before it submits a job array
-    submit  job, nodes, ranks_per_node, gpus_per_node, code
+    force   changes                              by the launcher: what --force changed of the config
+    submit  job, nodes, ranks_per_node, gpus_per_node
                                                  by the launcher
     start   job, mode, device, world, step, host, pid, restart, gpus_per_node
                                                  by rank 0; mode: local, debug or slurm, as it was started; device: as
@@ -10,6 +11,9 @@
     finish  step                                 by rank 0
     end     kind, reason, step, again            by the job's batch script; again: whether it is requeued
     cancel  job                                  by whoever cancelled it
+
+submit and start also say what code it is: code, the hash of its copy in runs/NAME/code; commit and dirty, of the git
+checkout that it was copied from, where it is one; versions of the packages that numbers depend on.
 
 Every event of an attempt, from the start of its ranks to their end, has the same `attempt`, as have the files that
 its ranks leave in logs/: clocks of nodes differ. A start without an end was killed from outside: by SLURM with its

@@ -18,6 +18,7 @@ from ggcn import environment, files, limits, redact
 from ggcn.compose import load, resolved
 from ggcn.config import ClusterConfig
 from ggcn.errors import Outage, UserError, passing, speak_utf8
+from ggcn.training import snapshot
 from ggcn.training.heartbeat import Heart
 from ggcn.training.rundir import RunDir
 
@@ -56,8 +57,9 @@ def run_rank(
     first = place.rank == 0
     with _alone(run) if first else nullcontext():
         if first:
-            facts = {"mode": mode, "device": ranks.described(device, place)}
-            history.add(run, "start", **facts, world=place.world, step=history.saved_step(run), **_here())
+            snapshot.keep(run.code)  # may differ from the launcher's copy, which was edited meanwhile
+            facts = {"mode": mode, "device": ranks.described(device, place), **_here(), **snapshot.facts()}
+            history.add(run, "start", world=place.world, step=history.saved_step(run), **facts)
         heart = _heart(config.cluster, run, place, watched)
         stop.lead_s = _lead(config.cluster, heart, stop)
         ranks.join(place, config.cluster.timeout_s, device)

@@ -28,6 +28,7 @@ from ggcn.compose import compose, to_yaml, unresolved
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
 from ggcn.redact import redact
+from ggcn.training import snapshot
 from ggcn.training.rundir import RunDir
 
 Point = tuple[Config, RunDir]
@@ -150,6 +151,7 @@ def submit(points: list[Point]) -> int:
                 print(f"{run.path} is already job {known[0]} ({known[1]})")
                 continue
             prepare(config, run)
+            warn_of_other_code(run)
             new.append((config, run))
         for group in cluster.groups(new):
             runs = [run for _, run in group]
@@ -252,14 +254,29 @@ MODES_HELP = (
 
 
 def prepare(config: Config, run: RunDir) -> None:
-    """Freezes the config, unless ranks of a launcher that was killed are still at work."""
+    """Freezes the config, unless ranks of a launcher that was killed are still at work. What --force changes of the
+    config is noted first."""
     if str(run.path) != str(run.path).encode(errors="replace").decode():
         raise UserError(
             f"{run.path} is no name in UTF-8, which TensorBoard needs; give another paths.runs=FOLDER"
         )
     with run.alone("rank"):
+        try:
+            changes = run.changes(config)
+        except UserError as error:  # a config that this version does not read
+            changes = [str(error)]
+        with run.writable():
+            if changes:
+                history.add(run, "force", changes=changes)
         run.freeze(config)
     print(f"run {run.path}", file=sys.stderr)
+
+
+def warn_of_other_code(run: RunDir) -> None:
+    """Says before a job is submitted what its ranks will write to their log: that the code is another one now."""
+    start = history.last(history.read(run), "start") or {}
+    for change in snapshot.changes({"code": start.get("code")}, run.code.parent):
+        print(f"warning: {run.path} goes on with other code than it last ran with: {change}", file=sys.stderr)
 
 
 def report(run: RunDir, done: bool) -> None:

@@ -15,7 +15,7 @@ from cluster import history, job, options
 from cluster.request import Request
 from ggcn.config import Config
 from ggcn.errors import UserError
-from ggcn.training import heartbeat
+from ggcn.training import heartbeat, snapshot
 from ggcn.training.rundir import RunDir
 
 SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
@@ -38,7 +38,7 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "")
         options.shell_command(f"cluster.{key}", getattr(config.cluster, key))
     tasks, sizes = _tasks_per_node(request), request.nodes
     wanted: dict[str, object] = {
-        "chdir": _code(runs),
+        "chdir": runs[0].code,
         "comment": f"{title}?{array}" if array else title,
         "job-name": title.name,
         "nodes": f"{sizes[-1]}-{sizes[0]}" if len(sizes) > 1 else sizes[0],
@@ -101,7 +101,7 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     if any(key.startswith("cluster.") for key in config.typed):
         _folder(runs).chmod(0o700)  # the batch script holds what interpolations such as ${oc.env:TOKEN} gave
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
-    facts = {**Request.of(config).facts(), "code": _commit()}  # known beforehand: the job may start at once
+    facts = {**Request.of(config).facts(), **snapshot.facts()}  # known beforehand: the job may start at once
     for index, run in enumerate(runs if array else ()):
         history.add(run, "asking", array=array, index=index)
     try:
@@ -272,11 +272,6 @@ def _folder(runs: list[RunDir]) -> Path:
     return _title(runs) / "slurm"
 
 
-def _code(runs: list[RunDir]) -> Path:
-    """The copy of the code that the jobs run, one for the points of a sweep."""
-    return runs[0].path / "code"
-
-
 def _refuse_patterns(path: Path) -> None:
     """Raises UserError for a path that SLURM or submitit would read as a pattern, or that is not one line."""
     options.one_line("the run's path", str(path))
@@ -307,7 +302,8 @@ def _setup(config: Config, runs: list[RunDir], request: Request, lead_s: int) ->
         *([f"export OMP_NUM_THREADS={request.cpus_per_rank}"] if request.cpus_per_rank else []),
         *config.cluster.setup,
         "set +eu",  # a rank's failure is no reason to leave out what follows
-        f"cd {shlex.quote(str(_code(runs)))}",
+        f"cd {shlex.quote(str(runs[0].code))} || exit",  # whatever folder this runs in: what is imported lies there
+        'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"',
     ]
 
 
@@ -377,12 +373,3 @@ def _srun(request: Request) -> list[str]:
     ]
 
 
-def _commit() -> str:
-    """The git commit of the code that runs, or an empty string."""
-    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(
-            words, capture_output=True, text=True, timeout=10, check=False, encoding="utf-8", errors="replace"
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

@@ -97,7 +97,7 @@ def _timeline(found: Sequence[Life]) -> str:
 
 
 def _happened(event: Event) -> str:
-    hidden = ("event", "time", "code", "pid", "restart", "attempt")
+    hidden = ("event", "time", "code", "commit", "dirty", "versions", "pid", "restart", "attempt")
     return ", ".join(
         f"{name} {value}" for name, value in event.items() if name not in hidden and value not in (None, "")
     )

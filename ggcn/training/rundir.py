@@ -1,19 +1,20 @@
 """The run directory: one folder, named by the user, that holds all that a run is."""
 
-import fcntl
-import shutil
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ggcn import files
+from ggcn import files, locks
 from ggcn.compose import flatten, load, to_yaml
 from ggcn.config import Config
 from ggcn.errors import UserError
+from ggcn.training import snapshot
 
 FREE = (
+    "run",
     "paths.",
     "cluster.",
     "log.",
@@ -37,10 +38,7 @@ FREE = (
     "data.allow_pipe",
 )
 """keys that may change over a run's life: they say where, how long and by what machinery, not what is computed
-(the shards' content is compared by hash, wherever it lies)"""
-
-ROOT = Path(__file__).resolve().parents[2]
-SNAPSHOT = ("ggcn", "cluster", "configs", "tools", "pyproject.toml")
+(the shards' content is compared by hash, wherever it lies, and a run may be moved and renamed)"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,11 @@ class RunDir:
         """TensorBoard events."""
         return self.path / "tensorboard"
 
+    @property
+    def code(self) -> Path:
+        """The copy of the code that runs now, named by its hash; those of earlier starts lie beside it."""
+        return self.path / "code" / snapshot.digest()
+
     @classmethod
     def of(cls, config: Config) -> "RunDir":
         """The directory that a config names, absolute."""
@@ -96,53 +99,78 @@ class RunDir:
 
     def refuse_changes(self, config: Config) -> None:
         """Raises UserError with the differences when the run exists with another config."""
-        changes = differences(load(self.config), config) if self.config.exists() else []
-        if changes:
+        if changes := self.changes(config):
             raise UserError(
                 f"{self.path} was started with another config ({'; '.join(changes)}); "
                 "take another run=NAME, or say --force to go on with the new values"
             )
 
+    def changes(self, config: Config) -> list[str]:
+        """What differs between `config` and the one that the run was started with, see `differences`. Raises
+        UserError when that cannot be read."""
+        return differences(load(self.config), config) if self.config.exists() else []
+
     def freeze(self, config: Config) -> None:
-        """Writes the config, and a copy of the code for the record."""
-        files.write_text(self.config, to_yaml(config))
-        self._copy_code()
+        """Writes the config with its paths absolute, and a copy of the code. Raises UserError when the disk refuses."""
+        with self.writable():
+            files.write_text(self.config, to_yaml(absolute(config)))
+            snapshot.keep(self.code)
 
     @contextmanager
     def alone(self, who: str) -> Iterator[None]:
         """Holds the run for this process; raises UserError while another one does.
 
-        Two locks, by `who`: the launcher's, and rank 0's, which outlives a launcher that was killed. (lockf,
-        since flock would be shared with forked loader workers, which may outlive a killed rank.)
+        Two locks, by `who`: the launcher's, and rank 0's, which outlives a launcher that was killed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f".lock-{who}").open("w", encoding="utf-8") as file:
+        with ExitStack() as held:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
+                with self.writable():
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(locks.exclusive(self.path / f".lock-{who}"))
+            except locks.Taken:
                 raise UserError(
                     f"{self.path} is being trained by another process; wait for it, or take another run=NAME"
                 ) from None
-            except OSError:
-                pass  # a file system without locks
             yield
 
-    def _copy_code(self) -> None:
-        for name in SNAPSHOT:
-            source, target = ROOT / name, self.path / "code" / name
-            if source.is_dir():
-                shutil.copytree(
-                    source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-                )
-            elif source.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, target)
+    @contextmanager
+    def writable(self) -> Iterator[None]:
+        """Turns what the system refuses, such as a full disk, into a UserError that names the run directory."""
+        try:
+            yield
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror or error}{where}); free it, or name another folder "
+                "by paths.runs=FOLDER"
+            ) from error
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """ "key: old -> new" for every key that belongs to what a run computes."""
     before, after = identity(old), identity(new)
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def absolute(config: Config) -> Config:
+    """The config with every local path absolute: what is relative starts from the folder of the launch."""
+    data, evaluation = config.data, config.evaluation
+    mixture = {_absolute(folder): weight for folder, weight in data.mixture.items()}
+    weights, cache = _absolute(evaluation.weights), _absolute(evaluation.cache)
+    shards, cache_dir = _absolute(data.shards), _absolute(data.cache_dir)
+    return replace(
+        config,
+        paths=replace(config.paths, runs=_absolute(config.paths.runs)),
+        data=replace(data, shards=shards, mixture=mixture, cache_dir=cache_dir),
+        evaluation=replace(evaluation, weights=weights, cache=cache),
+    )
+
+
+def _absolute(place: str) -> str:
+    """A local path made absolute, links kept; a URL, a command or an empty string as it is."""
+    path = place.removeprefix("file://")
+    remote = "://" in path or path.startswith("pipe:")
+    return place if remote or not path else os.path.abspath(path)
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """What a checkpoint holds of a run, and whether it fits the run that opens it."""
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ggcn import __version__, files, ranks
+from ggcn import files, ranks
 from ggcn.config import Config
 from ggcn.errors import UserError
 from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.sampling.sampler import WEIGHTS
+from ggcn.training import snapshot
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 """of the files in a checkpoint; 2: engines save in one form, which all of them open"""
@@ -34,7 +37,7 @@ class State:
             "format": FORMAT,
             "engine": _engine_name(self.config),
             "data": data,
-            "versions": {"ggcn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+            **snapshot.facts(),
         }
 
     def norms(self) -> Metrics:
@@ -63,6 +66,9 @@ class State:
         """Reads what `write` wrote; raises UserError when it does not fit this run's shards or config.
         Which engine wrote it, on how many ranks, does not matter."""
         self._check_same(folder, facts, data)
+        changes = snapshot.changes(facts, folder.parents[1] / "code") if ranks.is_first() else []
+        if changes:
+            log.warning("%s was written by other code or packages: %s", folder, "; ".join(changes))
         try:
             self._read(folder)
         except torch.OutOfMemoryError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import TINY, call, command, quiet_environment
+from harness import ROOT, TINY, call, command, quiet_environment
 from PIL import Image
 
 FP32 = "engine.precision=fp32"
@@ -169,7 +169,8 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
     assert {path.name for path in (run / "samples").iterdir()} == {"step_000005.png", "step_000010.png"}
     _has_all_metrics(metrics(run)[-1])
     assert list((run / "tensorboard").glob("events*"))
-    assert (run / "code/ggcn/lanes.py").exists()
+    (code,) = (run / "code").iterdir()
+    assert (code / "ggcn/lanes.py").read_bytes() == (ROOT / "ggcn/lanes.py").read_bytes()
 
     again = launch(*words, "train.steps=10")
     assert again.returncode == 0
