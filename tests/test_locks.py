@@ -117,9 +117,10 @@ def test_a_lock_file_that_came_with_a_copy_of_its_folder_ends(
     hold(tmp_path / "one/.lock", errno.ENOLCK)
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     monkeypatch.setattr(locks, "STALE_S", 0.5)
-    with locks.exclusive(tmp_path / "other/.lock"), pytest.raises(locks.Taken):
-        with locks.exclusive(tmp_path / "one/.lock"):
-            pass
+    with locks.exclusive(tmp_path / "other/.lock"):
+        pass
+    with pytest.raises(locks.Taken), locks.exclusive(tmp_path / "one/.lock"):
+        pass
 
 
 def test_what_is_unlike_a_lock_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +187,6 @@ def test_a_run_directory_that_cannot_be_written_is_a_sentence(
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(UserError, match=r"one cannot be written \(Disk quota exceeded\)"):
-        with RunDir(tmp_path / "one").alone("rank"):
-            pass
+    run, sentence = RunDir(tmp_path / "one"), r"one cannot be written \(Disk quota exceeded\)"
+    with pytest.raises(UserError, match=sentence), run.alone("rank"):
+        pass

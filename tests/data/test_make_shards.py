@@ -1,5 +1,6 @@
 """Images become shards: same bytes every time, killed or not, and nothing is lost unsaid."""
 
+import errno
 import fcntl
 import io
 import json
@@ -649,6 +650,22 @@ def test_two_builds_in_one_folder_are_refused(pictures: Path, tmp_path: Path) ->
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another make_shards is at work"):
             make(pictures, tmp_path / "out", "--size", 16)
+
+
+def test_two_builds_in_one_folder_are_refused_without_locks(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    make(pictures, tmp_path / "out", "--size", 16)
+    whole = tree(tmp_path / "out")
+    (tmp_path / "out" / manifest.NAME).unlink()
+    with build.alone(tmp_path / "out"), pytest.raises(UserError, match="another make_shards is at work"):
+        make(pictures, tmp_path / "out", "--size", 16)
+    make(pictures, tmp_path / "out", "--size", 16)
+    assert tree(tmp_path / "out") == whole
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 import collections
 import concurrent.futures
+import errno
 import io
 import itertools
 import multiprocessing
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ggcn import locks
 from ggcn.data import fetch, stream
 from ggcn.data.config import DataConfig
 from ggcn.data.stream import Batch, Stream
@@ -501,6 +503,64 @@ def test_ranks_share_a_small_cache_without_exceeding_it_or_losing_a_byte(folder,
     for rank, (ids, most) in enumerate(process.result() for process in ranks):
         assert ids == [int(batch.ids) for batch in take(200, folder, Lanes(3, rank, 3))]
         assert 0 < most <= limit
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process and its forks hear from now on from a file system such as Lustre without -o flock."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr("fcntl.lockf", none)
+    monkeypatch.setenv(locks.WARNED, "")
+
+
+def read_all(files: list[fetch.Remote], config: DataConfig) -> bool:
+    """A rank: whether every shard reads as it should."""
+    reader = fetch.Reader(config)
+    return all(reader.read(file, 0, file.bytes) == Path(file.url).read_bytes() for file in files * 5)
+
+
+@pytest.mark.parametrize("room", [2.5, 10])
+def test_a_cache_folder_without_locks_is_shared_all_the_same(folder, tmp_path, monkeypatch, caplog, room):
+    """Where all shards fit, each is downloaded once; where few do, what is read and evicted at once stays whole."""
+    without_locks(monkeypatch)
+    files, cache = remotes(folder), tmp_path / "cache"
+    limit = room * max(file.bytes for file in files)
+    config = DataConfig(cache_dir=str(cache), cache_gb=limit / 1e9, retries=0)
+    downloaded, download = tmp_path / "downloaded", fetch.download
+
+    def noted(*args: Any) -> None:
+        with downloaded.open("a") as lines:
+            lines.write("one\n")
+        download(*args)
+
+    monkeypatch.setattr(fetch, "download", noted)
+    fetch.Reader(config)
+    assert f"{cache} lies on a file system without locks" in caplog.text
+    with concurrent.futures.ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
+        assert all(rank.result() for rank in [pool.submit(read_all, files, config) for _ in range(3)])
+    assert size_of(cache) <= limit
+    if room == 10:
+        assert len(downloaded.read_text().split()) == len(files)
+    assert not [path.name for path in cache.iterdir() if path.suffix in (".part", ".held", ".writer")]
+
+
+def test_a_cache_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    shards.build(tmp_path / "data", [4])
+    (file,) = remotes(tmp_path / "data")
+    reader = fetch.Reader(DataConfig(cache_dir=str(tmp_path / "cache"), retries=0))
+    opened = os.open
+
+    def refused(path: Any, *args: Any) -> int:
+        if str(path).endswith(".part"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *args)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(UserError, match=f"data.cache_dir={tmp_path}/cache cannot be used"):
+        reader.read(file, 0, 10)
 
 
 def remotes(folder: Path) -> list[fetch.Remote]:
