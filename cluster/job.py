@@ -20,7 +20,7 @@ from ggcn.config import ClusterConfig
 from ggcn.errors import Outage, UserError, passing, speak_utf8
 from ggcn.training import snapshot
 from ggcn.training.heartbeat import Heart
-from ggcn.training.rundir import RunDir
+from ggcn.training.rundir import RunDir, RunTaken
 
 if TYPE_CHECKING:
     import torch
@@ -276,7 +276,7 @@ def _lead(cluster: ClusterConfig, heart: Heart, stop: Stop) -> Callable[[], floa
 def _alone(run: RunDir) -> Iterator[None]:
     """Holds the run as its rank 0; a requeued job waits for the one before it, which SLURM may still be ending.
 
-    Raises UserError while another process has it; Outage in a job, where only a node that went down can have
+    Raises RunTaken while another process has it; Outage in a job, where only a node that went down can have
     left the lock behind.
     """
     patience = time.monotonic() + PATIENCE_S
@@ -285,7 +285,7 @@ def _alone(run: RunDir) -> Iterator[None]:
             try:
                 held.enter_context(run.alone("rank"))
                 break
-            except UserError:
+            except RunTaken:
                 if not history.job():
                     raise
             if time.monotonic() > patience:

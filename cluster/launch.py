@@ -29,7 +29,7 @@ from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
 from ggcn.redact import redact
 from ggcn.training import snapshot
-from ggcn.training.rundir import RunDir
+from ggcn.training.rundir import RunDir, RunTaken
 
 Point = tuple[Config, RunDir]
 
@@ -168,7 +168,7 @@ def _only_launcher(run: RunDir) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(run.alone("launcher"))
-        except UserError:
+        except RunTaken:
             raise UserError(
                 f"another launcher is at work on {run.path}, so nothing was submitted; "
                 f"`cluster/status.py {run.path}` tells what became of it"

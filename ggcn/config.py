@@ -341,7 +341,8 @@ class EvaluationConfig:
     weights: str = ""
     """file of Inception's weights"""
     cache: str = ""
-    """folder of the training pictures' features; empty: ~/.cache/ggcn/features"""
+    """folder of the training pictures' features; empty: ~/.cache/ggcn/features. Where it cannot be written, there is a
+    warning, and they are made again at every start"""
 
 
 @dataclass

@@ -38,8 +38,9 @@ def main() -> None:
         request = Request(told.data, told.holdout, told.ood, cache=told.cache, config=how, **limits)
         found = evaluate(sampler, net, request)
     out = told.out or place(told.run, found)
+    print(table(found))  # first, for nothing shall be lost where the file cannot be written
     files.write_json(out, found)
-    print(f"{table(found)}\n\nall numbers: {out}")
+    print(f"\nall numbers: {out}")
 
 
 def place(run: Path, found: dict) -> Path:

@@ -41,6 +41,10 @@ FREE = (
 (the shards' content is compared by hash, wherever it lies, and a run may be moved and renamed)"""
 
 
+class RunTaken(UserError):
+    """Another process is at work on the run."""
+
+
 @dataclass(frozen=True)
 class RunDir:
     """`runs/NAME` and the places in it."""
@@ -118,7 +122,7 @@ class RunDir:
 
     @contextmanager
     def alone(self, who: str) -> Iterator[None]:
-        """Holds the run for this process; raises UserError while another one does.
+        """Holds the run for this process; raises RunTaken while another one does, UserError when the disk refuses.
 
         Two locks, by `who`: the launcher's, and rank 0's, which outlives a launcher that was killed.
         """
@@ -128,7 +132,7 @@ class RunDir:
                     self.path.mkdir(parents=True, exist_ok=True)
                     held.enter_context(locks.exclusive(self.path / f".lock-{who}"))
             except locks.Taken:
-                raise UserError(
+                raise RunTaken(
                     f"{self.path} is being trained by another process; wait for it, or take another run=NAME"
                 ) from None
             yield
