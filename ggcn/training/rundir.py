@@ -3,7 +3,8 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,24 +158,22 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def absolute(config: Config) -> Config:
-    """The config with every local path absolute: what is relative starts from the folder of the launch."""
+    """A copy of the config with every local path absolute: what is relative starts from the folder of the launch."""
+    config = deepcopy(config)
     data, evaluation = config.data, config.evaluation
-    mixture = {_absolute(folder): weight for folder, weight in data.mixture.items()}
-    weights, cache = _absolute(evaluation.weights), _absolute(evaluation.cache)
-    shards, cache_dir = _absolute(data.shards), _absolute(data.cache_dir)
-    return replace(
-        config,
-        paths=replace(config.paths, runs=_absolute(config.paths.runs)),
-        data=replace(data, shards=shards, mixture=mixture, cache_dir=cache_dir),
-        evaluation=replace(evaluation, weights=weights, cache=cache),
-    )
+    config.paths.runs = _absolute(config.paths.runs)
+    data.shards, data.cache_dir = _absolute(data.shards), _absolute(data.cache_dir)
+    data.mixture = {_absolute(folder): weight for folder, weight in data.mixture.items()}
+    evaluation.weights, evaluation.cache = _absolute(evaluation.weights), _absolute(evaluation.cache)
+    return config
 
 
 def _absolute(place: str) -> str:
-    """A local path made absolute, links kept; a URL, a command or an empty string as it is."""
+    """A local path made absolute, links kept. A URL, a command, an empty string, and a path that begins with a
+    variable that is only known where the ranks run, stay as they are."""
     path = place.removeprefix("file://")
-    remote = "://" in path or path.startswith("pipe:")
-    return place if remote or not path else os.path.abspath(path)
+    kept = not path or path.startswith(("$", "pipe:")) or "://" in path
+    return place if kept else os.path.abspath(path)
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -97,9 +97,16 @@ def _write(root: Path, path: str, data: bytes) -> None:
     for folder in reversed([target.parent, *target.parent.relative_to(root).parents]):
         place = root / folder
         place.mkdir(parents=True, exist_ok=True)
-        place.chmod(place.stat().st_mode | 0o700)  # whatever the umask
+        _allow(place, 0o700)
     target.write_bytes(data)
-    target.chmod(target.stat().st_mode | 0o600)
+    _allow(target, 0o600)
+
+
+def _allow(path: Path, mode: int) -> None:
+    """Gives a file at least these permissions, whatever the umask; some file systems know no chmod."""
+    has = path.stat().st_mode
+    if has & mode != mode:
+        path.chmod(has | mode)
 
 
 def versions() -> dict[str, str]:

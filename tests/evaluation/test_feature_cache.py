@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ggcn.evaluation import cache as caching
@@ -64,3 +65,41 @@ def test_a_death_halfway_keeps_whole_parts_only(tmp_path: Path) -> None:
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
     Cache(tmp_path).features("net/data", PIXELS, made)
     assert made.seen == 10
+
+
+def test_a_cache_that_cannot_be_used_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "taken/net/data-0.safetensors/inside").mkdir(parents=True)
+    made = Maker()
+    for folder in (tmp_path / "file", tmp_path / "taken", None):
+        features = Cache(folder, "some.key").features("net/data", PIXELS, made)
+        assert torch.equal(features, PIXELS.float().flatten(1))
+    monkeypatch.setattr(caching, "save_file", full)
+    Cache(tmp_path / "full", "some.key").features("net/data", PIXELS, made)
+    assert made.seen == 40
+    assert [path for path in (tmp_path / "full").rglob("*") if path.is_file()] == []
+    assert len(caplog.messages) == 4  # one per folder
+    assert all("some.key" in line for line in caplog.messages)
+    assert "No space left on device" in caplog.messages[-1]
+
+
+def test_where_features_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert caching.default() == tmp_path / ".cache/ggcn/features"
+    for word in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", word)
+        assert caching.default() == tmp_path / ".cache/ggcn/features"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert caching.default() == Path("/elsewhere/ggcn/features")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert caching.default() is None
