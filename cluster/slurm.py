@@ -371,5 +371,3 @@ def _srun(request: Request) -> list[str]:
         f"--ntasks-per-node={request.ranks_per_node}",
         *([f"--cpus-per-task={cpus}"] if cpus else []),
     ]
-
-

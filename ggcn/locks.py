@@ -60,7 +60,9 @@ def exclusive(path: Path, wait: bool = False, with_children: bool = False) -> It
     cannot be made.
     """
     with contextlib.ExitStack() as held:
-        file = held.enter_context(path.open("a"))  # for writing, or NFS refuses an exclusive lock
+        file = held.enter_context(
+            path.open("a", encoding="utf-8")
+        )  # for writing, or NFS refuses an exclusive lock
         locked = _kernel_lock(file.fileno(), path, wait, with_children)
         instead = path.with_name(f"{path.name}.held")
         if not locked or instead.exists():  # made by a machine that mounts the folder without locks
@@ -85,7 +87,7 @@ def supported(path: Path) -> bool:
     """Whether the folder of the lock file at `path`, which is made, has locks; warns where it has none. A folder that
     may not be written counts as one that has."""
     try:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             return flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB, path)
     except OSError:
         return True
@@ -237,7 +239,7 @@ def _machine() -> dict[str, str]:
     """What a process id is unique in: a host since its boot, and a name space of processes in it."""
     found = {"host": socket.gethostname()}
     for name, look in (
-        ("boot", lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip()),
+        ("boot", lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()),
         ("space", lambda: os.readlink("/proc/self/ns/pid")),
     ):
         with contextlib.suppress(OSError):
@@ -248,7 +250,9 @@ def _machine() -> dict[str, str]:
 def _born(pid: int) -> str:
     """When a process began, in ticks since the boot; "" when it is gone, is a zombie, or cannot be seen."""
     try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        words = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except OSError:
         return ""
     return "" if words[0] in "ZX" else words[19]

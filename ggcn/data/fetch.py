@@ -34,7 +34,7 @@ from ggcn import locks
 from ggcn.data import manifest
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
-from ggcn.errors import LASTING, Outage, UserError
+from ggcn.errors import LASTING, Outage, UserError, passing
 
 OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
 TIMEOUT = 60  # seconds without a byte from a server

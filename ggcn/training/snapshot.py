@@ -125,7 +125,7 @@ def versions() -> dict[str, str]:
 def commit() -> dict[str, Any]:
     """{"commit": hash, "dirty": whether the code differs from it}; empty where git does not know the code."""
     try:
-        return json.loads((ROOT / COMMIT).read_text())
+        return json.loads((ROOT / COMMIT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass
     top, _, number = _git("rev-parse", "--show-toplevel", "HEAD").partition("\n")
