@@ -314,10 +314,10 @@ def test_inside_its_own_job_the_run_is_running(tmp_path: Path, monkeypatch: pyte
     run = begun(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("GGCN_JOB", "77")
-    history.add(run, "start", world=1, step=0, host="elsewhere", pid=1)
-    assert report.read(run).running
+    history.add(run, "start", mode="slurm", world=1, step=0, host="elsewhere", pid=1)
+    assert report.read(run, {}).running
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert not report.read(run).running
+    assert not report.read(run, {}).running  # SLURM was asked and has no such job
 
 
 def test_the_command_and_what_it_loads(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_samples_that_copy_the_training_set_are_flagged(
 ) -> None:
     own = read(faces, 16, 24).pixels
     drawn = samples.Drawn(own, own, samples.energies(sampler, own))
-    monkeypatch.setattr(samples, "drawn", lambda *_: drawn)
+    monkeypatch.setattr(samples, "parts", lambda *_: iter([drawn]))
     told = evaluate(sampler, Coarse(), request_)
     assert told["memorisation"]["memorised"]
     assert told["memorisation"]["pixels"]["copies"] == 1
