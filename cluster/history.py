@@ -26,6 +26,7 @@ import time
 from math import isfinite
 from typing import IO, Any
 
+from ggcn import files
 from ggcn.training.rundir import RunDir
 
 Event = dict[str, Any]
@@ -54,7 +55,7 @@ def _torn(file: IO[bytes]) -> bool:
 def read(run: RunDir) -> list[Event]:
     """All events, oldest first; a torn line is passed over."""
     path = run.path / NAME
-    lines = path.read_text(errors="replace", encoding="utf-8").splitlines() if path.exists() else []
+    lines = files.read_text(path).splitlines() if path.exists() else []
     return [event for line in lines if (event := _parse(line))]
 
 

@@ -162,7 +162,7 @@ def _note(path: Path, error: Exception) -> None:
 def noted(path: Path) -> str | None:
     """The sentence that a rank of this attempt left there, or None."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read_text(path)
     except OSError:
         return None
     sentence, signed, attempt = text.rstrip("\n").rpartition(f"\n{_SIGNED}")

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import history, job, slurm
 from cluster.request import NO_GPU
+from ggcn import files
 from ggcn.compose import load
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
@@ -114,7 +115,7 @@ def read(run: RunDir, jobs: dict[str, slurm.Queued] | None = None) -> Status:
 def _config(run: RunDir) -> tuple[Config | None, str]:
     """The config, or why it cannot be read. Raises UserError where there is none."""
     try:
-        run.config.read_bytes()
+        files.read_bytes(run.config)
         return load(run.config), ""
     except UserError as error:
         return None, str(error)
@@ -424,7 +425,7 @@ def jobs_or_none(runs: Sequence[RunDir]) -> dict[str, slurm.Queued] | None:
 def _last_line(path: Path) -> dict[str, Any]:
     """The last whole line of metrics.jsonl, read from its end."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - 65536))
             lines = file.read().splitlines()
     except OSError:

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ggcn import files, paths, redact
 from ggcn import overrides as words
-from ggcn import paths, redact
 from ggcn.checks import validate, validate_name
 from ggcn.config import Config, ladder, resolve
 from ggcn.errors import UserError
@@ -72,9 +72,11 @@ def load(path: Path) -> Config:
     Raises UserError when there is none or it does not fit this version.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        raise UserError(f"{path.parent} is no run directory (it holds no {path.name})") from None
+        text = files.read_text(path)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        why = f"it holds no {path.name}" if missing else f"{path.name}: {error.strerror}"
+        raise UserError(f"{path.parent} is no run directory ({why})") from None
     return parse(text, path)
 
 

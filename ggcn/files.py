@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,41 @@ from ggcn import progress
 SYNC_BYTES = 256 << 20
 """of a large file are forced to the disk at once, so that no single fsync takes long"""
 WRITE_BYTES = 16 << 20
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, to be read. Raises OSError, at once too for a pipe, a socket or a device, which might never say
+    anything."""
+    if other := type_of(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, f"{other}, not a file", str(path))
+    return open(path, "rb", opener=_without_waiting)  # should a pipe take the file's place meanwhile
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a regular file. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a regular file in UTF-8; what is none becomes question marks. Raises OSError as `open_regular`
+    does."""
+    return read_bytes(path).decode(errors="replace")
+
+
+def type_of(mode: int) -> str:
+    """What a path that is no regular file leads to, in words, by the mode of os.stat; empty for a regular file."""
+    types = {
+        stat.S_ISREG: "",
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a named pipe",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((name for test, name in types.items() if test(mode)), "a device")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def sync(path: Path) -> None:

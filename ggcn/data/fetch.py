@@ -394,7 +394,7 @@ class Reader:
             self.close()  # our own open files may be what fills the cache
             file = self.cache.open(shard)
         path = local(shard.url)
-        return os.open(path, os.O_RDONLY) if file is None and path is not None else file
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK) if file is None and path is not None else file
 
 
 class Cache:

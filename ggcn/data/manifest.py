@@ -198,7 +198,7 @@ def load(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / NAME
     try:
-        text = path.read_bytes()
+        text = files.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no shards in {folder} (there is no {NAME}); build them with "
@@ -393,7 +393,7 @@ def open_index(manifest: Manifest) -> np.ndarray:
         return manifest.places
     path = manifest.folder / manifest.index.name
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not hang it
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it or {REBUILD}") from None
     try:

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import posixpath
-import stat
 import struct
 import tarfile
 import time
@@ -22,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ggcn import files
 from ggcn.errors import UserError
 
 ENDINGS = [".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"]
@@ -118,17 +118,6 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) if settled else ()
 
 
-def type_of(mode: int) -> str:
-    """What a path that is no regular file leads to, in words; empty for a regular file."""
-    types = {
-        stat.S_ISREG: "",
-        stat.S_ISDIR: "a folder",
-        stat.S_ISFIFO: "a named pipe",
-        stat.S_ISSOCK: "a socket",
-    }
-    return next((words for test, words in types.items() if test(mode)), "a device")
-
-
 @functools.cache
 def kind(place: str) -> str:
     """What `place` is: demo, folder, zip or tar. Raises UserError if none of them."""
@@ -138,7 +127,7 @@ def kind(place: str) -> str:
         raise UserError(f"there is no {place}; SOURCE is a folder, a zip, a tar, demo:faces or demo:scenes")
     if os.path.isdir(place):
         return "folder"
-    if other := type_of(os.stat(place).st_mode):
+    if other := files.type_of(os.stat(place).st_mode):
         raise UserError(f"{place} is {other}; SOURCE is a folder, or a zip or tar that is a regular file")
     if zipfile.is_zipfile(place):
         return "zip"
@@ -171,19 +160,7 @@ def read(place: str, entry: Entry) -> bytes:
         return _read_member(place, entry)
     if where == "tar":
         return _read_part(place, entry)
-    return read_file(demo_paths(place)[entry.path] if where == "demo" else Path(place, entry.path))
-
-
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file. Raises ValueError at once for a pipe, a socket or a device; OSError."""
-    if other := type_of(os.stat(path).st_mode):
-        raise ValueError(f"{other}, not a file")
-    with open(path, "rb", opener=_without_waiting) as file:
-        return file.read()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # should a pipe have taken the file's place since
+    return files.read_bytes(demo_paths(place)[entry.path] if where == "demo" else Path(place, entry.path))
 
 
 def content(place: str, entry: Entry) -> str:

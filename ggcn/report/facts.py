@@ -12,6 +12,7 @@ from typing import IO, Any
 from cluster import history, status
 from cluster.slurm import Queued
 from cluster.status import Status
+from ggcn import files
 from ggcn.training.rundir import RunDir
 
 Record = dict[str, Any]
@@ -53,7 +54,7 @@ def read(run: RunDir, jobs: Jobs | None = None) -> Facts:
 def records(path: Path, most: int | None = None) -> list[Record]:
     """The objects in a file of JSON lines, at most about `most` and always the last; what is torn is passed over."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             size = path.stat().st_size
             large = most is not None and size > LARGE
             lines = list(_sought(file, size, most or 0) if large else _spaced(file, size, most))

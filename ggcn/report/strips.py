@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ggcn import files
 from ggcn.config import Config
 from ggcn.gallery import steps as by_step
 from ggcn.gallery import thumbnails
@@ -68,7 +69,7 @@ def _shots(path: Path, config: Config | None) -> tuple[Shot | None, Shot | None]
 def _thumbnail(path: Path) -> Shot | None:
     """A thumbnail; None where there is none or it is damaged."""
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             if image.width * image.height > MOST_PIXELS:
                 return None
@@ -102,7 +103,7 @@ def _step_of(path: Path) -> str:
 def _open(path: Path) -> Image.Image | None:
     """A picture without thumbnails; None where it is damaged, or too large to decode it for a report."""
     try:
-        with Image.open(path) as image:
+        with files.open_regular(path) as file, Image.open(file) as image:
             return image.convert("RGB") if image.width * image.height <= MOST_PIXELS else None
     except (
         OSError,

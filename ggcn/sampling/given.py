@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ggcn import files
 from ggcn.data import sources
 from ggcn.data.crop import Options, cut, decode, reason, to_rgb
 from ggcn.errors import UserError
@@ -76,9 +77,7 @@ def mask(word: str, size: int) -> Tensor:
 def _black(path: Path, size: int) -> Tensor:
     """Where no pixel of the file, read as any other image, is lighter than medium grey."""
     try:
-        grey = to_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(sources.read_file(path)))))[0].convert(
-            "L"
-        )
+        grey = to_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(files.read_bytes(path)))))[0].convert("L")
     except FileNotFoundError:
         raise UserError(f"there is no --mask {path}; say {', '.join(MASKS)} or a PNG file") from None
     except Exception as error:  # decoders meet damage with whatever it makes them stumble over

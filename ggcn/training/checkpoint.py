@@ -46,10 +46,7 @@ def faults(folder: Path, deep: bool = True) -> str | None:
     if not complete.exists():
         return "COMPLETE is missing"
     try:
-        if (
-            not described.exists()
-            or files.sha256(described) != complete.read_text(encoding="utf-8", errors="replace").strip()
-        ):
+        if not described.exists() or files.sha256(described) != files.read_text(complete).strip():
             return "meta.json was altered"
         for path, entry in meta(folder)["files"].items():
             file = folder / path
@@ -66,7 +63,7 @@ def faults(folder: Path, deep: bool = True) -> str | None:
 
 def meta(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself."""
-    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return json.loads(files.read_bytes(folder / "meta.json"))
 
 
 def healthy(folder: Path) -> bool:
@@ -117,7 +114,7 @@ def best(root: Path) -> dict[str, Any] | None:
     """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more, or a disk
     damaged the note of it."""
     try:
-        noted = json.loads((root / "best").read_text(encoding="utf-8"))
+        noted = json.loads(files.read_bytes(root / "best"))
         return (
             noted if (root / noted["checkpoint"]).is_dir() and noted["score"] == noted["score"] + 0 else None
         )

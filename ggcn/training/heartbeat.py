@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from ggcn import progress
+from ggcn import files, progress
 
 log = logging.getLogger(__name__)
 
@@ -278,6 +278,6 @@ def stragglers(beats: list[dict[str, Any]], factor: float) -> list[tuple[dict[st
 
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        return _sound(json.loads(path.read_text(encoding="utf-8")))
+        return _sound(json.loads(files.read_bytes(path)))
     except (OSError, ValueError, RecursionError):
         return None

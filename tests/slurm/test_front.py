@@ -1,6 +1,7 @@
 """The launcher, status and the watch over hangs where no SLURM is needed."""
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -208,6 +209,15 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
     assert life(0, saved=10, stop="SIGTERM") == ("cancelled", "cancelled", False)
 
 
+def rank_in_a_fork(run: RunDir) -> int:
+    """The exit code of a rank that has all that a test replaced in this process."""
+    pid = os.fork()
+    if pid == 0:
+        gc.disable()  # what other tests left of process groups must not be ended here: its threads are not
+        job.exit_code(run, Place(), Stop())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -233,11 +243,7 @@ def test_what_needs_a_person_ends_a_job_and_what_may_pass_has_it_requeued(
         raise error
 
     monkeypatch.setattr(job, "run_rank", fail)
-    pid = os.fork()
-    if pid == 0:
-        job.exit_code(run, Place(), Stop())
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    found = after.verdict(run, code)
+    found = after.verdict(run, rank_in_a_fork(run))
     assert (found.kind, found.again) == (kind, kind == "crash")
     told = str(error) if not isinstance(error, OSError) else "cannot write a checkpoint"
     assert found.reason == ("a rank failed with exit code 1" if type(error) is RuntimeError else told)
@@ -252,10 +258,7 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_oth
     monkeypatch.setattr(job, "PATIENCE_S", 1)
 
     def end() -> after.Verdict:
-        pid = os.fork()  # the lock is this process's
-        if pid == 0:
-            job.exit_code(run, Place(), Stop())
-        return after.verdict(run, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return after.verdict(run, rank_in_a_fork(run))  # the lock is this process's
 
     with run.alone("rank"):
         assert end().kind == "mistake"
@@ -274,10 +277,7 @@ def test_a_job_whose_gpus_cannot_be_used_ends_with_the_cause(
     run.freeze(config)
     in_job(monkeypatch, "7")
     monkeypatch.setenv(variable, "2")
-    pid = os.fork()
-    if pid == 0:
-        job.exit_code(run, Place(), Stop())
-    found = after.verdict(run, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    found = after.verdict(run, rank_in_a_fork(run))
     assert (found.kind, found.again) == ("mistake", False)
     assert "GPUs were asked for (" in found.reason
     assert ranks.why_no_cuda() in found.reason
