@@ -390,7 +390,7 @@ def test_ranks_get_what_was_set_up_whatever_is_exported(
     assert done.returncode == 1
     assert "--export=ALL" in stand_ins.noted("srun")
     assert run.of_ranks("SITE") == "1"
-    assert run.of_ranks("PWD") == str(run.run.path / "code")
+    assert run.of_ranks("PWD") == str(run.run.code)
     assert (run.of_ranks("GGCN_GPUS_PER_NODE"), run.of_ranks("OMP_NUM_THREADS")) == ("2", "3")
     assert events(run.run.path)[-1]["kind"] == "crash", "set -e is no reason not to ask"
 

@@ -431,7 +431,7 @@ def test_sbatch_reads_odd_names_as_they_are_and_a_refused_requeue_is_one_sentenc
     shown = run.slurm.run("scontrol", "show", "job", odd.job)
     for line in (
         f"Comment={odd.path}",
-        f"WorkDir={odd.path}/code",
+        f"WorkDir={RunDir(odd.path).code}",
         f"StdOut={odd.path}/slurm/{odd.job}_0_log.out",
     ):
         assert line in shown
