@@ -332,7 +332,7 @@ def test_the_time_limit_is_a_pause_and_what_no_restart_mends_is_an_end(
     mistaken = Run(run.slurm, [*run.words, f"data.shards={moved}"], tmp_path, "mistaken")
     mistaken.launch(ENDLESS, f"cluster.setup=['rm {moved}']")
     broken = Run(run.slurm, run.words, tmp_path, "broken")
-    broken.launch(ENDLESS, "cluster.max_crashes=2", "cluster.setup=['export OMP_NUM_THREADS=none']")
+    broken.launch(ENDLESS, "cluster.max_crashes=2", "cluster.setup=['export GLOO_SOCKET_IFNAME=nowhere']")
     run.launch(ENDLESS, "cluster.time_min=1", "cluster.lead_s=45")
 
     pause = run.goes_on_after_a_pause()
@@ -426,7 +426,8 @@ def test_one_element_of_an_array_is_requeued_and_the_others_stay_as_they_are(run
 
 def test_sbatch_reads_odd_names_as_they_are_and_a_refused_requeue_is_one_sentence(run: Run) -> None:
     runs = run.path.parent / 'it\'s a "#1" & $x'
-    odd = Run(run.slurm, [*run.words, "paths.runs='" + str(runs).replace("'", "\\'") + "'"], runs, "run")
+    typed = str(runs).replace("$", "\\$")  # no variable
+    odd = Run(run.slurm, [*run.words, f"paths.runs={typed}"], runs, "run")
     odd.launch(ENDLESS, "cluster.nodes=1")
     shown = run.slurm.run("scontrol", "show", "job", odd.job)
     for line in (
