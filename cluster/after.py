@@ -55,7 +55,10 @@ def verdict(run: RunDir, code: int) -> Verdict:
     """Reads from the run directory how the ranks ended that srun reports with `code`."""
     number = history.job()
     events = history.of_job(history.read(run), number)
-    life = history.after_last(history.after_last(events, "end"), "start")
+    attempt = history.attempt()
+    # not what an attempt left that was killed before its batch script noted its end
+    life = [event for event in events if event.get("attempt") == attempt] if attempt else events
+    life = history.after_last(history.after_last(life, "end"), "start")
     if history.last(life, "finish"):
         return Verdict("finished", "finished", False)
     if history.cancelled(events, number):

@@ -76,8 +76,10 @@ def run_rank(
             history.add(run, "finish", step=outcome.step)
         elif first:
             history.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
+        outcome.aside.wait()
         if first:
             refresh_report(run)  # which says how it ended
+        ranks.barrier()  # a rank that is gone while rank 0 still writes would look like a failure
         ranks.leave()  # not after a failure: the goodbye would wait for ranks that wait for this one
         return outcome
 
@@ -184,7 +186,7 @@ class SlurmRank:
         """
         history.in_own_job()
         # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
-        end = environment.seconds("GGCN_JOB_END") if os.environ["SLURM_PROCID"] == "0" else None
+        end = environment.seconds("GGCN_JOB_END") if environment.integer("SLURM_PROCID") == 0 else None
         stop = Stop(end).install()
         os.chdir(self.home)
         if exit_code(RunDir(Path(self.run)), slurm_place(), stop, "slurm") == STOPPED:
@@ -218,6 +220,8 @@ def _device(cluster: ClusterConfig, place: "Place", mode: str) -> "torch.device"
     from ggcn import ranks
 
     if mode == "slurm":
+        if cluster.gpus_per_node == 0:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nodes may show GPUs that are somebody else's
         asked, on_node = (
             ranks.asked_for_gpus(cluster.gpus_per_node),
             ranks.gpus_of_node(cluster.gpus_per_node),

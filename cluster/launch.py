@@ -157,7 +157,7 @@ def submit(points: list[Point]) -> int:
             runs = [run for _, run in group]
             for run, number in zip(runs, cluster.submit(group[0][0], runs), strict=True):
                 print(f"submitted {run.path} as job {number}")
-                print(f"  log:    {run.logs / 'rank_0000.log'}, batch script: {run.path / 'slurm'}")
+                print(f"  log:    {run.logs / 'rank_0000.log'}, batch script: {cluster.folder(runs)}")
     print(f"  follow: python cluster/status.py {shlex.quote(os.path.relpath(points[0][1].path))} --follow")
     return 0
 

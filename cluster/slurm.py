@@ -67,9 +67,9 @@ def text(config: Config, runs: list[RunDir]) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     args = parameters(config, runs, lead(config, runs))
-    folder, count = _folder(runs), len(runs) if len(runs) > 1 else None
-    command = f"{python(config)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command=command, folder=folder, map_count=count, **args)
+    place, count = folder(runs), len(runs) if len(runs) > 1 else None
+    command = f"{python(config)} -u -m submitit.core._submit {shlex.quote(str(place))}"
+    return _make_sbatch_string(command=command, folder=place, map_count=count, **args)
 
 
 def groups(points: list[Point]) -> list[list[Point]]:
@@ -97,9 +97,9 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
 
     array = uuid4().hex if len(runs) > 1 else ""
     args = parameters(config, runs, lead(config, runs), array)
-    _folder(runs).mkdir(parents=True, exist_ok=True)
+    folder(runs).mkdir(parents=True, exist_ok=True)
     if any(key.startswith("cluster.") for key in config.typed):
-        _folder(runs).chmod(0o700)  # the batch script holds what interpolations such as ${oc.env:TOKEN} gave
+        folder(runs).chmod(0o700)  # the batch script holds what interpolations such as ${oc.env:TOKEN} gave
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
     facts = {**Request.of(config).facts(), **snapshot.facts()}  # known beforehand: the job may start at once
     for index, run in enumerate(runs if array else ()):
@@ -108,7 +108,7 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
         site = {name: os.environ[name] for name in SITE if name in os.environ}
         with clean_env():  # a job submitted from a job must not inherit its size
             os.environ.update(site)
-            executor = SlurmExecutor(_folder(runs), python=python(config))
+            executor = SlurmExecutor(folder(runs), python=python(config))
             executor.update_parameters(**args)
             jobs = executor.submit_array(ranks)
     except (FailedJobError, FailedSubmissionError) as error:
@@ -267,7 +267,7 @@ def _title(runs: list[RunDir]) -> Path:
     return runs[0].path if len(runs) == 1 else runs[0].path.parent
 
 
-def _folder(runs: list[RunDir]) -> Path:
+def folder(runs: list[RunDir]) -> Path:
     """Where submitit keeps its files: in the run, or beside the points of a sweep."""
     return _title(runs) / "slurm"
 
@@ -293,7 +293,7 @@ def _setup(config: Config, runs: list[RunDir], request: Request, lead_s: int) ->
         f"GGCN_RUNS=({paths})",
         "GGCN_RUN=${GGCN_RUNS[${SLURM_ARRAY_TASK_ID:-0}]}",
         # of an array's elements one has the whole array's number as SLURM_JOB_ID
-        "GGCN_JOB=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
+        "export GGCN_JOB=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
         "export GGCN_ATTEMPT=$(cat /proc/sys/kernel/random/uuid)",
         f"export PYTHONUTF8=1 GGCN_LEAD_S={lead_s} GGCN_GPUS_PER_NODE={request.gpus_per_node}",
         *_find_end(),

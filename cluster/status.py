@@ -106,10 +106,18 @@ def read(run: RunDir, jobs: dict[str, slurm.Queued] | None = None) -> Status:
         found = slurm.live(run, jobs or {})
     except OSError:  # the events again, of which _events has warned
         found = None
-    state = _state(run, config, events, found, jobs is not None)
+    state = _state(run, config, events, found, asked=jobs is not None and _is_ours(run))
     return Status(
         run, config, fault, events, beats, _last_line(run.metrics), state, found[0] if found else None
     )
+
+
+def _is_ours(run: RunDir) -> bool:
+    """Whether the run belongs to this user: of others' jobs squeue says nothing here."""
+    try:
+        return run.config.stat().st_uid in (os.getuid(), 0)
+    except OSError:
+        return True
 
 
 def _config(run: RunDir) -> tuple[Config | None, str]:
@@ -414,7 +422,9 @@ def jobs_of(runs: Sequence[RunDir]) -> dict[str, slurm.Queued]:
 
 
 def jobs_or_none(runs: Sequence[RunDir]) -> dict[str, slurm.Queued] | None:
-    """SLURM's jobs as `jobs_of` has them; None, with a warning, when SLURM does not answer."""
+    """SLURM's jobs as `jobs_of` has them; None where it cannot be asked, with a warning when it does not answer."""
+    if not shutil.which("squeue"):
+        return None
     try:
         return jobs_of(runs)
     except UserError as error:

@@ -196,8 +196,13 @@ def _remove(path: Path, seen: bytes) -> None:
     aside = path.with_name(f".tmp-{uuid4().hex}-{path.name}")
     os.rename(path, aside)
     if aside.read_bytes() != seen:
-        with contextlib.suppress(OSError):
+        try:
             os.link(aside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                os.rename(aside, path)
     aside.unlink(missing_ok=True)
 
 

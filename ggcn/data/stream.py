@@ -327,7 +327,7 @@ class Stream:
             if not self._lost_a_worker():
                 if limit := _limit(error):
                     self.close()
-                    raise UserError(limit) from None
+                    raise limit from limit.__cause__
                 raise
             self.close()
             mend = "if memory or /dev/shm ran out, lower data.workers or data.prefetch"
@@ -371,14 +371,16 @@ LIMITS = {
 }
 
 
-def _limit(error: Exception) -> str:
-    """The sentence about the limit of the system that an error comes from; empty if it comes from none."""
+def _limit(error: Exception) -> UserError | None:
+    """The sentence about the limit of the system that an error comes from; its cause tells whether that may pass."""
     text = str(error)
-    number = next((number for words, number in LIMITS.items() if words in text), None)
+    number = next((number for part, number in LIMITS.items() if part in text), None)
     if number is None:
-        return ""
-    reason = os.strerror(number)
-    return f"the loader cannot go on ({reason}); {fetch.limits(OSError(number, reason))}"
+        return None
+    cause = OSError(number, os.strerror(number))
+    found = UserError(f"the loader cannot go on ({cause.strerror}); {fetch.limits(cause)}")
+    found.__cause__ = cause
+    return found
 
 
 @contextlib.contextmanager
@@ -388,7 +390,7 @@ def _limits_named() -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         if limit := _limit(error):
-            raise UserError(limit) from None
+            raise limit from limit.__cause__
         raise
     except (OverflowError, MemoryError):  # a size that no system has
         raise UserError(f"the loader cannot go on; {fetch.limits(OSError(errno.ENOMEM, ''))}") from None

@@ -145,10 +145,10 @@ class Heart:
 
     def _gets_on(self) -> bool:
         """Begins the silence again, unless that was done a moment ago; whether it did."""
-        now = time.monotonic()
-        if not self._silence or now - self._watched < self.look_s or os.getpid() != self._process:
+        now, silence = time.monotonic(), self._silence  # which the main thread may end meanwhile
+        if not silence or now - self._watched < self.look_s or os.getpid() != self._process:
             return False
-        self._watch(self._silence)
+        self._watch(silence)
         if self._began and now - self._written >= EVERY_S:
             self._write(self._step)
         return True

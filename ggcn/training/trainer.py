@@ -4,7 +4,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from threading import Thread
 from typing import Any, Protocol
@@ -42,6 +42,36 @@ class Wish(Protocol):
     def wanted(self) -> bool: ...
 
 
+class Aside:
+    """Work of rank 0 that neither its next steps nor other ranks wait for: one piece at a time, beside the training.
+
+    What fails is logged; no run shall fail for it.
+    """
+
+    def __init__(self) -> None:
+        self.thread: Thread | None = None
+
+    def start(self, what: str, *pieces: Callable[[], object]) -> None:
+        """Does `pieces` in a thread, once the work before is done; `what` it is, for the log."""
+        self.wait()
+        self.thread = Thread(target=_attempt, args=(what, pieces), name=what)
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is under way."""
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+
+
+def _attempt(what: str, pieces: tuple[Callable[[], object], ...]) -> None:
+    for piece in pieces:
+        try:
+            piece()
+        except Exception:  # whatever a run's folder may hold by now, or its disk lack
+            log.warning("%s failed", what, exc_info=True)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a training run ended."""
@@ -50,6 +80,8 @@ class Outcome:
     """steps completed, all of them saved"""
     finished: bool
     """False when it was asked to stop before"""
+    aside: Aside = field(default_factory=Aside)
+    """what may still be under way: pictures, and the report"""
 
 
 def train(config: Config, run: RunDir, stop: Wish, device: torch.device, heart: Heart) -> Outcome:
@@ -69,7 +101,6 @@ def _train(
     ranks.barrier()  # one may have had more shards to verify; the first step's collectives do not wait so long
     journal = Journal(run, step, config.train.steps) if ranks.is_first() else None
     ends.callback(lambda: trainer.stream.close())
-    ends.callback(trainer.aside.wait)
     ends.callback(lambda: journal.close() if journal else None)
     watch = Stopwatch(device)
     stopping, saved = False, step
@@ -118,7 +149,7 @@ def _train(
         if scored:
             with heart.between(step, "score"):
                 trainer.score(step)
-    return Outcome(saved, step >= config.train.steps)
+    return Outcome(saved, step >= config.train.steps, trainer.aside)
 
 
 def _due(step: int, every: int, total: int) -> bool:
@@ -133,36 +164,6 @@ def _pictures(config: DataConfig, size: int, most: int) -> Iterator[Tensor]:
     }
     for folder, count in counts.items():
         yield from batches(folder, size, count, config.crop, config)
-
-
-class Aside:
-    """Work of rank 0 that neither its next steps nor other ranks wait for: one piece at a time, beside the training.
-
-    What fails is logged; no run shall fail for it.
-    """
-
-    def __init__(self) -> None:
-        self.thread: Thread | None = None
-
-    def start(self, what: str, *pieces: Callable[[], object]) -> None:
-        """Does `pieces` in a thread, once the work before is done; `what` it is, for the log."""
-        self.wait()
-        self.thread = Thread(target=_attempt, args=(what, pieces), name=what)
-        self.thread.start()
-
-    def wait(self) -> None:
-        """Until nothing is under way."""
-        if self.thread:
-            self.thread.join()
-            self.thread = None
-
-
-def _attempt(what: str, pieces: tuple[Callable[[], object], ...]) -> None:
-    for piece in pieces:
-        try:
-            piece()
-        except Exception:  # whatever a run's folder may hold by now, or its disk lack
-            log.warning("%s failed", what, exc_info=True)
 
 
 def refresh_report(run: RunDir) -> None:
