@@ -41,7 +41,7 @@ def acceptable_nodes(config: Config) -> list[int]:
     """cluster.nodes as a list, largest first. Raises UserError unless it holds whole numbers from 1 on."""
     wanted = config.cluster.nodes
     sizes = wanted if isinstance(wanted, list) else [wanted]
-    if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+    if not sizes or not all(type(size) is int and size >= 1 for size in sizes):
         raise UserError(f"cluster.nodes={wanted} must be a number of nodes, or a list of some as in [4,2]")
     return sorted(set(sizes), reverse=True)
 

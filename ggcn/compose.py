@@ -2,12 +2,13 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -35,6 +36,8 @@ PATHS = (
     "evaluation.cache",
     "evaluation.weights",
 )
+LONGEST = 1_000_000
+"""characters of a frozen config"""
 NAME = re.compile(r"(?<!\\)\$\{(\w+)\}")
 
 
@@ -63,6 +66,7 @@ def compose(overrides: Sequence[str]) -> Config:
     _expand_homes(typed)
     _fit_grids(typed, parsed)
     validate_name(typed.run)
+    _refuse_unreadable(typed)
     return resolved(_checked(typed))
 
 
@@ -86,11 +90,20 @@ def parse(text: str, path: Path) -> Config:
     It may come from anybody: nothing of this process's environment is put into it.
     """
     try:
+        _refuse_aliases(text)
         tree = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
         _refuse_interpolations(tree)
         return _checked(_typed(tree))
     except (OmegaConfBaseException, ValueError, TypeError, YAMLError, RecursionError) as error:
         raise UserError(f"{path} does not fit this version: {_sentence(error)}") from None
+
+
+def _refuse_aliases(text: str) -> None:
+    """Raises ValueError for a text that no launcher froze: aliases can make gigabytes of some bytes."""
+    if len(text) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST} characters")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("it holds a YAML alias")
 
 
 def resolved(config: Config, strict: bool = False) -> Config:
@@ -105,7 +118,7 @@ def resolved(config: Config, strict: bool = False) -> Config:
     for key in PATHS:
         expanded = partial(_expanded, key, strict=key != "paths.runs" if strict else key == "paths.runs")
         value = here[key]
-        here[key] = {expanded(p): w for p, w in value.items()} if isinstance(value, dict) else expanded(value)
+        here[key] = _merged(value, expanded) if isinstance(value, dict) else expanded(value)
     for key, value in here.items():
         if value != (typed := _get(config, key)):
             config.typed[key] = typed
@@ -195,10 +208,12 @@ def _machine_texts() -> list[str]:
 
 
 def _interpolated(value: Any) -> bool:
-    """Whether a text, or one in a list or mapping, has an interpolation."""
+    """Whether a text, or one anywhere in lists and mappings, has an interpolation."""
     if isinstance(value, dict):
-        return any(map(_interpolated, value.values()))
-    return any(isinstance(text, str) and "${" in text for text in _as_list(value))
+        return any(map(_interpolated, [*value, *value.values()]))
+    if isinstance(value, list):
+        return any(map(_interpolated, value))
+    return isinstance(value, str) and "${" in value
 
 
 def _refuse_interpolations(tree: Any) -> None:
@@ -206,6 +221,15 @@ def _refuse_interpolations(tree: Any) -> None:
     for key, value in _leaves(OmegaConf.to_container(tree)).items():
         if _interpolated(value) and key not in _machine_texts():
             raise ValueError(f"{key} holds an interpolation, and only texts of the machine may")
+
+
+def _refuse_unreadable(config: Config) -> None:
+    """Raises UserError for a text that would not be read again as it was written."""
+    machine = _machine_texts()
+    for key, value in flatten(config).items():
+        for text in _as_list(value):
+            if _interpolated(text) and key not in machine and key != "data.mixture":
+                raise UserError(f"{key}={text} cannot be kept in a config; give another text")
 
 
 def _fit_grids(config: Config, parsed: words.Parsed) -> None:
@@ -233,6 +257,14 @@ def _expand_homes(config: Config) -> None:
 
 def _at_home(path: str) -> str:
     return paths.expand_home(path) if paths.is_local(path) else path
+
+
+def _merged(mixture: dict[str, float], expanded: Callable[[str], str]) -> dict[str, float]:
+    """A mixture with its folders expanded. Raises UserError where two become one, whose weight would be lost."""
+    folders = {expanded(folder): weight for folder, weight in mixture.items()}
+    if len(folders) < len(mixture):
+        raise UserError(f"data.mixture names one folder twice: {', '.join(mixture)}; give it one weight")
+    return folders
 
 
 def _resolved_texts(config: Config) -> dict[str, Any]:
@@ -307,6 +339,8 @@ def _sentence(error: BaseException) -> str:
         return first
     if key.startswith("data.mixture."):
         return "data.mixture takes new names with a plus: +data.mixture={FOLDER: WEIGHT, FOLDER: WEIGHT}"
+    if "missing mandatory value" in first:
+        return f"{key}=??? cannot be kept in a config, where it stands for nothing; give another text"
     if missing := re.search(r"Environment variable '(.+?)' not found", first):
         return f"{key} needs the environment variable {missing[1]}, which is not set"
     if (
