@@ -154,7 +154,7 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 
 def sha256(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

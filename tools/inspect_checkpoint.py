@@ -9,12 +9,14 @@ Verifies size and sha256 of every file. Exit code 1 when a checkpoint is damaged
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from ggcn import files
 from ggcn.engine.portable import STATE
 from ggcn.errors import UserError, run_cli
 from ggcn.paths import user_path
@@ -63,8 +65,11 @@ def inspect(folder: Path) -> bool:
 
 def _marks(folder: Path) -> str:
     """Whether it is the newest or the best of its run."""
-    latest, liked = folder.parent / "latest", checkpoint.best(folder.parent)
-    newest = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.exists() else ""
+    newest, liked = "", None
+    with suppress(OSError):
+        newest = files.read_text(folder.parent / "latest").strip()
+    with suppress(OSError):
+        liked = checkpoint.best(folder.parent)
     marks = ["latest"] if newest == folder.name else []
     if liked and liked["checkpoint"] == folder.name:
         marks.append(f"best, score {liked['score']:g}")
@@ -76,7 +81,8 @@ def _content(path: Path) -> str:
     if path.name != STATE:
         return ""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with files.open_regular(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
         count = sum(parts["weight"].numel() for parts in state["parameters"].values())
     except Exception:  # of a damaged file, anything
         return ", unreadable"

@@ -12,10 +12,11 @@ import functools
 import io
 import json
 import sys
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -26,17 +27,39 @@ from ggcn import files
 from ggcn.data import build, manifest
 from ggcn.data.manifest import IndexFile, Manifest, Shard
 from ggcn.data.pool import Pool, cores, progress_bar, tick
+from ggcn.data.view import FORMATS
 from ggcn.errors import UserError, run_cli
 from ggcn.paths import user_path
 
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\0\0\x80", b"\x28\xb5\x2f\xfd")
+"""how gzip, bzip2, xz, lzma and zstd files begin, which webdataset would unpack"""
 
-def read_tar(path: Path, extension: str) -> list[bytes]:
-    """The images of a tar, as webdataset finds them. Raises whatever webdataset and tarfile do."""
+
+def read_tar(path: Path, extension: str, most: int) -> list[bytes]:
+    """The images of a tar of at most `most` bytes, as webdataset finds them.
+
+    Raises ValueError for a tar that would become larger in memory than on the disk, and whatever webdataset and
+    tarfile do.
+    """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    with path.open("rb") as stream:
+    with files.open_regular(path) as stream:
+        check_members(stream, most)
+        stream.seek(0)
         members = tar_file_expander([{"url": str(path), "stream": stream}])
         return [sample.get(extension, b"") for sample in group_by_keys(members)]
+
+
+def check_members(stream: BinaryIO, most: int) -> None:
+    """Raises ValueError unless a tar is uncompressed and its members are whole files within its first `most` bytes;
+    TarError for what is no tar."""
+    if stream.read(8).startswith(COMPRESSED):
+        raise ValueError("it is compressed")
+    stream.seek(0)
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        for member in tar:
+            if member.issparse() or (member.isreg() and member.offset_data + member.size > most):
+                raise ValueError(f"{member.name} is larger than its place in the shard")
 
 
 @functools.lru_cache(maxsize=2)
@@ -56,7 +79,7 @@ def check_samples(found: Manifest, decode: bool, shard: Shard, places: np.ndarra
     """Problems inside a shard that is there: its tar, its samples' places, and its images if `decode`."""
     path = found.folder / shard.name
     try:
-        images = read_tar(path, found.extension)
+        images = read_tar(path, found.extension, shard.bytes)
     except Exception as error:
         why = str(error.args[0] if error.args else error).split(" @ ")[0]
         yield f"{path}: webdataset cannot read it ({why})"
@@ -66,23 +89,24 @@ def check_samples(found: Manifest, decode: bool, shard: Shard, places: np.ndarra
     for index, (image, data) in enumerate(zip(images, stored(path, places), strict=False)):
         if image != data:
             yield f"{path}: sample {index} is not where the index says"
-        elif decode and (problem := undecodable(data, found.size)):
+        elif decode and (problem := undecodable(data, found.size, found.extension)):
             yield f"{path}: sample {index} {problem}"
 
 
 def stored(path: Path, places: np.ndarray) -> Iterator[bytes]:
     """What lies at each sample's place."""
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         for offset, size in places.tolist():
             file.seek(offset)
             yield file.read(size)
 
 
-def undecodable(data: bytes, size: int) -> str:
-    """Why an image is not a sample of size x size pixels in RGB; empty if it is one."""
+def undecodable(data: bytes, size: int, extension: str) -> str:
+    """Why a file is not a sample of size x size pixels in RGB, in the format of `extension`; empty if it is one."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
+        with Image.open(io.BytesIO(data), formats=(FORMATS[extension],)) as image:
+            if image.size == (size, size):
+                image.load()
     except Exception as error:
         return f"cannot be decoded ({error})"
     if image.size == (size, size) and image.mode == "RGB":
@@ -119,7 +143,7 @@ def check_sidecar(path: Path, shard: Shard, places: np.ndarray | None) -> Iterat
     if places is not None:
         wanted |= {"offsets": places["offset"].tolist(), "sizes": places["size"].tolist()}
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(files.read_bytes(path))
         wrong = [key for key, value in wanted.items() if record[key] != value]
         if wrong or len(record["sources"]) != shard.samples:
             yield f"{path}: differs from the manifest in {', '.join(wrong) or 'its number of sources'}"
@@ -127,6 +151,8 @@ def check_sidecar(path: Path, shard: Shard, places: np.ndarray | None) -> Iterat
         yield f"{path}: missing"
     except (ValueError, KeyError, TypeError) as error:
         yield f"{path}: damaged ({error})"
+    except OSError as error:
+        yield f"{path}: cannot be read ({error.strerror or error})"
 
 
 def check_folder(found: Manifest) -> Iterator[str]:
@@ -149,8 +175,8 @@ def _belongs(path: Path, known: set[str]) -> bool:
     if path.suffix != ".json" or not path.stem.isdigit():
         return False
     try:
-        return path.stem + ".tar" in known or json.loads(path.read_text(encoding="utf-8"))["samples"] == 0
-    except (ValueError, KeyError, TypeError):
+        return path.stem + ".tar" in known or json.loads(files.read_bytes(path))["samples"] == 0
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

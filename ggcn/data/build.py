@@ -93,7 +93,7 @@ class Slice:
     def record(self) -> dict[str, Any] | None:
         """The sidecar of the finished shard; None if the shard is not there as this slice wants it."""
         try:
-            record: dict[str, Any] = json.loads(self.sidecar.read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads(files.read_bytes(self.sidecar))
             whole = not record["samples"] or self.tar.stat().st_size == record["bytes"]
             return record if whole and record["slice"] == self.digest() else None
         except (OSError, ValueError, KeyError, TypeError):
@@ -320,7 +320,7 @@ def claim(part: Part) -> None:
 
 def _read_claim(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(files.read_bytes(path))
         version = value.pop("version")
     except (ValueError, KeyError, AttributeError):
         raise UserError(f"{path} is damaged; delete {path.parent} to build it again") from None
@@ -391,7 +391,7 @@ def finished(part: Part) -> Iterator[tuple[Slice, dict[str, Any]]]:
     """The shards that are there, of images as they were then, cut as they were then; and their sidecars."""
     for path in sorted(part.folder.glob("[0-9]*.json")):
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
+            old = json.loads(files.read_bytes(path))
             run = range(old["start"], old["start"] + old["images"])
             entries = part.entries[run.start : run.stop]
             place, counts = part.source.place, old["counts"]
@@ -538,7 +538,8 @@ def remarks(folder: Path) -> Counter[str]:
     """What is to be said of images that were taken into a finished folder, and of how many each."""
     counts: Counter[str] = Counter()
     for path in folder.glob("[0-9]*.json"):
-        counts.update(remark for _, remark in json.loads(path.read_text(encoding="utf-8"))["remarks"])
+        with suppress(OSError, ValueError, KeyError, TypeError):  # no sidecar of this version
+            counts.update([remark for _, remark in json.loads(files.read_bytes(path))["remarks"]])
     return counts
 
 

@@ -34,6 +34,8 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str
     remark = ""
     if profile and isinstance(profile, bytes):
         transform, remark = _transform(profile, image.mode)
+        if isinstance(transform, np.ndarray):
+            return Image.fromarray(transform[np.asarray(image)]), ""
         if transform:
             return ImageCms.applyTransform(image, transform), ""  # type: ignore[return-value]
     return image if image.mode == "RGB" else eight_bits(image).convert("RGB"), remark
@@ -48,7 +50,10 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> tuple[Any, str]:
-    """The way from a profile to sRGB, None where that moves nothing or cannot be; the remark of `to_srgb`."""
+    """The way from a profile to sRGB, None where that moves nothing or cannot be; the remark of `to_srgb`.
+
+    Of grey, whose darks lcms's fast way gets wrong, it is a table: the colour of every value, uint8 [values, 3].
+    """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space != SPACES[mode]:
@@ -59,11 +64,19 @@ def _transform(profile: bytes, mode: str) -> tuple[Any, str]:
             mode,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION | (ImageCms.Flags.NOOPTIMIZE if is_grey(profile) else 0),
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None, BROKEN
-    return (None if _is_identity(transform, mode) else transform), ""
+    if _is_identity(transform, mode):
+        return None, ""
+    return (_table(transform, mode) if is_grey(profile) else transform), ""
+
+
+def _table(transform: Any, mode: str) -> np.ndarray:
+    """What a transform makes of every value of grey, uint8 [values, 3]."""
+    values = np.arange(256, dtype=np.uint8) if mode == "L" else np.arange(65536, dtype=np.uint16)
+    return np.asarray(ImageCms.applyTransform(Image.fromarray(values[None]), transform))[0]
 
 
 def _is_identity(transform: Any, mode: str) -> bool:
@@ -77,6 +90,11 @@ def _is_identity(transform: Any, mode: str) -> bool:
         before = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     after = np.asarray(ImageCms.applyTransform(Image.fromarray(before), transform)).astype(int)
     return bool(np.abs(after - (before[..., None] if mode == "L" else before)).max() <= 2)
+
+
+def is_grey(profile: object) -> bool:
+    """Whether an ICC profile, if it is one, is for grey images."""
+    return isinstance(profile, bytes) and profile[16:20] == b"GRAY"
 
 
 def declared(image: Image.Image) -> bytes | None:

@@ -112,9 +112,11 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     Raises image_file.UnusableImage for pixels whose range is unknown (floats, integers beyond 16 bits).
     """
     icc, declared = image.info.get("icc_profile"), color.declared(image)
+    opaque = image_file.opaque_16_bits(image)
     image = image_file.to_16_bits(image)
     few_bits = image_file.has_few_bits(image)
-    image, alpha = _split(image)
+    image, alpha = _split(image, has_grey_profile=color.is_grey(icc))
+    alpha = opaque or alpha
     if image.mode not in color.SPACES or (not icc and declared):
         image = color.eight_bits(image).convert("RGB")
     image, remark = color.to_srgb(image, icc or declared)
@@ -125,12 +127,15 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     return image, [remark] * bool(remark) + [image_file.FEW_BITS] * few_bits
 
 
-def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split(image: Image.Image, has_grey_profile: bool) -> tuple[Image.Image, Image.Image | None]:
     """The colours of an image (mode L if they are grey) and its alpha, if it has any."""
     grey = image.mode in ("1", "L", "LA", "La")
     if not image.has_transparency_data:
         return image.convert("L") if grey else image, None
     rgba = image.convert("RGBA")
+    if has_grey_profile and image.mode == "RGBA":  # Pillow opens a PNG's 16-bit grey with alpha as colour
+        red, green, blue, _ = rgba.split()
+        grey = red.tobytes() == green.tobytes() == blue.tobytes()
     return rgba.getchannel("R") if grey else rgba.convert("RGB"), rgba.getchannel("A")
 
 

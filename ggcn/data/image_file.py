@@ -20,6 +20,13 @@ FIRST_OF_MANY = "several pages or frames; the first is taken"
 FEW_BITS = "16 bits with no value above 4095; dark unless the file declares its largest value"
 HEIF_ADVICE = "HEIC needs the package pillow-heif: pip install pillow-heif"
 AVIF_ADVICE = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
+POSTSCRIPT = "PostScript (EPS) is a program, which is not run; convert it to PNG"
+POSTSCRIPT_MARKS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+DELEGATING = {"EPS", "WMF", "IPTC", "BUFR", "GRIB", "HDF5"}
+"""formats for which Pillow starts a program (EPS), asks a handler outside of it, or opens what lies inside as a file
+of any format"""
+COMMON = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")
+"""formats that Pillow tries first"""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,13 +81,24 @@ def _identified(data: bytes) -> Image.Image:
     if advice and not can_be_read_now(advice, 0):
         raise UnusableImage(advice)
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=formats())
     except UnidentifiedImageError:
+        if data.startswith(POSTSCRIPT_MARKS):
+            raise UnusableImage(POSTSCRIPT) from None
         if data.startswith(TIFF_MARKS):
             raise ValueError(
                 "a damaged TIFF, or of a kind that Pillow does not know; store it with 8 or 16 bits"
             ) from None
         raise
+
+
+def formats() -> tuple[str, ...]:
+    """The formats that image files from elsewhere may have, as Image.open wants them: all that Pillow decodes itself.
+
+    Without this list an EPS, whatever its name, starts Ghostscript.
+    """
+    Image.init()
+    return (*COMMON, *(name for name in Image.ID if name not in DELEGATING and name not in COMMON))
 
 
 def _lacking(data: bytes) -> str:
@@ -188,6 +206,15 @@ def to_16_bits(image: Image.Image) -> Image.Image:
     if most < 65535:
         values = (values * (65535 / most)).round()
     return Image.fromarray(values.astype(np.uint16))
+
+
+def opaque_16_bits(image: Image.Image) -> Image.Image | None:
+    """The alpha, mode L, of grey with more than 8 bits of which one value is transparent (a PNG's tRNS chunk); None for
+    all other images, which Pillow converts itself."""
+    transparent = image.info.get("transparency")
+    if not image.mode.startswith("I") or not isinstance(transparent, int):
+        return None
+    return Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
 
 
 def without_damage(data: bytes) -> Iterator[bytes]:

@@ -1,6 +1,5 @@
 """Pictures and masks that a user gives, brought to a model's size."""
 
-import io
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ggcn import files
-from ggcn.data import sources
+from ggcn.data import image_file, sources
 from ggcn.data.crop import Options, cut, decode, reason, to_rgb
 from ggcn.errors import UserError
 
@@ -77,7 +76,8 @@ def mask(word: str, size: int) -> Tensor:
 def _black(path: Path, size: int) -> Tensor:
     """Where no pixel of the file, read as any other image, is lighter than medium grey."""
     try:
-        grey = to_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(files.read_bytes(path)))))[0].convert("L")
+        with image_file.opened(files.read_bytes(path), image_file.MAX_PIXELS) as image:
+            grey = to_rgb(ImageOps.exif_transpose(image))[0].convert("L")
     except FileNotFoundError:
         raise UserError(f"there is no --mask {path}; say {', '.join(MASKS)} or a PNG file") from None
     except Exception as error:  # decoders meet damage with whatever it makes them stumble over

@@ -43,10 +43,10 @@ def faults(folder: Path, deep: bool = True) -> str | None:
     Every file must be there and have the right size, and if `deep` the right sha256.
     """
     complete, described = folder / "COMPLETE", folder / "meta.json"
-    if not complete.exists():
+    if not complete.is_file():
         return "COMPLETE is missing"
     try:
-        if not described.exists() or files.sha256(described) != files.read_text(complete).strip():
+        if not described.is_file() or files.sha256(described) != files.read_text(complete).strip():
             return "meta.json was altered"
         for path, entry in meta(folder)["files"].items():
             file = folder / path

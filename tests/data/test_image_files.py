@@ -1,8 +1,10 @@
 """Colours, depths and odd files: sound pixels become samples as a viewer shows them, the rest is refused clearly."""
 
+import contextlib
 import functools
 import io
 import json
+import os
 import struct
 import sys
 import warnings
@@ -12,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from ggcn.data import build, color, crop, image_file, sources
 from ggcn.data.crop import Options, samples_of
+from ggcn.errors import UserError
+from ggcn.sampling import given
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_shards
+import verify_shards
 
 RED = (200, 60, 40)
 ADOBE = color.matrix_profile(color.ADOBE_PRIMARIES, color.D65, 563 / 256)
@@ -456,3 +461,102 @@ def test_a_build_counts_remarks_and_lists_refusals(
     options = json.loads((tmp_path / "out" / build.CLAIM).read_text())
     assert options["color_space"] == color.SPACE
     assert sources.find(str(folder)).others == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_the_darks_of_linear_grey_are_exact(mode: str) -> None:
+    levels = 256 if mode == "L" else 65536
+    values = np.linspace(0, (levels - 1) / 16, 48).astype(np.uint8 if mode == "L" else np.uint16)
+    image = Image.fromarray(np.tile(values, (40, 1)))
+    image.info["icc_profile"] = grey_profile(1.0)
+    light = values / (levels - 1)
+    expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    shown, said = crop.to_rgb(image)
+    assert said in ([], [image_file.FEW_BITS])
+    assert np.abs(np.asarray(shown)[0] - expected[:, None]).max() <= 1
+
+
+def png_16_bits(pixels: np.ndarray, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of 16 bits, pixels [height, width, channels], with those chunks before its pixels."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    body = ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    file = b"\x89PNG\r\n\x1a\n"
+    for key, data in body:
+        file += struct.pack(">I", len(data)) + key + data + struct.pack(">I", zlib.crc32(key + data))
+    return file
+
+
+def test_a_grey_profile_is_applied_to_16_bits_with_alpha() -> None:
+    pixels = np.full((40, 48, 2), (55 * 257, 65535))
+    icc = (b"iCCP", b"grey\0\0" + zlib.compress(grey_profile(1.0)))
+    data = png_16_bits(pixels, 4, icc)
+    assert remarks(data) == []
+    assert all(abs(pixel - 128) <= 1 for pixel in middle(data))
+    pixels[..., 1] = 0
+    assert middle(png_16_bits(pixels, 4, icc)) == (255, 255, 255)
+
+
+def test_a_transparent_value_of_16_bit_grey_shows_white() -> None:
+    pixels = np.full((40, 48, 1), 55 * 257)
+    assert middle(png_16_bits(pixels, 0, (b"tRNS", struct.pack(">H", 55 * 257)))) == (255, 255, 255)
+    assert middle(png_16_bits(pixels, 0, (b"tRNS", struct.pack(">H", 55 * 257 + 1)))) == (55, 55, 55)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def iptc(inside: bytes) -> bytes:
+    """An IPTC file, uncompressed, whose pixels are a file of another kind."""
+
+    def field(record: int, number: int, value: bytes) -> bytes:
+        return struct.pack(">BBBH", 0x1C, record, number, len(value)) + value
+
+    size = field(3, 20, b"\0\x28") + field(3, 30, b"\0\x28")
+    return field(3, 60, b"\1\0") + size + field(3, 120, b"\5") + field(8, 10, inside)
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that exists once a program named as Ghostscript has been started."""
+    mark, program = tmp_path / "ran", tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {mark}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    with contextlib.suppress(Exception):
+        Image.open(io.BytesIO(EPS)).load()
+    assert mark.exists()  # so does Pillow, left to itself
+    mark.unlink()
+    return mark
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (EPS, "PostScript (EPS) is a program, which is not run; convert it to PNG"),
+        (iptc(EPS), "not an image, or of an unknown kind"),
+    ],
+)
+def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, ran: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(data)
+    (folder / "b.png").write_bytes(saved(noise()))
+    found = sources.find(str(folder))
+    for crops in ("center", "grid"):
+        options = Options(16, crop=crops, shard_samples=8)
+        built = build.build(found, {tmp_path / crops: options}, 1)
+        assert built is not None
+        assert built[0].rejects == [("a.png", why)]
+    with pytest.raises(UserError, match="is no picture"):
+        given.mask(str(folder / "a.png"), 16)
+    assert verify_shards.undecodable(data, 40, "png").startswith("cannot be decoded")
+    assert not ran.exists()
+
+
+def test_every_format_that_pillow_decodes_itself_is_taken() -> None:
+    for kind in ("BMP", "DDS", "GIF", "ICNS", "ICO", "JPEG2000", "PCX", "PPM", "SGI", "TGA", "TIFF", "WEBP"):
+        assert sample(saved(plain(RED, "RGB"), kind)).size == (32, 32), kind

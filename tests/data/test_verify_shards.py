@@ -1,10 +1,13 @@
 """Damage to shards is found and named; whole shards pass."""
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +175,30 @@ def test_the_command_says_where_there_are_no_shards(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: no shards in ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("packing", ["gzip", "sparse", "long"])
+def test_a_shard_takes_no_more_memory_than_its_bytes(
+    packing: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard, size = next(out.glob("0*.tar")), 64 << 20
+    info = tarfile.TarInfo("000000000.png")
+    info.size = size
+    if packing == "gzip":
+        shard.write_bytes(gzip.compress(info.tobuf() + bytes(size + 1024), 1))
+    elif packing == "sparse":
+        info.size, info.type = 512, tarfile.GNUTYPE_SPARSE
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        header[386:410] = b"%011o\0%011o\0" % (0, 512)
+        header[483:495] = b"%011o\0" % size
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        shard.write_bytes(header + bytes(512 + 1024))
+    else:
+        shard.write_bytes(info.tobuf() + bytes(size + 1024))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="compressed|larger than its place"):
+        verify_shards.read_tar(shard, "png", 10240)
+    assert tracemalloc.get_traced_memory()[1] < size / 8
+    tracemalloc.stop()
+    assert any("webdataset cannot read it" in line for line in problems(out, capsys))

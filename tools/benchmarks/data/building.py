@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ggcn.data import crop, sources
+from ggcn.data import crop, image_file, sources
 from ggcn.data.crop import Options
 from ggcn.data.pool import cores
 from ggcn.data.sources import Source
@@ -34,7 +34,9 @@ def squares(source: Source, options: Options) -> Iterator[Image.Image]:
     """The samples that make_shards would take out of a source."""
     side = (options.size, options.size)
     for entry in source.entries:
-        image = Image.open(io.BytesIO(sources.read(source.place, entry))).convert("RGB")
+        image = Image.open(
+            io.BytesIO(sources.read(source.place, entry)), formats=image_file.formats()
+        ).convert("RGB")
         for box in options.boxes(*image.size):
             yield image.crop(box).resize(side, Image.Resampling.LANCZOS)
 

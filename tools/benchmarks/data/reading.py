@@ -15,7 +15,7 @@ import webdataset as wds
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
-from ggcn.data import manifest, stream
+from ggcn.data import image_file, manifest, stream
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Shards
 from tools.benchmarks.data.cases import LANES, PHOTOS, Case, photo_cases
@@ -71,7 +71,7 @@ class Files:
     factor: int
 
     def __getitem__(self, index: Any) -> Any:
-        with Image.open(self.paths[index]) as image:
+        with Image.open(self.paths[index], formats=image_file.formats()) as image:
             return shrunk_tensor(self.factor, image.convert("RGB"))
 
 
