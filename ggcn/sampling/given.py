@@ -1,5 +1,6 @@
 """Pictures and masks that a user gives, brought to a model's size."""
 
+import io
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -76,7 +77,7 @@ def mask(word: str, size: int) -> Tensor:
 def _black(path: Path, size: int) -> Tensor:
     """Where no pixel of the file, read as any other image, is lighter than medium grey."""
     try:
-        with image_file.opened(files.read_bytes(path), image_file.MAX_PIXELS) as image:
+        with Image.open(io.BytesIO(files.read_bytes(path)), formats=image_file.formats()) as image:
             grey = to_rgb(ImageOps.exif_transpose(image))[0].convert("L")
     except FileNotFoundError:
         raise UserError(f"there is no --mask {path}; say {', '.join(MASKS)} or a PNG file") from None

@@ -268,7 +268,7 @@ def test_a_missing_package_that_was_installed_since_brings_its_images(
     make(pictures, out)
     assert "nothing to do" in capsys.readouterr().out
     monkeypatch.setattr(image_file, "heif_is_installed", lambda: True)
-    monkeypatch.setattr(image_file.Image, "open", lambda file: Image.new("RGB", (20, 20)))
+    monkeypatch.setattr(image_file.Image, "open", lambda file, formats: Image.new("RGB", (20, 20)))
     make(pictures, out)
     assert "1 images that were left out can be read now" in capsys.readouterr().out
     assert manifest.load(out).samples == COUNT + 1
