@@ -111,15 +111,38 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
         "model.chain.step_size": model.chain.step_size,
         "model.chain.temperature": model.chain.temperature,
         "model.flow.gamma": model.flow.gamma,
+        "model.flow.start_noise": model.flow.start_noise,
     }
     upsampler = model.upsampler
     uneven = upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8)
-    kinked = (
-        model.energy.kind == "convnet" and model.energy.activation not in SMOOTH and any(model.flow.gamma)
-    )
+    twice = model.flow.objective == "transport" or any(model.flow.gamma)
+    kinked = model.energy.kind == "convnet" and model.energy.activation not in SMOOTH and twice
     homeless = model.hidden_chain.steps > 0 and model.start != "hidden"
     blind = model.start == "hidden" and upsampler.kind == "fixed"
+    transport, linear = model.flow.objective == "transport", upsampler.base == "fitted" and not blind
     return [
+        (
+            transport and (model.start != "hidden" or not linear),
+            "model.flow.objective=transport couples the linear maps' images with data; set model.start=hidden and "
+            "model.upsampler.base=fitted",
+        ),
+        (
+            transport and model.energy.kind != "convnet",
+            f"model.energy.kind={model.energy.kind} is for model.flow.objective=contrastive; transport needs convnet",
+        ),
+        (
+            model.chain.start == "base" and (model.start != "hidden" or not linear),
+            "model.chain.start=base needs model.start=hidden and model.upsampler.base=fitted",
+        ),
+        (
+            model.chain.every > 1 and not transport,
+            f"model.chain.every={model.chain.every} must be 1: only model.flow.objective=transport learns without "
+            "chains",
+        ),
+        (
+            not 0 < model.flow.decay_from <= 1,
+            f"model.flow.decay_from={model.flow.decay_from} must lie in (0, 1]",
+        ),
         (blind, "model.start=hidden needs model.upsampler.kind=convnet: a fixed up-sampler cannot read z"),
         (
             homeless,
@@ -238,6 +261,9 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("train.steps", train.steps, 1, inf),
         ("train.ema", train.ema, 0, 0.9999999),
         ("train.data_noise", train.data_noise, 0, 1),
+        ("model.chain.every", model.chain.every, 1, inf),
+        ("model.chain.time", model.chain.time, 0, inf),
+        ("log.r2_every", config.log.r2_every, 0, inf),
         ("train.energy_l2", train.energy_l2, 0, 1e6),
         ("checkpoint.every", config.checkpoint.every, 1, inf),
         ("checkpoint.budget", config.checkpoint.budget, 0, 1),
@@ -339,6 +365,9 @@ def _choice_faults(config: Config) -> list[tuple[bool, str]]:
         ("model.flow.precision", config.model.flow.precision, ("engine", "bf16", "fp32")),
         ("model.upsampler.base", config.model.upsampler.base, ("plain", "fitted")),
         ("model.upsampler.norm", config.model.upsampler.norm, ("none", "group", "lane")),
+        ("model.flow.objective", config.model.flow.objective, ("contrastive", "transport")),
+        ("model.energy.readout", config.model.energy.readout, ("last", "every")),
+        ("model.chain.start", config.model.chain.start, ("upsampler", "base")),
         ("model.flow.particles", config.model.flow.particles, ("samples", "data", "both", "segments")),
         ("evaluation.features", config.evaluation.features, ("efficientnet-lite2", "inception")),
         ("engine.kind", config.engine.kind, ("deepspeed", "plain")),

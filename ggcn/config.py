@@ -44,6 +44,9 @@ class EnergyConfig:
     takes 1.7 times as long on a CPU; a GPU hardly notices"""
     max_width: int = 256
     """channels never grow beyond this"""
+    readout: str = "last"
+    """last: f is linear in the features of the last level; every: linear and quadratic in the features of every
+    level, so that the gradient of f is a top-down pass with a skip at each level, as transport needs"""
     activation: str = "silu"
     """silu or softplus; relu and leaky_relu only where every gamma is 0: the JKO term differentiates the
     network twice, and their kinks would be missing from its gradient"""
@@ -92,12 +95,20 @@ class ChainConfig:
 
     steps: list[int] = field(default_factory=lambda: [8])
     """Langevin steps of a chain; the up-sampler learns what the chain does, so few are enough"""
+    start: str = "upsampler"
+    """where the chains of every grid start: upsampler (the networks' images) or base (the linear maps' alone, for
+    upsampler.base=fitted)"""
+    every: int = 1
+    """steps from one with chains to the next, for flow.objective=transport, which needs them for the up-samplers
+    alone"""
     micro_batch: int = 0
     """chains that a rank advances at a time, rounded down to whole lanes but at least one: bounds the memory of
     sampling without a change to it; 0: all at once"""
     step_size: list[float] = field(default_factory=list)
     """Langevin step size a. By default pace * size^2: the energy's gradient per pixel shrinks with the number
     of pixels, so a must grow with it for a chain to get anywhere"""
+    time: float = 0.0
+    """steps * step_size of every chain, where step_size is empty; 0: from pace"""
     pace: float = 0.01
     """Langevin step size for each pixel of a grid, where step_size is empty"""
     temperature: list[float] = field(default_factory=list)
@@ -124,6 +135,15 @@ class HiddenChainConfig:
 class FlowConfig:
     """How the energy learns: KL flow (maximum likelihood), or JKO flow with the Wasserstein metric."""
 
+    objective: str = "contrastive"
+    """contrastive: data against chain ends, with gamma; transport: the JKO flow as a regression of -grad E on the
+    displacement from chain starts to data, without a chain"""
+    decay_from: float = 0.8
+    """transport: from this share of the way on, the displacement that -grad E is to equal shrinks, down to 0 at the
+    data, which so become stationary points where chains can rest; 1: it does not shrink"""
+    start_noise: list[float] = field(default_factory=lambda: [0.05])
+    """transport: standard deviation of the noise on the starts of every grid but the coarsest, in training only: it
+    teaches the finer grids to remove what the coarser ones get wrong, and samples are best without it"""
     gamma: list[float] = field(default_factory=list)
     """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the price of moving
     particles for a time gamma. By default strength * a: much above a chain's total time steps * a the energy
@@ -349,6 +369,8 @@ class EvaluationConfig:
 class LogConfig:
     every: int = 10
     """steps between lines in metrics.jsonl"""
+    r2_every: int = 100
+    """steps between measurements of R^2 on training and held-out images, for flow.objective=transport; 0: none"""
     pictures_every: int = 100
     """steps between pictures in samples/"""
     pictures: int = 16
@@ -400,6 +422,9 @@ def resolve(config: Config) -> None:
     """Fills the empty lists of settings per grid by their rules, so that a frozen config holds all numbers."""
     model = config.model
     chain = model.chain
+    steps = list(chain.steps) * (len(model.grids) if len(chain.steps) == 1 else 1)
+    if chain.time:
+        chain.step_size = list(chain.step_size) or [chain.time / max(count, 1) for count in steps]
     chain.step_size = list(chain.step_size) or [chain.pace * size**2 for size in model.grids]
     chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
     model.flow.gamma = list(model.flow.gamma) or [model.flow.strength * a for a in chain.step_size]

@@ -322,6 +322,13 @@ def gather(value: Any) -> list[Any]:
     return box if first else []
 
 
+def concatenated(part: Tensor) -> Tensor:
+    """The ranks' equally shaped parts one after another, on every rank."""
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, part.contiguous())
+    return torch.cat(parts)
+
+
 def barrier() -> None:
     """Waits until all ranks are here, for as long as one that is not reports that it gets on.
 

@@ -17,6 +17,9 @@ class DataConfig:
     size: int = 0
     """pixels along a side at which the images are trained on, a power of two: the model gets grids for it. 0: the size
     of the model's own finest grid; larger stored images are then refused until this or model.grids is set"""
+    holdout: str = ""
+    """shards of images that are never trained on, for R^2 on held-out images; empty: the folder `holdout` beside
+    local shards, where make_shards --holdout put one"""
     flip: bool = True
     """show half of the images mirrored, drawn anew each epoch; right for faces and most scenes, wrong for
     anything with writing in it"""

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ggcn import engine as engines
 from ggcn import ranks
@@ -18,6 +18,7 @@ from ggcn.engine.schedule import rate
 from ggcn.lanes import Key, Lanes, generator
 from ggcn.learning.ema import Ema
 from ggcn.learning.objectives import ENERGY_TERMS, EnergyObjective, TeachingObjective
+from ggcn.learning.transport import Pairs, TransportObjective, assignment, couple
 from ggcn.models import Energies, Upsamplers, build
 from ggcn.sampling.bank import Bank
 from ggcn.sampling.draw import Particles, draw, fresh, in_parts, pyramid
@@ -46,10 +47,8 @@ class Learner:
         train = config.train
         self.ema_energies = Ema(self.energies, train.ema if train.ema_energies else 0.0)
         self.ema_upsamplers = Ema(self.upsamplers, train.ema)
-        flow = config.model.flow
-        self.energy_objective = EnergyObjective(
-            self.energies, self.grids, flow.particles, train.energy_l2, flow.share, lanes.width
-        )
+        self.transport = config.model.flow.objective == "transport"
+        self.energy_objective = self._objective()
         self.energy_engine = engines.build(
             self.energy_objective,
             train.energy,
@@ -72,6 +71,13 @@ class Learner:
         if config.model.start == "bank":
             self.bank = Bank(config.model, lanes, config.seed, self.energies.shape, device)
 
+    def _objective(self) -> nn.Module:
+        flow, width = self.config.model.flow, self.lanes.width
+        if self.transport:
+            return TransportObjective(self.energies, flow.decay_from)
+        l2 = self.config.train.energy_l2
+        return EnergyObjective(self.energies, self.grids, flow.particles, l2, flow.share, width)
+
     def adopt(self, buffers: dict[str, Tensor]) -> None:
         """Takes over what is fitted and not learned, by name, in the up-samplers and their averages."""
         for module in (self.upsamplers, self.ema_upsamplers.module):
@@ -89,9 +95,11 @@ class Learner:
         levels = pyramid(pixels, self.config.model.grids)
         return [level + self.config.train.data_noise * noise.normal(*level.shape) for level in levels]
 
-    def sample(self, step: int, data: list[Tensor]) -> Particles:
+    def sample(self, step: int, data: list[Tensor]) -> Particles | None:
         """Phase 1: z ~ N(0, I), persistent chains or the data's mean colours, then up-sampling and chains, grid
-        by grid."""
+        by grid. None in a step that needs no chain."""
+        if self.transport and (step + 1) % self.config.model.chain.every:
+            return None
         if self.bank is None:
             return self._draw(step, self._source(step, data[0]))
         taken, source = self.bank.take(self.keys(step, "bank"))
@@ -111,16 +119,47 @@ class Learner:
         advance = partial(draw, self.energies, self.upsamplers, self.grids, hidden)
         return in_parts(advance, source, noise, self.config.model.chain.micro_batch)
 
-    def learn_energy(self, data: list[Tensor], particles: Particles, step: int) -> Metrics:
-        """Phase 2: data against chain ends, plus the JKO term; one backward for all grids."""
+    def learn_energy(self, data: list[Tensor], particles: Particles | None, step: int) -> Metrics:
+        """Phase 2: the transport regression, or data against chain ends plus the JKO term; one backward for all
+        grids."""
         lr = rate(self.config.train.energy, step)
+        if self.transport:
+            return self._learn_transport(data, step, lr)
+        assert particles is not None
         loss, terms, norm = self.energy_engine.step(lr, data, particles.ends, self._shares(step))
         named = self._per_grid(dict(zip(ENERGY_TERMS, terms.T, strict=True)))
         return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
 
-    def learn_upsamplers(self, particles: Particles, step: int) -> Metrics:
+    def _learn_transport(self, data: list[Tensor], step: int, lr: float) -> Metrics:
+        pairs = self.pairs(step, data)
+        costs = tuple(ranks.mean(pairs.costs()).tolist())
+        loss, terms, norm = self.energy_engine.step(lr, pairs.starts, pairs.data, pairs.times, costs)
+        named = self._per_grid({"transport_error": terms[:, 0], "transport_target": terms[:, 1]})
+        return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
+
+    def pairs(self, step: int, data: list[Tensor]) -> Pairs:
+        """Chain starts and this step's data, coupled, and where on the way between them the regression looks."""
+        noise = Noise(self.keys(step, "start noise"), self.device)
+        shape = (len(self.grids), self.lanes.width)
+        times = np.concatenate([generator(*key).random(shape) for key in self.keys(step, "segments")], 1)
+        source = self._source(step, data[0])
+        pairs = couple(self.upsamplers, source, data, self.config.model.flow.start_noise, noise, times)
+        pairs.data[0] = self._assigned(pairs.starts[0], data[0])
+        return pairs
+
+    def _assigned(self, starts: Tensor, data: Tensor) -> Tensor:
+        """The datum of the global batch that each of this rank's starts goes to. Rank 0 decides for all: float
+        differences between ranks cannot flip a pair."""
+        every_start, every_datum = ranks.concatenated(starts), ranks.concatenated(data)
+        width = self.lanes.width
+        chosen = assignment(every_start.cpu(), every_datum.cpu(), width) if ranks.is_first() else None
+        first = self.lanes.rank * len(starts)
+        mine = ranks.from_first(chosen)[first : first + len(starts)]
+        return every_datum[mine.to(self.device)]
+
+    def learn_upsamplers(self, particles: Particles | None, step: int) -> Metrics:
         """Phase 3: every up-sampler that learns regresses from its source to where the chain went."""
-        if self.teaching_engine is None:
+        if self.teaching_engine is None or particles is None:
             return {}
         lr = rate(self.config.train.upsampler, step)
         _, errors, norm = self.teaching_engine.step(lr, particles.sources, particles.ends)
@@ -128,11 +167,11 @@ class Learner:
         named = {f"teaching/{self.grids[number].size}": error for number, error in learned}
         return {**named, "upsampler_gradient_norm": norm}
 
-    def average(self, step: int, particles: Particles) -> None:
+    def average(self, step: int, particles: Particles | None) -> None:
         """Moves the averaged weights along, and the law of mean colours where chains start from them."""
         self.ema_energies.update(step, self.energy_engine.weights())
         self.ema_upsamplers.update(step, self.teaching_engine.weights() if self.teaching_engine else [])
-        if colours := self.ema_upsamplers.module.colours:
+        if particles and (colours := self.ema_upsamplers.module.colours):
             colours.observe(ranks.mean(colours.moments(particles.sources[0])), 1 / (step + 1))
 
     def close(self) -> None:
@@ -141,9 +180,13 @@ class Learner:
             if engine:
                 engine.close()
 
-    def chain_metrics(self, particles: Particles) -> Metrics:
-        """What the chains did, per grid (see ChainReport)."""
-        names = ("displacement", "relative_displacement", "gradient", "saturation")
+    def chain_metrics(self, particles: Particles | None) -> Metrics:
+        """What the chains did, per grid (see ChainReport); nothing in a step without chains."""
+        if particles is None:
+            return {}
+        names = ["displacement", "relative_displacement", "gradient", "saturation"]
+        if not all(grid.temperature for grid in self.grids):
+            names.remove("relative_displacement")  # there is no noise that it could be relative to
         columns = {
             name: torch.stack([getattr(report, name).mean() for report in particles.reports])
             for name in names

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ggcn.config import Config, EnergyConfig, ModelConfig
 from ggcn.lanes import bits
-from ggcn.models.energy import ConvEnergy
+from ggcn.models.energy import ConvEnergy, LevelEnergy
 from ggcn.models.frame import FrameEnergy
 from ggcn.models.upsampler import (
     BlockUpsampler,
@@ -86,7 +86,10 @@ def _cast(weight: nn.Parameter, precision: Precision) -> nn.Parameter:
 
 
 def _energy(size: int, config: EnergyConfig) -> nn.Module:
-    return FrameEnergy(size, config.filters) if config.kind == "frame" else ConvEnergy(size, CHANNELS, config)
+    if config.kind == "frame":
+        return FrameEnergy(size, config.filters)
+    kinds = {"last": ConvEnergy, "every": LevelEnergy}
+    return kinds[config.readout](size, CHANNELS, config)
 
 
 def _as_engine(wanted: str, engine: Precision) -> Precision:
@@ -112,7 +115,7 @@ class Upsamplers(nn.Module):
             for size, goal in pairwise(sizes)
         ]
         self.grids = nn.ModuleList([first, *steps])
-        self.precision = precision
+        self.precision, self.chains_from = precision, model.chain.start
 
     @property
     def learned(self) -> list[int]:
@@ -124,6 +127,16 @@ class Upsamplers(nn.Module):
         """U_0 where chains start from mean colours."""
         first = self.grids[0]
         return first if isinstance(first, ColourUpsampler) else None
+
+    def base(self, grid: int, source: Tensor) -> Tensor:
+        """`start` without what the networks add: the linear maps alone, float32."""
+        net = self.grids[grid]
+        assert isinstance(net, HiddenUpsampler | GridUpsampler)
+        return net.linear(source)
+
+    def chain_start(self, grid: int, source: Tensor) -> Tensor:
+        """Where a grid's chains start: at the linear maps' images, or at those of the networks (`start`)."""
+        return self.base(grid, source) if self.chains_from == "base" else self.start(grid, source)
 
     def start(self, grid: int, source: Tensor) -> Tensor:
         """Where grid's chains start. `source` on grid 0: z [n, hidden], colours [n, c, 1, 1], or the starts

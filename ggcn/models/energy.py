@@ -1,7 +1,7 @@
 """Bottom-up energies: one network per grid."""
 
 from collections.abc import Callable
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,50 @@ class ConvEnergy(nn.Module):
         hidden = self.features(narrow(x).contiguous(memory_format=torch.channels_last))
         weight = self.readout.weight.view(1, *hidden.shape[1:]).contiguous(memory_format=torch.channels_last)
         return (widen(hidden) * weight).sum((1, 2, 3))
+
+
+class LevelEnergy(nn.Module):
+    """The negative energy f of one grid, read out at every level l of features h_l:
+
+    f = sum over l of <w_l, h_l> - |Q_l h_l|^2 / 2, with 1 x 1 convolutions Q_l to half of the channels.
+
+    So the gradient of f is a top-down pass with a skip at every level, the shape of a U-Net, and its quadratic terms
+    let it grow with the distance to the data. Both read-outs start near 0.
+    """
+
+    def __init__(self, size: int, channels: int, config: EnergyConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]()
+        widths, sizes = [config.width], [min(size, max(size // 2, STEM_KEEPS))]
+        levels = [_stem(size, channels, config.width)]
+        while sizes[-1] > 4:
+            wider = min(2 * widths[-1], config.max_width)
+            levels.append(nn.Conv2d(widths[-1], wider, 4, stride=2, padding=1))
+            widths, sizes = [*widths, wider], [*sizes, sizes[-1] // 2]
+        self.levels = nn.ModuleList(levels)
+        keep_variance(self.levels, self.activation)
+        shapes = [(width, side, side) for width, side in zip(widths, sizes, strict=True)]
+        self.linear = nn.ParameterList(torch.randn(shape) * FAINT / sqrt(prod(shape)) for shape in shapes)
+        self.quadratic = nn.ModuleList(_faint(width) for width in widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, channels, size, size] in [-1, 1] -> f(x) [n], float32 whatever the autocast."""
+        hidden = narrow(x).contiguous(memory_format=torch.channels_last)
+        f = widen(x).new_zeros(len(x))
+        for level, linear, quadratic in zip(self.levels, self.linear, self.quadratic, strict=True):
+            hidden = self.activation(level(hidden))
+            f = f + (widen(hidden) * widen(linear)).sum((1, 2, 3))
+            f = f - widen(quadratic(hidden)).square().sum((1, 2, 3)) / 2
+        return f
+
+
+def _faint(width: int) -> nn.Conv2d:
+    """A quadratic read-out of `width` channels."""
+    layer = nn.Conv2d(width, max(width // 2, 16), 1)
+    nn.init.normal_(layer.weight, std=2 * FAINT / sqrt(width))
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 STEM_KEEPS = 16

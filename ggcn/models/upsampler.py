@@ -108,6 +108,11 @@ class HiddenUpsampler(nn.Module):
         self.paint = nn.Conv2d(width, channels, 3, padding=1)
         _blank(self.paint, spread=0.0 if self.base else FAINT)
 
+    def linear(self, z: Tensor) -> Tensor:
+        """The linear map alone: z [n, hidden] -> [n, channels, size, size], float32."""
+        assert self.base is not None
+        return self.base(z)
+
     def forward(self, z: Tensor) -> Tensor:
         """z [n, hidden] -> [n, channels, size, size], float32; without a base in (-1, 1)."""
         painted = widen(self.paint(self.climb(self.project(z).unflatten(1, (-1, 4, 4)))))
@@ -135,9 +140,12 @@ class GridUpsampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, channels, size, size] -> [n, channels, goal, goal], float32."""
-        detail = widen(self.paint(self.climb(self.mix(self.lift(x)))))
-        linear = interpolate(x, self.goal)
-        return linear + detail if self.base is None else linear + self.base(x) + detail
+        return self.linear(x) + widen(self.paint(self.climb(self.mix(self.lift(x)))))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Bilinear, plus the linear map where there is one: [n, channels, size, size] -> [.., goal, goal], float32."""
+        plain = interpolate(x, self.goal)
+        return plain if self.base is None else plain + self.base(x)
 
 
 FAINT = 0.01

@@ -42,7 +42,7 @@ def draw(
         if hidden.steps:
             source = hidden_chain(energies, upsamplers, hidden, source, noise)
         for number, grid in enumerate(grids):
-            start = upsamplers.start(number, source)
+            start = upsamplers.chain_start(number, source)
             end, report = langevin(energies.prepared(number), start, grid, noise)
             particles.sources.append(source)
             particles.starts.append(start)
@@ -90,7 +90,7 @@ def hidden_chain(
     grid = Grid(1, config.steps, config.step_size, config.temperature, gamma=0.0)
 
     def energy(z: Tensor) -> Tensor:
-        x = upsamplers.start(0, z)
+        x = upsamplers.chain_start(0, z)
         return z.square().sum(1) / 2 - energies.score(0, x, energies.chain_precision)
 
     return langevin(energy, z, grid, noise)[0]

@@ -29,6 +29,7 @@ FREE = (
     "engine.zero_stage",
     "data.shards",
     "data.size",
+    "data.holdout",
     "data.workers",
     "data.prefetch",
     "data.verify",

@@ -25,6 +25,7 @@ from ggcn.models import fitted
 from ggcn.sampling.sampler import Sampler
 from ggcn.training import checkpoint, guard
 from ggcn.training.checkpoint import Checkpoints
+from ggcn.training.fit_monitor import FitMonitor
 from ggcn.training.guard import Verdict
 from ggcn.training.heartbeat import Heart
 from ggcn.training.metrics import Journal, Stopwatch, forget_after, has_step, memory
@@ -132,6 +133,8 @@ def _train(
             trainer.learner.average(step, particles)
         step += 1
         heart.beat(step, own_s=watch.seconds["seconds/data"] + watch.seconds["seconds/sample"])
+        if trainer.fit_monitor and _due(step, config.log.r2_every, config.train.steps):
+            values |= trainer.fit_monitor.measure(trainer.learner)
         if journal:
             journal.tick(values)
             if _due(step, config.log.every, config.train.steps):
@@ -181,6 +184,8 @@ class Trainer:
         self.aside = Aside()
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         self.scorer = Scorer(config, run, device) if config.evaluation.every else None
+        wanted = config.model.flow.objective == "transport" and config.log.r2_every
+        self.fit_monitor = FitMonitor(config) if wanted else None
         self.build()
 
     def build(self) -> None:

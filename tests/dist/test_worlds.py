@@ -24,7 +24,7 @@ def everyday(*chosen: str) -> list:
     return [pytest.param(p, marks=() if p in chosen else pytest.mark.slow) for p in PRESETS]
 
 
-@pytest.mark.parametrize("preset", everyday("ggcn", "gcn"))
+@pytest.mark.parametrize("preset", everyday("ggcn", "gcn", "transport"))
 def test_one_two_and_four_ranks_train_the_same_run(crew: Crew, preset: str) -> None:
     words = [*WORDS, f"model={preset}", "engine.kind=plain"]
     one, two, four = (crew.run(world, learn, words, 12)[0] for world in (1, 2, 4))

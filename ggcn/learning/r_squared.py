@@ -1,0 +1,46 @@
+"""R^2 of the transport regression on a fixed set of images: the curve that tells learning from memorizing.
+
+R^2 = 1 - E|grad f(x_t) - c(t)(x1 - x0)|^2 / E|c(t)(x1 - x0)|^2 per grid; 1 is a perfect fit, 0 what a flat energy has.
+On images that were never trained on it falls once the energies memorize.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ggcn import ranks
+from ggcn.config import Config
+from ggcn.lanes import Key, generator
+from ggcn.learning.transport import TransportObjective, assignment, couple
+from ggcn.models.build import Energies, Upsamplers
+from ggcn.sampling.draw import fresh, pyramid
+from ggcn.sampling.noise import Noise
+
+BATCH = 64
+"""images that are assigned to each other and pass through memory at once"""
+
+
+def r_squared(config: Config, energies: Energies, upsamplers: Upsamplers, images: Tensor) -> Tensor:
+    """R^2 per grid, float64 [grids], over uint8 `images` [n, c, h, h], the same ones on every rank. Every rank calls
+    it, and takes its share of the batches."""
+    objective = TransportObjective(energies, config.model.flow.decay_from)
+    device = next(energies.parameters()).device
+    sums = torch.zeros(len(config.model.grids), 2, dtype=torch.float64, device=device)
+    for number, part in list(enumerate(images.split(BATCH)))[dist.get_rank() :: dist.get_world_size()]:
+        data = _levels(config, part.to(device), number)
+        key: tuple[Key, ...] = (config.seed, "r squared", number)
+        noise = Noise([(*key, "start noise")], device)
+        times = generator(*key, "segments").random((len(data), len(part)))
+        source = fresh(config.model, [key], len(part), energies.shape, device)
+        pairs = couple(upsamplers, source, data, config.model.flow.start_noise, noise, times)
+        pairs.data[0] = data[0][assignment(pairs.starts[0].cpu(), data[0].cpu(), 1)]
+        terms = objective.errors(pairs.starts, pairs.data, pairs.times)
+        sums += torch.stack(terms).detach().double() * len(part)
+    error, target = ranks.mean(sums).T
+    return 1 - error / target
+
+
+def _levels(config: Config, images: Tensor, number: int) -> list[Tensor]:
+    noise = Noise([(config.seed, "r squared", number, "data noise")], images.device)
+    levels = pyramid(images.float() / 127.5 - 1, config.model.grids)
+    return [level + config.train.data_noise * noise.normal(*level.shape) for level in levels]
