@@ -57,9 +57,10 @@ def couple(
     """
     with torch.no_grad():
         starts = [upsamplers.base(number, x) for number, x in enumerate([source, *data[:-1]])]
-        for number, start in enumerate(starts[1:], 1):
-            std = start_noise[number if len(start_noise) > 1 else 0]
-            start.add_(noise.normal(*start.shape), alpha=std)
+        stds = start_noise if len(start_noise) > 1 else [0.0, *[start_noise[0]] * (len(data) - 1)]
+        for start, std in zip(starts, stds, strict=True):
+            if std:
+                start.add_(noise.normal(*start.shape), alpha=std)
     return Pairs(starts, list(data), list(torch.from_numpy(times).to(source)))
 
 
