@@ -32,6 +32,7 @@ PATHS = (
     "paths.runs",
     "data.shards",
     "data.mixture",
+    "data.holdout",
     "data.cache_dir",
     "evaluation.cache",
     "evaluation.weights",
@@ -131,6 +132,7 @@ def public(config: Config) -> str:
     config = copy.deepcopy(unresolved(config))
     data = config.data
     data.shards, data.cache_dir, data.allow_pipe = redact.shard_folder(data.shards), "", False
+    data.holdout = redact.shard_folder(data.holdout)
     shown = list(map(redact.shard_folder, data.mixture))
     names = [name if shown.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(shown, 1)]
     data.mixture = dict(zip(names, data.mixture.values(), strict=True))

@@ -142,8 +142,9 @@ class FlowConfig:
     """transport: from this share of the way on, the displacement that -grad E is to equal shrinks, down to 0 at the
     data, which so become stationary points where chains can rest; 1: it does not shrink"""
     start_noise: list[float] = field(default_factory=lambda: [0.05])
-    """transport: standard deviation of the noise on the starts of every grid but the coarsest, in training only: it
-    teaches the finer grids to remove what the coarser ones get wrong, and samples are best without it"""
+    """transport: standard deviation of the noise on chain starts, per grid, in training only: on finer grids it teaches
+    the energies to remove what the coarser ones get wrong, on the coarsest it fills the directions that the linear
+    map of z leaves out. Samples are best without it"""
     gamma: list[float] = field(default_factory=list)
     """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the price of moving
     particles for a time gamma. By default strength * a: much above a chain's total time steps * a the energy

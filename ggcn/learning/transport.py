@@ -49,18 +49,17 @@ def couple(
     noise: Noise,
     times: np.ndarray,
 ) -> Pairs:
-    """On finer grids a datum with its own coarser version, up-sampled by the linear maps, plus noise of standard
-    deviation `start_noise` (one entry, or one per grid); on the coarsest grid starts from `source` with the data in
-    the order in which they come.
+    """On finer grids a datum with its own coarser version, up-sampled by the linear maps; on the coarsest grid starts
+    from `source` with the data in the order in which they come. Starts get noise of standard deviation `start_noise`
+    (one entry, or one per grid).
 
     data: per grid [n, c, size, size]; times [grids, n] in [0, 1].
     """
     with torch.no_grad():
         starts = [upsamplers.base(number, x) for number, x in enumerate([source, *data[:-1]])]
-        stds = start_noise if len(start_noise) > 1 else [0.0, *[start_noise[0]] * (len(data) - 1)]
+        stds = start_noise if len(start_noise) > 1 else list(start_noise) * len(starts)
         for start, std in zip(starts, stds, strict=True):
-            if std:
-                start.add_(noise.normal(*start.shape), alpha=std)
+            start.add_(noise.normal(*start.shape), alpha=std)
     return Pairs(starts, list(data), list(torch.from_numpy(times).to(source)))
 
 

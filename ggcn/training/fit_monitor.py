@@ -25,7 +25,7 @@ class FitMonitor:
 
     def _read(self, folder: str) -> Tensor:
         config = self.config
-        return read(folder, config.model.grids[-1], IMAGES, config.data.crop, config.data).pixels
+        return read(folder, config.model.grids[-1], IMAGES, config.data.crop, config.data).pixels[:]
 
     def measure(self, learner: Learner) -> dict[str, float]:
         """{"r2/SIZE": R^2 on training images, "r2_heldout/SIZE": on held-out ones}, for every grid."""

@@ -165,6 +165,7 @@ def absolute(config: Config) -> Config:
     config.paths.runs = _absolute(config.paths.runs)
     data.shards, data.cache_dir = _absolute(data.shards), _absolute(data.cache_dir)
     data.mixture = {_absolute(folder): weight for folder, weight in data.mixture.items()}
+    data.holdout = _absolute(data.holdout)
     evaluation.weights, evaluation.cache = _absolute(evaluation.weights), _absolute(evaluation.cache)
     return config
 
