@@ -38,7 +38,8 @@ def test_a_frozen_config_comes_back_as_it_was(tmp_path: Path) -> None:
         ("lanes=[1,2]", "lanes"),
         (
             "model=nosuch",
-            "there is no model=nosuch; choose one of coopnets, frame, gcn, ggcn, igebm, multigrid, shortrun, transport, wgcn",
+            "there is no model=nosuch; choose one of coopnets, frame, gcn, ggcn, igebm, multigrid, shortrun, "
+            "transport, wgcn",
         ),
         ("experiment=nosuch", "there is no experiment=nosuch; choose one of"),
         ("train.batch=63", "train.batch=63 is not a multiple of lanes=8"),
