@@ -3,26 +3,14 @@
 import hashlib
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import TINY, command, quiet_environment
+from harness import TINY, call
 from PIL import Image
 
 from ggcn.training import checkpoint
-
-
-def tried(script: str, *args: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(script, *args),
-        capture_output=True,
-        text=True,
-        env=quiet_environment(),
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +27,7 @@ def test_shards_whose_manifest_is_a_pipe_are_one_sentence(
     shards.mkdir()
     os.mkfifo(shards / "manifest.json")
     places = {"SHARDS": str(shards), "RUNS": str(tmp_path / "runs")}
-    done = tried(
+    done = call(
         script, *(arg.replace("SHARDS", places["SHARDS"]).replace("RUNS", places["RUNS"]) for arg in args)
     )
     assert done.returncode == 2
@@ -50,7 +38,7 @@ def test_shards_whose_manifest_is_a_pipe_are_one_sentence(
 @pytest.mark.parametrize("script", ["tools/sample.py", "tools/report.py", "tools/inspect_checkpoint.py"])
 def test_a_run_whose_config_is_a_pipe_is_one_sentence(script: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.yaml")
-    done = tried(script, tmp_path, *(["--out", tmp_path / "x.png"] if "sample" in script else []))
+    done = call(script, tmp_path, *(["--out", tmp_path / "x.png"] if "sample" in script else []))
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") <= 1
 
@@ -62,7 +50,7 @@ def test_pipes_among_the_files_of_runs_do_not_end_the_table(tmp_path: Path) -> N
         os.mkfifo(run / name)
         if name != "config.yaml":
             (run / "config.yaml").write_text("train: {steps: 7}\n", encoding="utf-8")
-    done = tried("cluster/status.py", tmp_path)
+    done = call("cluster/status.py", tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4
 
@@ -81,32 +69,32 @@ def images(tmp_path: Path) -> Path:
 def test_pipes_among_shards_are_named_and_built_over(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     making = ("tools/make_shards.py", images, out, "--size", 8, "--workers", 1)
-    assert tried(*making).returncode == 0
+    assert call(*making).returncode == 0
     for name in ("000000.json", "000001.tar", "000099.json"):
         (out / name).unlink(missing_ok=True)
         os.mkfifo(out / name)
-    done = tried("tools/verify_shards.py", out, "--workers", 1)
+    done = call("tools/verify_shards.py", out, "--workers", 1)
     assert done.returncode == 1, done.stderr
     assert "000000.json: cannot be read" in done.stdout
     assert "000001.tar: missing" in done.stdout
     assert "000099.json: does not belong here" in done.stdout
-    assert tried(*making).returncode == 0
-    done = tried("tools/verify_shards.py", out, "--workers", 1)
+    assert call(*making).returncode == 0
+    done = call("tools/verify_shards.py", out, "--workers", 1)
     assert done.returncode == 0, done.stdout
 
 
 def test_a_pipe_beside_finished_shards_does_not_hold_make_shards_up(images: Path, tmp_path: Path) -> None:
     making = ("tools/make_shards.py", images, tmp_path / "out", "--size", 8, "--workers", 1)
-    assert tried(*making).returncode == 0
+    assert call(*making).returncode == 0
     os.mkfifo(tmp_path / "out" / "000099.json")
-    done = tried(*making)
+    done = call(*making)
     assert done.returncode == 0, done.stderr
 
 
 def test_shards_whose_claim_is_a_pipe_are_one_sentence(images: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     os.mkfifo(tmp_path / "out" / "build.json")
-    done = tried("tools/make_shards.py", images, tmp_path / "out", "--size", 8, "--workers", 1)
+    done = call("tools/make_shards.py", images, tmp_path / "out", "--size", 8, "--workers", 1)
     assert done.returncode == 2
     assert "a named pipe, not a file" in done.stderr
     assert "Traceback" not in done.stderr
@@ -126,7 +114,7 @@ def test_a_checkpoint_with_a_pipe_is_inspected(name: str, tmp_path: Path) -> Non
     place = (root if name in ("latest", "best") else folder) / name
     place.unlink(missing_ok=True)
     os.mkfifo(place)
-    done = tried("tools/inspect_checkpoint.py", tmp_path)
+    done = call("tools/inspect_checkpoint.py", tmp_path)
     assert "Traceback" not in done.stderr
     whole = name in ("latest", "best")
     assert done.returncode == (0 if whole else 1), done.stderr
