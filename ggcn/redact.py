@@ -2,34 +2,52 @@
 
 import logging
 import re
+import shlex
 
 HIDDEN = "***"
 
 URL = re.compile(
     r"""([a-z][a-z0-9+.-]*://)            # scheme
-        ([^\s/?\#'"<>]*@)?                # user:password@
+        ([^\s/?\#'"<>]*@                  # user:password@
+        |[^\s/?\#'"<>:]+:(?!\d{1,5}/)[^\s'"<>]*@)?  # a password may hold a slash, but a port is none
         ([^\s?\#'"<>]*)                   # host and path
         ([?\#][^\s'"<>]*?)?               # query: signatures and tokens have many names, so all of it goes
         (?=[).,;:]*(?:[\s'"<>]|$))""",
     re.IGNORECASE | re.VERBOSE,
 )
+SECRET = r"""(?![\w-]*(?:error|exception|tokeni[sz]))[\w-]*
+    (?:token|secret|passw(?:or)?d|passphrase|(?:api|access|account|auth|private|session)[_-]?key|credentials?|signature)
+    [\w-]*"""
+"""names of variables, headers, options and keys whose values are hidden"""
 HEADER = re.compile(
-    r"((?:authorization|[\w-]*token|[\w-]*api-?key|cookie)\s*:\s*(?:(?:bearer|basic|token)\s+)?)[^\s'\"]+",
-    re.IGNORECASE,
+    r"""((?P<around>['"])?(?<![\w-])(?:(?:proxy-)?authorization|(?:set-)?cookie)
+        (?:\\*['"])?[ \t]*[:=][ \t]*(?:\\*(?P<quote>['"]))?
+        (?:(?:bearer|basic|token|digest|negotiate|apikey|aws[\w-]*)\s+)?)
+        (?:(?(quote)(?!(?P=quote))|(?(around)(?!(?P=around))))[^\n])+""",
+    re.IGNORECASE | re.VERBOSE,
 )
-ASSIGNED = re.compile(
-    r"([\w-]*(?:token|secret|passw(?:or)?d|passwd|api[_-]?key|access[_-]?key|credentials?|signature)[\w-]*\s*=\s*"
-    r"['\"]?)[^\s'\"&;]+",
-    re.IGNORECASE,
+NAMED = re.compile(
+    rf"""((?:(?P<around>['"])(?={SECRET}\s*[:=]))?
+        (?:(?<![\w-])--?(?=\w){SECRET}[ \t]+(?!-)
+        |(?<![\w-]){SECRET}(?:\\*['"])?[ \t]*[:=](?!//)[ \t]*)
+        (?:\\*(?P<quote>['"]))?)
+        (?:(?(quote)(?:\\.|(?!(?P=quote))[^\n])|(?(around)(?!(?P=around))[^\n]|[^\s'"&;])))+""",
+    re.IGNORECASE | re.VERBOSE,
 )
-LOGIN = re.compile(r"((?:^|\s)(?:-u|--user|--proxy-user)[\s=]+['\"]?[^\s'\":]+:)[^\s'\"]+")
+LOGIN = re.compile(
+    r"""((?:^|(?<=[\s'"]))(?:-[fgikLsSv]*[uU][\s=]+|-[uU]|(?:--user|--proxy-user)[\s=]+)
+        (?P<quote>['"])?[^\s'":]+:)
+        (?:(?(quote)(?!(?P=quote))[^\n]|[^\s'"]))+""",
+    re.VERBOSE,
+)
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 
 
 def redact(text: str) -> str:
     """The text without passwords and queries in URLs, and without values of headers and variables named as secrets."""
     if "://" in text:
         text = URL.sub(_url, text)
-    for pattern in (HEADER, ASSIGNED, LOGIN):
+    for pattern in (HEADER, NAMED, LOGIN):
         text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
 
@@ -38,8 +56,22 @@ def shard_folder(url: str) -> str:
     """A folder of shards as others may see it: of a `pipe:` command only the program's name remains."""
     if not url.startswith("pipe:"):
         return redact(url)
-    program = url.removeprefix("pipe:").split()[:1]
-    return f"pipe:{''.join(program)} {HIDDEN}"
+    program = _program(url.removeprefix("pipe:"))
+    return f"pipe:{redact(program)} {HIDDEN}" if program else f"pipe:{HIDDEN}"
+
+
+def _program(command: str) -> str:
+    """The name of the first program that a shell command runs; empty where it is not plain to see."""
+    pieces = shlex.shlex(command, posix=True, punctuation_chars=True)
+    pieces.commenters, pieces.whitespace_split = "", True
+    try:
+        for piece in pieces:
+            passed = ASSIGNMENT.match(piece) or piece == "env" or piece.startswith("-")
+            if not passed and re.search(r"\w", piece):
+                return piece
+    except ValueError:  # a quote without an end
+        pass
+    return ""
 
 
 class Formatter(logging.Formatter):

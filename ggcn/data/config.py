@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ggcn.errors import UserError
+from ggcn.redact import shard_folder
 
 
 @dataclass
@@ -87,11 +88,14 @@ class DataConfig:
         """Raises UserError when a folder of shards is a shell command and this config does not allow those."""
         if folder.startswith("pipe:") and not self.allow_pipe:
             raise UserError(
-                f"{folder} runs a shell command; if you trust it, set data.allow_pipe=true, or --allow-pipe in a tool"
+                f"{shard_folder(folder)} runs a shell command; if you trust it, set data.allow_pipe=true, or "
+                "--allow-pipe in a tool"
             )
 
     def _check_pipes(self) -> None:
         for folder in self.folders():
             self.refuse_pipe(folder)
             if folder.startswith("pipe:") and not self.cache_dir:
-                raise UserError(f"{folder} can only be read from front to back; set data.cache_dir")
+                raise UserError(
+                    f"{shard_folder(folder)} can only be read from front to back; set data.cache_dir"
+                )

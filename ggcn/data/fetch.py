@@ -35,6 +35,7 @@ from ggcn.data import manifest
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
 from ggcn.errors import LASTING, Outage, UserError, passing
+from ggcn.redact import shard_folder
 
 OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
 TIMEOUT = 60  # seconds without a byte from a server
@@ -84,7 +85,7 @@ def load_manifest(folder: str, config: DataConfig) -> Manifest:
         return manifest.load(path)
     url = join(folder, manifest.NAME)
     text = patiently(lambda: _text(url, config.allow_pipe), url, config.retries, config.backoff)
-    return manifest.parse(text, url)
+    return manifest.parse(text, shard_folder(url))
 
 
 def open_index(folder: str, data: Manifest, config: DataConfig) -> np.ndarray:
@@ -101,7 +102,7 @@ def open_index(folder: str, data: Manifest, config: DataConfig) -> np.ndarray:
     file = patiently(lambda: _fetched(index, config), index.url, config.retries, config.backoff)
     try:
         return manifest.map_index(
-            file, data.samples, index.url
+            file, data.samples, shard_folder(index.url)
         )  # which keeps the file open, hence in the cache
     finally:
         os.close(file)
@@ -110,7 +111,9 @@ def open_index(folder: str, data: Manifest, config: DataConfig) -> np.ndarray:
 def _fetched(file: Remote, config: DataConfig) -> int:
     """An open local copy of a remote file."""
     if file.bytes > config.cache_gb * 1e9:
-        raise UserError(f"{file.url} has {file.bytes} bytes, more than data.cache_gb; raise that")
+        raise UserError(
+            f"{shard_folder(file.url)} has {file.bytes} bytes, more than data.cache_gb; raise that"
+        )
     if config.cache_dir:
         cache = Cache(Path(config.cache_dir) / ".index", file.bytes + MOST_INDICES, config.allow_pipe)
         if (cached := cache.open(file)) is not None:
@@ -135,7 +138,7 @@ def patiently(read: Callable[[], T], url: str, retries: int, backoff: float) -> 
             hopeless, inner = _hopeless(error), _reason(error)
             if attempt == retries or hopeless:
                 lasting = _errno(inner) in (*LASTING, *TOO_MANY_FILES)
-                text = f"{url} cannot be read ({said(error)}); {_mend(inner)}"
+                text = f"{shard_folder(url)} cannot be read ({said(error)}); {_mend(inner)}"
                 raise (UserError if hopeless or lasting else Outage)(text) from None
             time.sleep(pause(error, backoff * 2 ** min(attempt, 30)))
     raise AssertionError("unreachable")
@@ -245,7 +248,9 @@ def _text(url: str, allow_pipe: bool) -> bytes:
             pieces.append(piece)
             left -= len(piece)
         if left == 0:
-            raise UserError(f"{url} is longer than {LONGEST_MANIFEST} bytes; that is no manifest of shards")
+            raise UserError(
+                f"{shard_folder(url)} is longer than {LONGEST_MANIFEST} bytes; that is no manifest of shards"
+            )
         if getattr(stream, "length", None):  # a web server announced more
             raise OSError(f"{stream.length} bytes are missing")  # type: ignore[attr-defined]
         return b"".join(pieces)
@@ -261,7 +266,9 @@ def open_stream(url: str, allow_pipe: bool = False) -> IO[bytes]:
         return open(path, "rb")
     if url.startswith("pipe:"):
         if not allow_pipe:
-            raise UserError(f"{url} runs a shell command; if you trust it, set data.allow_pipe=true")
+            raise UserError(
+                f"{shard_folder(url)} runs a shell command; if you trust it, set data.allow_pipe=true"
+            )
         return Command(url.removeprefix("pipe:"))  # type: ignore[return-value]
     if url.startswith(("http://", "https://")):
         return _as_it_is(urllib.request.urlopen(url, timeout=TIMEOUT), url)
@@ -273,7 +280,7 @@ class Command:
     """The output of a shell command."""
 
     def __init__(self, command: str) -> None:
-        self._command = command
+        self._shown = shard_folder(f"pipe:{command}")
         self._process = subprocess.Popen(
             command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
@@ -284,7 +291,7 @@ class Command:
         """The next bytes, none at the end. Raises OSError when the command fails."""
         data = self._output.read(size)
         if not data and self._process.wait():
-            raise OSError(f"`{self._command}`: exit {self._process.returncode}")
+            raise OSError(f"{self._shown}: exit {self._process.returncode}")
         return data
 
     def close(self) -> None:
@@ -312,7 +319,7 @@ def read_range(url: str, offset: int, size: int) -> bytes:
     """
     if url.startswith("pipe:"):
         raise UserError(
-            f"{url} can only be read from front to back; set data.cache_dir, or raise data.cache_gb"
+            f"{shard_folder(url)} can only be read from front to back; set data.cache_dir, or raise data.cache_gb"
         )
     if not url.startswith(("http://", "https://")):
         store, path = _object_store(url)

@@ -36,6 +36,7 @@ from ggcn.data.ring import Ring
 from ggcn.data.view import FORMATS, View, view
 from ggcn.errors import Outage, UserError
 from ggcn.lanes import Lanes, bits, exact_share
+from ggcn.redact import shard_folder
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 GRACE = 3  # so many bad images never stop a run, whatever their share
@@ -115,7 +116,8 @@ class Index:
         if wrong.any():
             shard = self.remote(int(shards[wrong.argmax()]))
             raise UserError(
-                f"the index has a sample outside its shard {shard.url}; restore it or {manifest.REBUILD}"
+                f"the index has a sample outside its shard {shard_folder(shard.url)}; "
+                f"restore it or {manifest.REBUILD}"
             )
         return offset, size
 

@@ -12,6 +12,7 @@ from ggcn.config import ladder
 from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
 from ggcn.errors import UserError
+from ggcn.redact import shard_folder
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 JPEG_SCALES = (8, 4, 2)  # a JPEG can be decoded at these fractions of its side, for a fraction of the time
@@ -98,7 +99,7 @@ def view(url: str, data: Manifest, size: int, crop: int) -> View:
     if side > data.size or side < size or side % size:
         what = f"crops of {crop} out of {data.size}" if crop else f"images of {data.size}"
         raise UserError(
-            f"{what} pixels a side, from {url}, cannot be averaged down to {size}; "
+            f"{what} pixels a side, from {shard_folder(url)}, cannot be averaged down to {size}; "
             f"ask for a whole fraction of that, or build shards with --size {size}"
         )
     scales = JPEG_SCALES if data.extension == "jpg" else ()
@@ -116,8 +117,8 @@ def refuse_smaller(url: str, data: Manifest, grids: Sequence[int], config: DataC
     finest = side & -side  # the largest power of two that divides it
     larger = f"{_override(ladder(grids, finest))} to train at {finest}, or " if finest > grids[-1] else ""
     raise UserError(
-        f"{'crops' if config.crop else 'images'} of {side} pixels a side, from {url}, would be averaged down to the "
-        f"model's {grids[-1]}; add {larger}{_override(grids)} to train at {grids[-1]} on purpose"
+        f"{'crops' if config.crop else 'images'} of {side} pixels a side, from {shard_folder(url)}, would be "
+        f"averaged down to the model's {grids[-1]}; add {larger}{_override(grids)} to train at {grids[-1]} on purpose"
     )
 
 

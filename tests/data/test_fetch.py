@@ -235,11 +235,20 @@ def test_no_way_of_reading_runs_a_command_without_leave(folder, tmp_path):
     for way in ways:
         with pytest.raises(
             UserError, match="runs a shell command; if you trust it, set data.allow_pipe=true"
-        ):
+        ) as refused:
             way()
+        assert "pipe:touch ***" in str(refused.value)
+        assert str(mark) not in str(refused.value)
     assert not mark.exists()
     assert len(images.read(url, 8, 100, config=config(url, cache_dir=asked.cache_dir, allow_pipe=True))) == 33
     assert mark.exists()
+
+
+def test_a_command_that_fails_is_shown_by_its_program():
+    command = "pipe:KEY=hunter2 false --with hunter2 {}"
+    with pytest.raises(UserError, match=r"pipe:false \*\*\* cannot be read .*exit 1") as failed:
+        fetch.load_manifest(command, config(command, allow_pipe=True, cache_dir="unused", retries=0))
+    assert "hunter2" not in str(failed.value)
 
 
 def test_a_command_that_fails_or_goes_on_for_ever_is_ended(tmp_path):
