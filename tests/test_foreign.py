@@ -97,15 +97,27 @@ def test_a_command_runs_where_the_command_line_allows_it(tmp_path: Path) -> None
     assert found["data"]["sets"]["train"]["folder"] == "pipe:cat ***"
 
 
-def test_a_path_of_the_run_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_of_the_run_itself_is_read_but_no_variable_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shards.build(tmp_path / "noise", [20], size=16).save(tmp_path / "noise")
-    monkeypatch.setenv("SCRATCH", str(tmp_path))
-    config = compose([*TINY, "data.shards=$SCRATCH/noise"])
+    config = compose([*TINY, f"data.shards={tmp_path}/noise"])
     sampler = ggcn.load(model_file(tmp_path / "m.safetensors", config))
     assert evaluate(sampler, Colours(), Request(count=12, cache=tmp_path))["samples"]["count"] == 12
-    monkeypatch.delenv("SCRATCH")
-    with pytest.raises(UserError, match="SCRATCH is not set here; add --data SHARDS"):
+    monkeypatch.setenv("SECRET", str(tmp_path))
+    config = compose([*TINY, r"data.shards=/net/$SECRET/noise"])
+    sampler = ggcn.load(model_file(tmp_path / "m.safetensors", config))
+    with pytest.raises(UserError, match=r"trained on /net/\$SECRET/noise, .*; add --data SHARDS") as caught:
         evaluate(sampler, Colours(), Request(count=12, cache=tmp_path))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_the_holdout_beside_a_file_url_is_found(tmp_path: Path) -> None:
+    for place, count in ((tmp_path / "noise", 20), (tmp_path / "noise/holdout", 15)):
+        shards.build(place, [count], size=16).save(place)
+    sampler = ggcn.load(model_file(tmp_path / "m.safetensors", compose([*TINY, "data.shards=x"])))
+    found = evaluate(sampler, Colours(), Request(f"file://{tmp_path}/noise", count=12, cache=tmp_path))
+    assert found["data"]["sets"]["held-out"]["count"] == 15
 
 
 @pytest.mark.parametrize("change", ["no config", "another model", "an interpolation"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ggcn import __version__
+from ggcn.data import fetch
 from ggcn.data.config import DataConfig
 from ggcn.data.order import permutation
 from ggcn.errors import UserError
@@ -21,7 +22,7 @@ from ggcn.evaluation.cache import Cache
 from ggcn.evaluation.features import Network, features
 from ggcn.evaluation.images import ALL, LEAST, Images, at_once, enlarged, gaussian, read
 from ggcn.evaluation.memory import memorisation, small
-from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local, undefined
+from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local
 from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler
 
@@ -160,7 +161,7 @@ def _completed(sampler: Sampler, request: Request) -> Request:
         if value < LEAST:
             raise UserError(f"--{name} {value} is too small to measure anything; {LEAST} is the least")
     data = request.data or _own_shards(sampler.config.data.shards)
-    beside = Path(data) / "holdout"
+    beside = Path(fetch.local(data) or data) / "holdout"
     holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
     return replace(request, data=data, holdout=holdout)
 
@@ -174,8 +175,10 @@ def _own_shards(folder: str) -> str:
         raise UserError(
             f"the run was trained on {shard_folder(folder)}, which is read only when you name it; add --data SHARDS"
         )
-    if names := undefined(folder):
-        raise UserError(f"the run was trained on {folder} and {names[0]} is not set here; add --data SHARDS")
+    if any(not match[1] for match in VARIABLE.finditer(folder)):
+        raise UserError(
+            f"the run was trained on {folder}, whose variables may stand for something else here; add --data SHARDS"
+        )
     return expand_variables(expand_home(folder))
 
 
