@@ -215,9 +215,54 @@ def test_a_meta_file_of_another_form_is_a_fault(run: Path, content: str) -> None
     assert checkpoint.faults(folder) == "meta.json was altered"
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../config.yaml", "lanes/../../latest"])
+def test_a_checkpoint_that_names_a_file_outside_is_refused(run: Path, name: str) -> None:
+    folder = run / "checkpoints/step_00000005"
+    facts = json.loads((folder / "meta.json").read_text())
+    facts["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    seal(folder, json.dumps(facts))
+    assert checkpoint.faults(folder) == "meta.json names a file outside"
+    assert not inspect_checkpoint.inspect(folder)
+
+
+VAST = f'{{"checkpoint": "step_00000005", "score": 1{"0" * 400}}}'
+"""a note of the best whose score no float can hold"""
+
+
+def test_nesting_without_end_describes_no_files(run: Path) -> None:
+    folder = run / "checkpoints/step_00000005"
+    seal(folder, "[" * 100_000)
+    assert checkpoint.faults(folder) == "meta.json describes no files"
+    assert not inspect_checkpoint.inspect(folder)
+
+
+def test_what_a_checkpoint_says_does_not_steer_the_terminal(run: Path, capsys) -> None:
+    folder = run / "checkpoints/step_00000005"
+    facts = json.loads((folder / "meta.json").read_text())
+    seal(folder, json.dumps(facts | {"engine": "\x1b[2Jplain\nstep 7", "\x1b[31m": 1}))
+    assert inspect_checkpoint.inspect(folder)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\\x1b[2Jplain\\nstep 7" in shown
+
+
+def seal(folder: Path, content: str) -> None:
+    """Replaces meta.json of a checkpoint, as its writer could."""
+    (folder / "meta.json").write_text(content)
+    (folder / "COMPLETE").write_text(files.sha256(folder / "meta.json"))
+
+
 def test_a_damaged_note_of_the_best_is_none(run: Path) -> None:
     root = run / "checkpoints"
-    for content in ('{"checkpoint"', "", "[]", "3", '{"checkpoint": "step_00000005", "score": "?"}'):
+    for content in (
+        '{"checkpoint"',
+        "",
+        "[]",
+        "3",
+        '{"checkpoint": "step_00000005", "score": "?"}',
+        VAST,
+        "[" * 100_000,
+    ):
         (root / "best").write_text(content)
         assert checkpoint.best(root) is None
     assert checkpoint.note_best(root, 5, 7.5)

@@ -50,17 +50,30 @@ def found(path: Path) -> list[Path]:
 def inspect(folder: Path) -> bool:
     """Prints one checkpoint; returns whether it is whole."""
     fault = checkpoint.faults(folder)
-    print(f"{folder}{_marks(folder)}: {'whole' if fault is None else f'DAMAGED ({fault})'}")
+    _say(f"{folder}{_marks(folder)}: {'whole' if fault is None else f'DAMAGED ({fault})'}")
     try:
         facts = checkpoint.meta(folder)
         for key, value in facts.items():
             if key != "files":
-                print(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
+                _say(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
         for name, entry in facts.get("files", {}).items():
-            print(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{_content(folder / name)}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of a damaged file, anything
+            content = _content(folder / name) if checkpoint.inside(name) else ", outside"
+            _say(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{content}")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # of a damaged file, anything
         return False
     return fault is None
+
+
+def _say(line: str) -> None:
+    """Prints a line; what a checkpoint of somebody else's holds must not steer the terminal."""
+    print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line))
 
 
 def _marks(folder: Path) -> str:

@@ -49,6 +49,8 @@ def faults(folder: Path, deep: bool = True) -> str | None:
         if not described.is_file() or files.sha256(described) != files.read_text(complete).strip():
             return "meta.json was altered"
         for path, entry in meta(folder)["files"].items():
+            if not inside(path):
+                return "meta.json names a file outside"
             file = folder / path
             if not file.is_file():
                 return f"{path} is missing"
@@ -56,9 +58,14 @@ def faults(folder: Path, deep: bool = True) -> str | None:
                 return f"{path} was altered"
     except FileNotFoundError as error:
         return f"{error.filename} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "meta.json describes no files"
     return None
+
+
+def inside(path: str) -> bool:
+    """Whether a file's name in meta.json leads to a place in the checkpoint's own folder."""
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def meta(folder: Path) -> dict[str, Any]:
@@ -115,12 +122,12 @@ def best(root: Path) -> dict[str, Any] | None:
     damaged the note of it."""
     try:
         noted = json.loads(files.read_bytes(root / "best"))
-        return (
-            noted if (root / noted["checkpoint"]).is_dir() and noted["score"] == noted["score"] + 0 else None
-        )
+        score = float(noted["score"] + 0)
+        own = Path(noted["checkpoint"]).name == noted["checkpoint"]
+        return noted if own and (root / noted["checkpoint"]).is_dir() and score == score else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         log.warning("%s cannot be read; the best checkpoint is not known any more", root / "best")
         return None
 
