@@ -27,6 +27,7 @@ from math import isfinite
 from typing import IO, Any
 
 from ggcn import files
+from ggcn.records import number, parse
 from ggcn.training.rundir import RunDir
 
 Event = dict[str, Any]
@@ -138,11 +139,7 @@ def restarts(events: list[Event]) -> list[Event]:
 
 
 def _parse(line: str) -> Event | None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
+    event = parse(line)
+    if event is None or not isinstance(event.get("event"), str):
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    known = isinstance(event.get("time"), int | float) and isfinite(event["time"])
-    return event if known else {**event, "time": 0.0}
+    return event if isfinite(number(event.get("time"))) else {**event, "time": 0.0}

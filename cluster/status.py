@@ -9,7 +9,6 @@ It reads files and asks squeue where the run was submitted; it never disturbs th
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -34,6 +33,7 @@ from ggcn.compose import load
 from ggcn.config import Config
 from ggcn.errors import UserError, run_cli
 from ggcn.paths import user_path
+from ggcn.records import number, parse
 from ggcn.training import heartbeat
 from ggcn.training.rundir import RunDir
 
@@ -76,7 +76,13 @@ class Status:
         """The last step known of."""
         logged = self.line.get("step")
         beats = [beat["step"] for beat in self.beats]
-        return max([logged if type(logged) is int else 0, history.saved_step(self.run), *beats])
+        return max(
+            [
+                logged if type(logged) is int and isfinite(number(logged)) else 0,
+                history.saved_step(self.run),
+                *beats,
+            ]
+        )
 
     @property
     def total(self) -> int | None:
@@ -319,7 +325,7 @@ def _first_line(text: str) -> str:
 
 def _finest(line: dict[str, Any], name: str) -> str:
     values = [value for key, value in line.items() if key == name or key.startswith(f"{name}/")]
-    return f"{values[-1]:.4g}" if values and isinstance(values[-1], int | float) else "-"
+    return f"{number(values[-1]):.4g}" if values and isinstance(values[-1], int | float) else "-"
 
 
 def follow(run: RunDir) -> int:
@@ -441,11 +447,7 @@ def _last_line(path: Path) -> dict[str, Any]:
     except OSError:
         return {}
     for line in reversed(lines):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
+        if (value := parse(line)) is not None:
             return value
     return {}
 

@@ -63,7 +63,7 @@ def prune(folder: Path, kept: int, every: int) -> None:
 def _own(path: Path, step: int) -> bool:
     """Whether a run wrote this file, for this step."""
     try:
-        with Image.open(path) as picture:  # the head alone
+        with files.open_regular(path) as file, Image.open(file, formats=["PNG"]) as picture:  # the head alone
             return not path.is_symlink() and picture.info.get(WRITTEN) == str(step)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -109,10 +109,13 @@ def test_the_report_shows_thumbnails_and_decodes_no_sheet(
     run = begun(tmp_path)
     for step in (100, 200, 300):
         picture(run.samples, step).write_bytes(b"whatever the sheet is")
-    monkeypatch.setattr(strips, "_open", None)
+    decode = strips._open
+    kinds: list[str] = []
+    monkeypatch.setattr(strips, "_open", lambda *args: kinds.append(args[2]) or decode(*args))
     text = report.write(run).read_text()
     assert text.count('class="row"') == 3
     assert "step 300" in text
+    assert set(kinds) == {"JPEG"}
 
 
 def test_missing_and_damaged_thumbnails_and_huge_sheets_are_left_out(tmp_path: Path) -> None:

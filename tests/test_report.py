@@ -1,5 +1,6 @@
 """The report of a run, on run directories as they are found in life: whole, torn, empty, hostile."""
 
+import base64
 import json
 import re
 import subprocess
@@ -14,8 +15,8 @@ import torch
 from harness import TINY, call
 from PIL import Image
 
-from cluster import history
-from ggcn import pictures, report
+from cluster import history, job, status
+from ggcn import gallery, pictures, report
 from ggcn.compose import compose, to_yaml
 from ggcn.errors import UserError
 from ggcn.report.charts import Line, both_ways, chart, linear, logarithmic, number, scale, thin
@@ -233,6 +234,7 @@ def test_values_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
     lines(run.metrics, odd)
     text = report.write(run).read_text()
     Page(text)
+    text = re.sub(r"base64,[^\"]*", "", text)  # of random pictures, which may spell anything
     assert not re.search(r"[ML ]-?(nan|inf)", text)
 
 
@@ -308,6 +310,84 @@ def test_lives_end_as_the_events_say() -> None:
     skewed = [event("start", 30), event("stop", 29, reason="SIGTERM"), event("start", 28), event("start", 27)]
     ends = [(life.begin, life.end, life.how) for life in lives(skewed, 26, running=True)]
     assert ends == [(30, 30, "stopped"), (28, 28, "killed"), (27, 27, "running")]
+
+
+def test_a_job_that_waits_has_no_life_yet(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    history.add(run, "asking", array="1", index=0)
+    history.add(run, "submit", nodes=1)
+    assert lives(history.read(run), 99, running=False) == []
+    assert "submit" in Page(report.write(run).read_text()).words
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "submissions.jsonl", "incidents.jsonl", "evaluations.jsonl"]
+)
+def test_numbers_beyond_all_range_and_endless_nesting_are_passed_over(tmp_path: Path, name: str) -> None:
+    run = full(tmp_path)
+    path = run.path / name
+    keys = ("time", "gap/16", "fid", "kid", "step_s", "energy_loss")
+    vast = {"event": "start", "step": 300, **dict.fromkeys(keys, 10**400)}
+    beat = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "save_s"), 10**400)}
+    job.heartbeats(run).mkdir(parents=True, exist_ok=True)
+    (job.heartbeats(run) / "rank_0000.json").write_text(json.dumps(beat))
+    for record in (vast, vast | {"step": 10**400}):
+        deep = "[" * 100_000 + "\n"
+        path.write_text(path.read_text() + "\n" + deep + json.dumps(record) + "\n")
+        Page(report.write(run).read_text())
+        assert status.table([run])
+        assert status.report(status.read(run))
+
+
+def test_old_records_are_shown_without_credentials(tmp_path: Path) -> None:
+    run = full(tmp_path)
+    secret = "https://me:hunter2@host/x?sig=hunter2 cannot be read"
+    history.add(run, "stop", reason=secret, step=5)
+    lines(run.incidents, [{"step": 230, "reasons": [secret], "rolled_back_to": 200}])
+    logged = metric_lines(60)
+    logged[-1] |= {"health": "suspect", "reasons": [secret]}
+    lines(run.metrics, logged)
+    text = report.write(run).read_text()
+    assert "https://***@host/x" in text
+    assert "hunter2" not in text
+
+
+def test_a_link_shows_no_picture_from_outside_the_run(tmp_path: Path) -> None:
+    run = full(tmp_path)
+    private = Image.new("RGB", (321, 123), "red")
+    private.save(tmp_path / "private.jpg")
+    private.save(tmp_path / "private.png")
+    page, row = gallery.thumbnails(run.samples / "step_000300.png")
+    page.parent.mkdir()
+    page.symlink_to(tmp_path / "private.jpg")
+    row.symlink_to(tmp_path / "private.jpg")
+    (run.samples / "step_000310.png").symlink_to(tmp_path / "private.png")
+    gallery.thumbnails(run.samples / "step_000280.png")[0].symlink_to("step_000280.jpg")
+    text = report.write(run).read_text()
+    assert 'width="321"' not in text
+    assert text.count('class="row"') > 2
+
+
+def test_a_thumbnail_is_encoded_again(tmp_path: Path) -> None:
+    run = full(tmp_path)
+    for place in gallery.thumbnails(run.samples / "step_000300.png"):
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (321, 123), "red").save(place, comment=b"hunter2")
+    text = report.write(run).read_text()
+    shown = [base64.b64decode(data) for data in re.findall(r'width="321"[^>]*base64,([^"]*)', text)]
+    assert shown
+    assert not any(b"hunter2" in data for data in shown)
+
+
+def test_a_picture_of_another_kind_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(tmp_path)
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.eps")
+    run.samples.mkdir()
+    (tmp_path / "x.eps").rename(run.samples / "step_000010.png")
+    asked: list[object] = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **_: asked.append(args))
+    assert "No picture yet." in Page(report.write(run).read_text()).words
+    assert asked == []
 
 
 def test_inside_its_own_job_the_run_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

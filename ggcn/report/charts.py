@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import asinh, ceil, floor, isfinite, log10
 from statistics import median
+
+from ggcn.report.text import escape
 
 Point = tuple[float, float]
 

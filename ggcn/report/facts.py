@@ -1,11 +1,10 @@
 """What the page says, as read from a run directory; torn lines are passed over."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +12,7 @@ from cluster import history, status
 from cluster.slurm import Queued
 from cluster.status import Status
 from ggcn import files
+from ggcn import records as json_lines
 from ggcn.training.rundir import RunDir
 
 Record = dict[str, Any]
@@ -60,7 +60,7 @@ def records(path: Path, most: int | None = None) -> list[Record]:
             lines = list(_sought(file, size, most or 0) if large else _spaced(file, size, most))
     except OSError:
         return []
-    return [record for line in lines if (record := _parsed(line)) is not None]
+    return [record for line in lines if (record := json_lines.parse(line)) is not None]
 
 
 def _spaced(file: IO[bytes], size: int, most: int | None) -> Iterator[bytes]:
@@ -91,18 +91,14 @@ def _sought(file: IO[bytes], size: int, most: int) -> Iterator[bytes]:
     yield from file.readlines()[1:][-2:]
 
 
-def _parsed(line: bytes) -> Record | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def by_step(found: Sequence[Record]) -> list[Record]:
     """The records that have a step, in its order; of a step's, the last one written."""
-    last = {record["step"]: record for record in found if isinstance(record.get("step"), int)}
+    last = {record["step"]: record for record in found if _has_step(record)}
     return [last[step] for step in sorted(last)]
+
+
+def _has_step(record: Record) -> bool:
+    return isinstance(record.get("step"), int) and isfinite(value(record, "step"))
 
 
 def _state(found: Status) -> str:
@@ -117,8 +113,7 @@ def _state(found: Status) -> str:
 
 def value(line: Record, name: str) -> float:
     """A number of a record; nan where there is none."""
-    found = line.get(name)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else nan
+    return json_lines.number(line.get(name))
 
 
 def points(lines: Sequence[Record], name: str, factor: float = 1) -> list[tuple[float, float]]:

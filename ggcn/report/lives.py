@@ -39,7 +39,7 @@ def lives(
             beat,
             complete and following == len(events),
         )
-        for first, following in zip(starts, [*starts[1:], len(events)], strict=True)
+        for first, following in zip(starts, [*starts, len(events)][1:], strict=True)
     ]
     return [life for life in found if life.begin <= life.end]
 

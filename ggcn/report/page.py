@@ -1,20 +1,16 @@
-"""Pieces of an HTML page that stands alone: its frame and style, tables, bars, pictures. All words are escaped."""
+"""Pieces of an HTML page that stands alone: its frame and style, tables, bars, pictures. All text is escaped and
+holds no credentials."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
-
-from PIL import Image
 
 from ggcn.report.charts import COLOURS
+from ggcn.report.text import escape
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """a browser would fetch nothing, even if something got into the page that asks for it"""
-PICTURE_WIDTH = 1400
-"""pixels; wider pictures are made smaller"""
 NONE = "-"
 ROWS = 30
 """of a table: the last ones"""
@@ -107,20 +103,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(row: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
-
-
-def picture(shown: Image.Image, caption: str, kind: str) -> str:
-    """An RGB picture inside the page, with a caption; `kind`, a CSS class: strip (above it) or row (beside it)."""
-    if shown.width > PICTURE_WIDTH:
-        shown = shown.resize((PICTURE_WIDTH, max(round(shown.height * PICTURE_WIDTH / shown.width), 1)))
-    data = io.BytesIO()
-    shown.save(data, "JPEG", quality=88, subsampling=0)
-    return jpeg(data.getvalue(), shown.size, caption, kind)
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
 
 
 def jpeg(data: bytes, size: tuple[int, int], caption: str, kind: str) -> str:
-    """The content of a JPEG file inside the page, as `picture`; `size`: width and height in pixels."""
+    """The content of a JPEG file inside the page, with a caption; `size`: width and height in pixels; `kind`, a CSS
+    class: strip (the caption above it) or row (beside it)."""
     source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     image = f'<img alt="{escape(caption)}" width="{size[0]}" height="{size[1]}" src="{source}">'
     return f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{image}</figure>'

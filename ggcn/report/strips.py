@@ -9,8 +9,8 @@ from PIL import Image
 
 from ggcn import files
 from ggcn.config import Config
+from ggcn.gallery import WIDTH, thumbnails
 from ggcn.gallery import steps as by_step
-from ggcn.gallery import thumbnails
 from ggcn.report import page
 from ggcn.report.facts import Facts
 
@@ -35,7 +35,7 @@ class Shot:
 def pictures(facts: Facts) -> str:
     """The newest picture, and the finest grid's samples over training."""
     paths = spread(_by_step(facts.status.run.samples), STRIPS)
-    shots = [(_step_of(path), *_shots(path, facts.status.config)) for path in paths]
+    shots = [(_step_of(path), *_shots(path, facts.status.run.path, facts.status.config)) for path in paths]
     sheets = [(step, sheet) for step, sheet, _ in shots if sheet]
     if not sheets:
         return page.note("No picture yet.")
@@ -54,35 +54,42 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted(set(folder.glob("step_*.png")) - set(numbered)) + numbered
 
 
-def _shots(path: Path, config: Config | None) -> tuple[Shot | None, Shot | None]:
+def _shots(path: Path, run: Path, config: Config | None) -> tuple[Shot | None, Shot | None]:
     """A picture and its finest row: from thumbnails, or from itself where it is small and has none."""
-    sheet, row = map(_thumbnail, thumbnails(path))
+    kept = [_open(place, run, "JPEG") for place in thumbnails(path)]
+    sheet, row = (_small(picture) if picture else None for picture in kept)
     if sheet and row:
         return sheet, row
-    whole = _open(path)
+    whole = _open(path, run, "PNG")
     if whole is None:
         return sheet, row
     finest = finest_row(whole, config) if config else None
     return sheet or _small(whole), row or (_small(finest) if finest else None)
 
 
-def _thumbnail(path: Path) -> Shot | None:
-    """A thumbnail; None where there is none or it is damaged."""
+def _open(path: Path, run: Path, kind: str) -> Image.Image | None:
+    """A picture of this kind in the folder `run`; None where there is none, it is damaged, too large to
+    decode it for a report, or lies outside, where a link may show any picture of the reader's."""
     try:
-        data = files.read_bytes(path)
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                return None
-            image.load()
-            return Shot(data, image.size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        if not path.resolve().is_relative_to(run.resolve()):
+            return None
+        with files.open_regular(path) as file, Image.open(file, formats=[kind]) as image:
+            return image.convert("RGB") if image.width * image.height <= MOST_PIXELS else None
+    except (
+        OSError,
+        RuntimeError,  # a link to itself
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # what Pillow raises for damaged files
         return None
 
 
 def _small(picture: Image.Image) -> Shot:
     """A picture as a JPEG of at most a page's width."""
     picture = picture.copy()
-    picture.thumbnail((page.PICTURE_WIDTH, picture.height))
+    picture.info = {}  # a comment would be copied
+    picture.thumbnail((WIDTH, picture.height))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=88, subsampling=0)
     return Shot(data.getvalue(), picture.size)
@@ -98,20 +105,6 @@ def spread(found: Sequence[Path], most: int) -> list[Path]:
 def _step_of(path: Path) -> str:
     digits = path.stem.removeprefix("step_")
     return f"step {int(digits):,}" if digits.isdecimal() else path.stem
-
-
-def _open(path: Path) -> Image.Image | None:
-    """A picture without thumbnails; None where it is damaged, or too large to decode it for a report."""
-    try:
-        with files.open_regular(path) as file, Image.open(file) as image:
-            return image.convert("RGB") if image.width * image.height <= MOST_PIXELS else None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ):  # what Pillow raises for damaged files
-        return None
 
 
 def finest_row(sheet: Image.Image, config: Config) -> Image.Image | None:

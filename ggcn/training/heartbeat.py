@@ -31,6 +31,7 @@ from statistics import mean, median
 from typing import Any
 
 from ggcn import files, progress
+from ggcn.records import number
 
 log = logging.getLogger(__name__)
 
@@ -251,12 +252,12 @@ def _sound(value: Any) -> dict[str, Any] | None:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and isfinite(number(value)) and value >= 0
 
 
 def _known(value: Any) -> bool:
     """Whether a number of seconds can be used."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
+    return isfinite(number(value)) and value >= 0
 
 
 def lead_s(beat: dict[str, Any]) -> float | None:
