@@ -21,7 +21,7 @@ def opens_text(call: ast.Call) -> bool:
     """Whether a call is path.open(MODE) or open(PATH, MODE) for text, path.read_text() or path.write_text(TEXT)."""
     if isinstance(call.func, ast.Name):
         return call.func.id == "open" and is_text(call.args[1:])
-    if not isinstance(call.func, ast.Attribute) or ast.unparse(call.func.value) in ("files", "os"):
+    if not isinstance(call.func, ast.Attribute) or ast.unparse(call.func.value) in ("files", "os", "tarfile"):
         return False
     name = call.func.attr
     pure = not call.args or (isinstance(call.args[0], ast.Constant) and len(str(call.args[0].value)) < 4)

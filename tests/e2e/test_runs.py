@@ -97,7 +97,7 @@ def test_a_killed_run_ends_like_one_that_was_not(words: list[str], tmp_path: Pat
         assert a["energy_loss"] == b["energy_loss"]
 
 
-@pytest.mark.parametrize("norm", ["none", "lane"])
+@pytest.mark.parametrize("norm", ["none", pytest.param("lane", marks=pytest.mark.slow)])
 def test_one_and_two_ranks_train_the_same_run(words: list[str], tmp_path: Path, norm: str) -> None:
     words = [*words, FP32, "train.steps=20", f"model.upsampler.norm={norm}"]
     for ranks in (1, 2):
@@ -114,7 +114,7 @@ def test_one_and_two_ranks_train_the_same_run(words: list[str], tmp_path: Path, 
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (one["step"], name)
 
 
-@pytest.mark.parametrize("model", ["ggcn", "gcn"])
+@pytest.mark.parametrize("model", ["ggcn", pytest.param("gcn", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_ranks(words: list[str], tmp_path: Path, model: str) -> None:
     words = [*words, FP32, f"model={model}"]
     assert launch(*words, "run=moving", "train.steps=5", "cluster.ranks=2").returncode == 0
