@@ -19,6 +19,6 @@ def load(path: "str | PathLike[str]", step: int | None = None, device: str = "cp
     """
     from pathlib import Path
 
-    from ggcn.export import load as load_from  # torch, which `import ggcn` does without
+    from ggcn.applications.export import load as load_from  # torch, which `import ggcn` does without
 
     return load_from(Path(path), step, device)

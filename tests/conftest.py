@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import call
+from helpers import call
 
-from ggcn import ranks
+from ggcn.distributed import process_group as ranks
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would refuse
 

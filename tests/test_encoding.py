@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+from helpers import ROOT
 
 SOURCES = sorted(path for folder in ("ggcn", "cluster", "tools") for path in (ROOT / folder).rglob("*.py"))
 

@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
-from ggcn import environment, ranks
-from ggcn.ranks import Place
+from ggcn import environment
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.process_group import Place
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import ROOT, TINY, command, quiet_environment
+from helpers import ROOT, TINY, command, quiet_environment
 
 from ggcn import limits
 from ggcn.errors import UserError, passing

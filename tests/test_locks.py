@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import ROOT, quiet_environment
+from helpers import ROOT, quiet_environment
 
 from ggcn import locks
 from ggcn.errors import UserError
-from ggcn.training.rundir import RunDir
+from ggcn.run.directory import RunDir
 
 HOLDER = """
 import fcntl, os, sys, time

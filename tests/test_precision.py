@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from harness import TINY
+from helpers import TINY
 from safetensors.torch import save_file
 
 import ggcn
-from ggcn import export, precision, ranks
-from ggcn.compose import compose, to_yaml
+from ggcn import precision
+from ggcn.applications import export
+from ggcn.cli import sample
+from ggcn.config.compose import compose, to_yaml
+from ggcn.distributed import process_group as ranks
 from ggcn.evaluation.features import Network, features
 from ggcn.models import build
 from ggcn.sampling.sampler import Sampler
-from tools import bench, check_gpu, sample
+from tools import bench, check_gpu
 from tools.benchmarks import chain
 
 LOOSE = """

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import TINY, call
+from helpers import TINY, call
 from PIL import Image
 
-from ggcn.training import checkpoint
+from ggcn.run import checkpoint
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def precision(device: str) -> str:
     """How far the ends of a default model's chains lie apart, relative to how far the chains went."""
     import torch
 
-    from ggcn.compose import compose
-    from ggcn.config import grids
+    from ggcn.config.compose import compose
+    from ggcn.config.schema import grids
     from ggcn.models import build
     from ggcn.sampling.langevin import langevin
     from ggcn.sampling.noise import Noise

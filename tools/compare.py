@@ -32,10 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from ggcn import files, pictures
-from ggcn.compose import compose
+from ggcn import files
+from ggcn import images as pictures
+from ggcn.config.compose import compose
 from ggcn.errors import UserError, run_cli
-from ggcn.evaluation import cache, samples
+from ggcn.evaluation import feature_cache as cache
+from ggcn.evaluation import samples
 from ggcn.evaluation.evaluate import Judge
 from ggcn.evaluation.features import network
 from ggcn.evaluation.images import gaussian, read, to_floats

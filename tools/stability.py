@@ -114,7 +114,7 @@ def measure(job: tuple[Run, str, int]) -> Run:
     """Trains one point and says how it went."""
     import torch
 
-    from ggcn import ranks
+    from ggcn.distributed import process_group as ranks
 
     point, data, steps = job
     if not torch.distributed.is_initialized():
@@ -158,8 +158,8 @@ def learner_of(point: Run, shards: str) -> tuple[Any, Any]:
     """The point's config and learner."""
     import torch
 
-    from ggcn.compose import compose
-    from ggcn.lanes import Lanes
+    from ggcn.config.compose import compose
+    from ggcn.distributed.lanes import Lanes
     from ggcn.learning.learner import Learner
 
     (model, size, _), a = SYSTEMS[point["system"]], point["step_size"]

@@ -31,8 +31,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 import numpy as np
 
 from ggcn import locks
+from ggcn.config.data import DataConfig
 from ggcn.data import manifest
-from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Manifest
 from ggcn.errors import LASTING, Outage, UserError, passing
 from ggcn.redact import shard_folder

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ggcn.distributed.lanes import Key, bits, generator
 from ggcn.errors import UserError
-from ggcn.lanes import Key, bits, generator
 
 PERIOD = 1000  # draws after which a mixture's shares are exact: weights count in thousandths
 

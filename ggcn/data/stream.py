@@ -28,14 +28,14 @@ import webdataset as wds
 from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ggcn.config.data import DataConfig
 from ggcn.data import fetch, manifest
-from ggcn.data.config import DataConfig
+from ggcn.data.decoding import FORMATS, View, view
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import Mixture, Order, of_counts
-from ggcn.data.ring import Ring
-from ggcn.data.view import FORMATS, View, view
+from ggcn.data.shared_buffers import Ring
+from ggcn.distributed.lanes import Lanes, bits, exact_share
 from ggcn.errors import Outage, UserError
-from ggcn.lanes import Lanes, bits, exact_share
 from ggcn.redact import shard_folder
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ggcn.config import EngineConfig, OptimizerConfig
+from ggcn.config.schema import EngineConfig, OptimizerConfig
 from ggcn.engine.base import Engine
 from ggcn.engine.plain import PlainEngine
 

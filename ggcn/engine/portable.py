@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ggcn import files, progress, ranks
+from ggcn import files, progress
+from ggcn.distributed import process_group as ranks
 
 STATE = "state.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq")

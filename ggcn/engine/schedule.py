@@ -2,7 +2,7 @@
 
 from math import cos, pi
 
-from ggcn.config import OptimizerConfig
+from ggcn.config.schema import OptimizerConfig
 
 
 def rate(optimizer: OptimizerConfig, step: int) -> float:

@@ -26,7 +26,7 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 
-from ggcn.config import EngineConfig
+from ggcn.config.schema import EngineConfig
 from ggcn.engine import portable
 from ggcn.engine.base import Learned, mean, micro_batches
 from ggcn.engine.plain import PlainEngine

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from ggcn import __version__
+from ggcn.config.data import DataConfig
 from ggcn.data import fetch
-from ggcn.data.config import DataConfig
 from ggcn.data.order import permutation
 from ggcn.errors import UserError
-from ggcn.evaluation import cache as caching
-from ggcn.evaluation import measures, samples
-from ggcn.evaluation.cache import Cache
+from ggcn.evaluation import feature_cache as caching
+from ggcn.evaluation import metrics as measures
+from ggcn.evaluation import samples
+from ggcn.evaluation.feature_cache import Cache
 from ggcn.evaluation.features import Network, features
 from ggcn.evaluation.images import ALL, LEAST, Images, at_once, enlarged, gaussian, read
-from ggcn.evaluation.memory import memorisation, small
+from ggcn.evaluation.memorization import memorisation, small
 from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local
 from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler

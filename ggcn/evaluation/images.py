@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ggcn import pictures, progress
+from ggcn import images as pictures
+from ggcn import progress
+from ggcn.config.data import DataConfig
 from ggcn.data import fetch
-from ggcn.data.config import DataConfig
+from ggcn.data.decoding import View, view
 from ggcn.data.manifest import Manifest
 from ggcn.data.stream import Folder, Index
-from ggcn.data.view import View, view
+from ggcn.distributed.lanes import bits
 from ggcn.errors import UserError
-from ggcn.lanes import bits
 
 LEAST = 12
 """pictures below which no figure here means anything"""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ggcn.evaluation.measures import NEIGHBOURS
+from ggcn.evaluation.metrics import NEIGHBOURS
 
 SHARES = tuple(NEIGHBOURS)
 HEADS = (

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ggcn import engine as engines
-from ggcn import ranks
-from ggcn.config import Config, grids
+from ggcn.config.schema import Config, grids
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.lanes import Key, Lanes, generator
 from ggcn.engine.schedule import rate
-from ggcn.lanes import Key, Lanes, generator
 from ggcn.learning.ema import Ema
 from ggcn.learning.objectives import ENERGY_TERMS, EnergyObjective, TeachingObjective
 from ggcn.learning.transport import Pairs, TransportObjective, assignment, couple
 from ggcn.models import Energies, Upsamplers, build
-from ggcn.sampling.bank import Bank
 from ggcn.sampling.draw import Particles, draw, fresh, in_parts, pyramid
 from ggcn.sampling.noise import Noise
+from ggcn.sampling.replay_buffer import Bank
 
 Metrics = dict[str, Tensor]
 """Named scalars, each a mean over this rank's samples, so that the mean over ranks is that of the batch."""

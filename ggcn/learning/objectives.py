@@ -7,8 +7,8 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from ggcn.config import Grid
-from ggcn.lanes import exact_share
+from ggcn.config.schema import Grid
+from ggcn.distributed.lanes import exact_share
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.precision import widen
 

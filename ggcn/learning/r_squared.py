@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ggcn import ranks
-from ggcn.config import Config
-from ggcn.lanes import Key, generator
+from ggcn.config.schema import Config
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.lanes import Key, generator
 from ggcn.learning.transport import TransportObjective, assignment, couple
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.sampling.draw import fresh, pyramid

@@ -9,8 +9,8 @@ from math import isinf
 import torch
 from torch import Tensor, nn
 
-from ggcn.config import Config, EnergyConfig, ModelConfig
-from ggcn.lanes import bits
+from ggcn.config.schema import Config, EnergyConfig, ModelConfig
+from ggcn.distributed.lanes import bits
 from ggcn.models.energy import ConvEnergy, LevelEnergy
 from ggcn.models.frame import FrameEnergy
 from ggcn.models.upsampler import (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from ggcn.config import EnergyConfig
-from ggcn.models.initial import keep_variance
+from ggcn.config.schema import EnergyConfig
+from ggcn.models.init import keep_variance
 from ggcn.precision import narrow, widen
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

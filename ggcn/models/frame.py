@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
-from ggcn.config import FilterConfig
+from ggcn.config.schema import FilterConfig
 from ggcn.precision import widen
 
 COLOURS = ((1 / sqrt(3),) * 3, (1 / sqrt(2), -1 / sqrt(2), 0.0), (1 / sqrt(6), 1 / sqrt(6), -2 / sqrt(6)))

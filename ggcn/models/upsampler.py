@@ -6,8 +6,8 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from ggcn.config import UpsamplerConfig
-from ggcn.models.initial import keep_variance
+from ggcn.config.schema import UpsamplerConfig
+from ggcn.models.init import keep_variance
 from ggcn.precision import widen
 
 SLOPED = nn.LeakyReLU(0.2)

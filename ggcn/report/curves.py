@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from cluster import history
 from ggcn.report import page
 from ggcn.report.charts import Line, Mark, chart, number
 from ggcn.report.facts import Facts, Record, points, reasons, value
+from ggcn.run import events as history
 
 RECENT = 100
 """logged steps that the phases' shares are taken from"""

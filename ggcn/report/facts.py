@@ -8,12 +8,12 @@ from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
-from cluster import history, status
-from cluster.slurm import Queued
-from cluster.status import Status
-from ggcn import files
-from ggcn import records as json_lines
-from ggcn.training.rundir import RunDir
+from ggcn import files, json_lines
+from ggcn.cli import status
+from ggcn.cli.status import Status
+from ggcn.launch.slurm import Queued
+from ggcn.run import events as history
+from ggcn.run.directory import RunDir
 
 Record = dict[str, Any]
 Jobs = dict[str, Queued]

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from ggcn import files
 from ggcn.report import page
+from ggcn.report.attempts import life
 from ggcn.report.curves import curves, speed
 from ggcn.report.facts import Facts, Jobs, read
 from ggcn.report.health import health
-from ggcn.report.lives import life
 from ggcn.report.outcome import headline, quality
+from ggcn.report.samples import pictures
 from ggcn.report.settings import configuration
-from ggcn.report.strips import pictures
-from ggcn.training.rundir import RunDir
+from ggcn.run.directory import RunDir
 
 
 def write(run: RunDir, out: Path | None = None, jobs: Jobs | None = None) -> Path:

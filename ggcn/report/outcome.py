@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import isfinite
 
-from cluster import history
-from cluster.status import duration
+from ggcn.cli.status import duration
 from ggcn.report import page
 from ggcn.report.charts import Line, Mark, chart, number
 from ggcn.report.facts import Facts, Record, by_step, points, told, value
+from ggcn.run import events as history
 
 
 def headline(facts: Facts) -> str:

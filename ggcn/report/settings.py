@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ggcn.compose import PUBLIC, flatten, parse, public
-from ggcn.config import Config, resolve
+from ggcn.config.compose import PUBLIC, flatten, parse, public
+from ggcn.config.schema import Config, resolve
 from ggcn.report import page
 
 

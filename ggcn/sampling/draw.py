@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ggcn.config import Grid, HiddenChainConfig, ModelConfig
-from ggcn.lanes import Key
+from ggcn.config.schema import Grid, HiddenChainConfig, ModelConfig
+from ggcn.distributed.lanes import Key
 from ggcn.models.build import Energies, Upsamplers, frozen
 from ggcn.sampling.langevin import ChainReport, langevin
 from ggcn.sampling.noise import Noise, host_normal

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ggcn.lanes import Key, bits, generator
+from ggcn.distributed.lanes import Key, bits, generator
 
 Stream = np.random.Generator | torch.Generator
 

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ggcn.compose import load as load_config
-from ggcn.config import Config, Grid, grids
+from ggcn.config.compose import load as load_config
+from ggcn.config.schema import Config, Grid, grids
+from ggcn.distributed.lanes import Key
 from ggcn.errors import UserError
-from ggcn.lanes import Key
 from ggcn.models import Energies, Upsamplers, build
 from ggcn.precision import set_numeric_flags
+from ggcn.run import checkpoint
+from ggcn.run.directory import RunDir
 from ggcn.sampling.draw import Particles, draw, fresh
 from ggcn.sampling.noise import Noise, host_normal
-from ggcn.training import checkpoint
-from ggcn.training.rundir import RunDir
 
 WEIGHTS = "ema.pt"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ggcn.config import Config
+from ggcn.config.schema import Config
 from ggcn.data import manifest
 from ggcn.evaluation.images import read
 from ggcn.learning.learner import Learner

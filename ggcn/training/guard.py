@@ -19,11 +19,11 @@ from statistics import median
 from typing import Any
 
 from ggcn import files
-from ggcn.compose import load
-from ggcn.config import GuardConfig
+from ggcn.config.compose import load
+from ggcn.config.schema import GuardConfig
 from ggcn.errors import UserError
-from ggcn.training import checkpoint
-from ggcn.training.rundir import RunDir, identity
+from ggcn.run import checkpoint
+from ggcn.run.directory import RunDir, identity
 
 HEALTHY, SUSPECT, DIVERGED = "healthy", "suspect", "diverged"
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from ggcn import files, ranks
-from ggcn.config import Config
+from ggcn import files
+from ggcn.config.schema import Config
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
+from ggcn.run import code as snapshot
 from ggcn.sampling.sampler import WEIGHTS
-from ggcn.training import snapshot
 
 log = logging.getLogger(__name__)
 

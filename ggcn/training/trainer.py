@@ -12,25 +12,29 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ggcn import gallery, pictures, ranks, report
-from ggcn.config import Config
+from ggcn import images as pictures
+from ggcn import report
+from ggcn.config.data import DataConfig
+from ggcn.config.schema import Config
 from ggcn.data import stream
-from ggcn.data.config import DataConfig
-from ggcn.data.view import refuse_smaller
+from ggcn.data.decoding import refuse_smaller
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.evaluation.images import LEAST, batches
-from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.models import fitted
+from ggcn.run import checkpoint
+from ggcn.run import samples as gallery
+from ggcn.run.checkpoint import Checkpoints
+from ggcn.run.directory import RunDir
+from ggcn.run.heartbeat import Heart
+from ggcn.run.metric_logger import Journal, Stopwatch, forget_after, has_step, memory
 from ggcn.sampling.sampler import Sampler
-from ggcn.training import checkpoint, guard
-from ggcn.training.checkpoint import Checkpoints
+from ggcn.training import guard
+from ggcn.training.evaluation import Scorer
 from ggcn.training.fit_monitor import FitMonitor
 from ggcn.training.guard import Verdict
-from ggcn.training.heartbeat import Heart
-from ggcn.training.metrics import Journal, Stopwatch, forget_after, has_step, memory
-from ggcn.training.rundir import RunDir
-from ggcn.training.scoring import Scorer
 from ggcn.training.state import State
 
 log = logging.getLogger(__name__)

@@ -24,16 +24,16 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-import shards
+import shard_files as shards
 import torch
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
+from ggcn.config.data import DataConfig
 from ggcn.data import fetch, manifest, stream
-from ggcn.data.config import DataConfig
-from ggcn.data.ring import Ring
+from ggcn.data.shared_buffers import Ring
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import Outage, UserError
 from ggcn.evaluation import images
-from ggcn.lanes import Lanes
 
 
 @pytest.fixture(scope="module")

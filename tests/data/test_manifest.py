@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shards
+import shard_files as shards
 
+from ggcn.config.data import DataConfig
 from ggcn.data import fetch, manifest, stream
-from ggcn.data.config import DataConfig
 from ggcn.data.manifest import Shards
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.lanes import Lanes
 
 REPO = Path(__file__).parents[2]
 HASH = "0" * 64

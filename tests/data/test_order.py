@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggcn.data.order import PERIOD, Mixture, Order, arcs
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.lanes import Lanes
 
 counts = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda c: sum(c) >= 12)
 lane_numbers = st.sampled_from([1, 2, 3, 4, 8, 12])

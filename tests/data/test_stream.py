@@ -23,7 +23,7 @@ import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import psutil
 import pytest
-import shards
+import shard_files as shards
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,12 +31,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ggcn import locks
+from ggcn.config.data import DataConfig
 from ggcn.data import fetch, stream
-from ggcn.data.config import DataConfig
+from ggcn.data.decoding import View
 from ggcn.data.stream import Batch, Stream
-from ggcn.data.view import View
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import Outage, UserError
-from ggcn.lanes import Lanes
 
 
 def opened(

@@ -7,16 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-import shards
-from harness import TINY, call
+import shard_files as shards
+from helpers import TINY, call
 from PIL import Image
 
-from ggcn.compose import compose
+from ggcn.config.compose import compose
+from ggcn.config.data import DataConfig
 from ggcn.data import stream
-from ggcn.data.config import DataConfig
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.lanes import Lanes
-from ggcn.training.rundir import RunDir
+from ggcn.run.directory import RunDir
 
 
 def photograph(number: int) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from crew import Crew
+from rank_pool import Crew
 
 
 @pytest.fixture(scope="session")

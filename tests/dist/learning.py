@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ggcn import ranks
-from ggcn.compose import compose
+from ggcn.distributed import process_group as ranks
+from ggcn.config.compose import compose
 from ggcn.engine import base, zero
 from ggcn.engine.portable import STATE
-from ggcn.lanes import Lanes
+from ggcn.distributed.lanes import Lanes
 from ggcn.learning.learner import Learner
 from ggcn.training.state import State
 

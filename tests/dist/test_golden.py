@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crew import Crew
-from harness import TINY
+from rank_pool import Crew
+from helpers import TINY
 from learning import learn
 
 from ggcn.data.order import of_counts
-from ggcn.lanes import Lanes, generator
+from ggcn.distributed.lanes import Lanes, generator
 from ggcn.sampling.noise import Noise
 
 FILE = Path(__file__).with_name("golden.json")

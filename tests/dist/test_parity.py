@@ -4,8 +4,8 @@ persistent chains and metrics of every preset, whose every phase runs in each of
 from collections.abc import Callable
 
 import pytest
-from crew import Crew
-from harness import ROOT, TINY
+from rank_pool import Crew
+from helpers import ROOT, TINY
 from learning import Numbers, differences, learn, learn_without_a_half
 
 Reference = Callable[[str, str], Numbers]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from crew import Crew
-from harness import ROOT, TINY
+from rank_pool import Crew
+from helpers import ROOT, TINY
 from learning import Numbers, differences, learn
 
 PRESETS = sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml"))

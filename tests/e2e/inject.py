@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cluster import launch
+from ggcn.cli import launch
 from ggcn.errors import run_cli
 from ggcn.learning.learner import Learner
 from ggcn.training import guard

@@ -11,11 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cluster import launch
-from ggcn import progress, ranks
+from ggcn import progress
+from ggcn.cli import launch
+from ggcn.distributed import process_group as ranks
 from ggcn.errors import run_cli
 from ggcn.training import trainer
-from ggcn.training.scoring import Scorer
+from ggcn.training.evaluation import Scorer
 from ggcn.training.state import State
 from ggcn.training.trainer import Trainer
 

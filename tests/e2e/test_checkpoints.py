@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import ROOT, TINY, call, command, quiet_environment
-from lives import END_S, Killer, last_line
+from attempts import END_S, Killer, last_line
+from helpers import ROOT, TINY, call, command, quiet_environment
 
 import ggcn
-from ggcn.compose import load, public
+from ggcn.config.compose import load, public
 from ggcn.errors import UserError
-from ggcn.training import checkpoint
-from ggcn.training.checkpoint import Pace
+from ggcn.run import checkpoint
+from ggcn.run.checkpoint import Pace
 
 PLAIN = ["engine=plain", "log.pictures_every=100000"]
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, TINY, command, quiet_environment
+from helpers import ROOT, TINY, command, quiet_environment
 
 QUICK = ["cluster.hang_s=5", "cluster.timeout_s=6", "engine=plain", "engine.precision=fp32"]
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, TINY, quiet_environment
+from helpers import ROOT, TINY, quiet_environment
 
 SAME = ("run=one", "cluster.ranks=1", "engine=plain")
 

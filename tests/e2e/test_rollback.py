@@ -10,17 +10,17 @@ from pathlib import Path
 import inject
 import pytest
 import torch
-from harness import TINY, command, quiet_environment
+from helpers import TINY, command, quiet_environment
 
-from cluster import job
-from cluster.stop import Stop
-from ggcn import ranks
-from ggcn.compose import compose
-from ggcn.config import GuardConfig
+from ggcn.config.compose import compose
+from ggcn.config.schema import GuardConfig
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.process_group import Place
 from ggcn.errors import UserError
-from ggcn.ranks import Place
-from ggcn.training import checkpoint
-from ggcn.training.rundir import RunDir
+from ggcn.launch import job
+from ggcn.launch.signals import Stop
+from ggcn.run import checkpoint
+from ggcn.run.directory import RunDir
 
 GROWN, END = 40, 46
 FAULTS = {"rate": f"rate {GROWN} {GROWN + 20}", "nan": "nan 43 44", "step": f"step {GROWN} {GROWN + 20}"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import ROOT, TINY, call, command, quiet_environment
+from helpers import ROOT, TINY, call, command, quiet_environment
 from PIL import Image
 
 FP32 = "engine.precision=fp32"

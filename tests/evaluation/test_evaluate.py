@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shard_files as shards
 import torch
-from data import shards
-from harness import TINY, call, command, quiet_environment
+from helpers import TINY, call, command, quiet_environment
 from torch import Tensor
 
 import ggcn
+from ggcn.applications.export import export
 from ggcn.data import manifest
 from ggcn.errors import UserError
 from ggcn.evaluation import samples
-from ggcn.evaluation.cache import Cache
 from ggcn.evaluation.evaluate import Judge, Request, evaluate
+from ggcn.evaluation.feature_cache import Cache
 from ggcn.evaluation.features import Network, network
 from ggcn.evaluation.images import gaussian, read, to_bytes
-from ggcn.export import export
 from ggcn.sampling.sampler import Sampler
 
 

@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ggcn.evaluation import cache as caching
-from ggcn.evaluation.cache import Cache
+from ggcn.evaluation import feature_cache as caching
+from ggcn.evaluation.feature_cache import Cache
 
 PIXELS = torch.arange(10 * 3 * 4 * 4).remainder(256).to(torch.uint8).view(10, 3, 4, 4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ggcn.evaluation import images
-from ggcn.evaluation.memory import small
+from ggcn.evaluation.memorization import small
 
 
 def test_large_sets_give_the_same_pixels_a_few_at_a_time(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from machine import Machine, cluster
+from slurm_cluster import Machine, cluster
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import ROOT, TINY, call, command, quiet_environment
+from helpers import ROOT, TINY, call, command, quiet_environment
 
-from cluster import after, history, job
-from cluster.stop import Stop
-from ggcn import ranks
-from ggcn.compose import compose
+from ggcn.config.compose import compose
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.process_group import Place
 from ggcn.errors import Outage, UserError
-from ggcn.ranks import Place
-from ggcn.training import heartbeat
-from ggcn.training.rundir import RunDir
+from ggcn.launch import job
+from ggcn.launch import requeue as after
+from ggcn.launch.signals import Stop
+from ggcn.run import events as history
+from ggcn.run import heartbeat
+from ggcn.run.directory import RunDir
 
 Start = Callable[..., subprocess.Popen]
 HANG = str(Path(__file__).parent / "hang")

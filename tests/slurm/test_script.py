@@ -9,16 +9,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from harness import TINY, call, command, quiet_environment
-from machine import events
+from helpers import TINY, call, command, quiet_environment
+from slurm_cluster import events
 
-from cluster import after, history, job, options, slurm
-from cluster.request import NO_GPU, Request
-from cluster.stop import Stop
-from ggcn.compose import compose
+from ggcn.config.compose import compose
+from ggcn.distributed.process_group import Place
 from ggcn.errors import UserError
-from ggcn.ranks import Place
-from ggcn.training.rundir import RunDir
+from ggcn.launch import job, slurm
+from ggcn.launch import requeue as after
+from ggcn.launch import sbatch_options as options
+from ggcn.launch.request import NO_GPU, Request
+from ggcn.launch.signals import Stop
+from ggcn.run import events as history
+from ggcn.run.directory import RunDir
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from statistics import median
 from typing import Any
 
 import pytest
-from harness import TINY
-from machine import Machine, cluster, events, leftovers
+from helpers import TINY
+from slurm_cluster import Machine, cluster, events, leftovers
 
-from cluster import history
-from ggcn.training.rundir import RunDir
+from ggcn.run import events as history
+from ggcn.run.directory import RunDir
 
 HANG = Path(__file__).parent / "hang"
 """makes a rank hang that gets USR1"""

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import TINY, command, quiet_environment
+from helpers import TINY, command, quiet_environment
 
-from cluster import history, job, slurm, status
-from cluster.slurm import Queued
 from ggcn import report
-from ggcn.compose import compose
-from ggcn.training.rundir import RunDir
+from ggcn.cli import status
+from ggcn.config.compose import compose
+from ggcn.launch import job, slurm
+from ggcn.launch.slurm import Queued
+from ggcn.run import events as history
+from ggcn.run.directory import RunDir
 
 
 @pytest.fixture
@@ -286,7 +288,7 @@ def test_one_broken_run_costs_the_others_nothing(run: RunDir, what: str, tmp_pat
 
 
 def test_a_rank_starts_on_the_beats_of_any_version(tmp_path: Path) -> None:
-    from ggcn.training.heartbeat import Heart
+    from ggcn.run.heartbeat import Heart
 
     for beat in BEATS:
         (tmp_path / "rank_0000.json").write_text(beat)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ggcn.config import EnergyConfig, Grid, ModelConfig
+from ggcn.config.schema import EnergyConfig, Grid, ModelConfig
 from ggcn.errors import UserError
 from ggcn.models.build import CHANNELS, Energies, frozen
 from ggcn.models.energy import ConvEnergy

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import features
 
-from ggcn.data.pool import cores
+from ggcn.shards.pool import cores
 
 OURS, STOCK, LIMIT = "this project", "webdataset", "decoding alone"
 Times = dict[Any, list[float]]

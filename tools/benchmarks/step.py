@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ggcn import ranks
-from ggcn.compose import compose
-from ggcn.config import Config
+from ggcn.config.compose import compose
+from ggcn.config.schema import Config
+from ggcn.distributed import process_group as ranks
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.lanes import Lanes
 from ggcn.learning.learner import Learner
 from ggcn.training.state import State
 from tools.benchmarks.report import Table, said, timed

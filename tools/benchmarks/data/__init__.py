@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ggcn.data.crop import Options
 from ggcn.errors import UserError
+from ggcn.shards.crop import Options
 from tools.benchmarks.data.building import building
 from tools.benchmarks.data.cases import chosen, default_images, prepared
 from tools.benchmarks.data.decoding import decoding

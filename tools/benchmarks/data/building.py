@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from ggcn.data import crop, image_file, sources
-from ggcn.data.crop import Options
-from ggcn.data.pool import cores
-from ggcn.data.sources import Source
+from ggcn.shards import crop, image_file, sources
+from ggcn.shards.crop import Options
+from ggcn.shards.pool import cores
+from ggcn.shards.sources import Source
 from tools.benchmarks.data.cases import make_shards
 from tools.benchmarks.report import Table, figure, ratio, said, take_turns
 

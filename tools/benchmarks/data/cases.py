@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ggcn.data import build, crop, manifest, sources
-from ggcn.data.crop import Options
+from ggcn.data import manifest
 from ggcn.data.manifest import Manifest
-from ggcn.data.pool import cores
-from ggcn.data.sources import Source
+from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.lanes import Lanes
+from ggcn.shards import build, crop, sources
+from ggcn.shards.crop import Options
+from ggcn.shards.pool import cores
+from ggcn.shards.sources import Source
 
 LANES = 8
 PHOTOS = 4 * LANES

@@ -15,9 +15,10 @@ import webdataset as wds
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
-from ggcn.data import image_file, manifest, stream
-from ggcn.data.config import DataConfig
+from ggcn.config.data import DataConfig
+from ggcn.data import manifest, stream
 from ggcn.data.manifest import Shards
+from ggcn.shards import image_file
 from tools.benchmarks.data.cases import LANES, PHOTOS, Case, photo_cases
 from tools.benchmarks.data.decoding import FASTEST, decoders
 from tools.benchmarks.report import LIMIT, OURS, STOCK, Table, Times, figure, ratio, said, take_turns

@@ -1,0 +1,173 @@
+"""Images -> WebDataset shards: python tools/make_shards.py SOURCE OUT --size N[,N...]
+
+SOURCE is a folder (searched to the bottom), a zip or a tar of images, or photographs out of installed
+packages: demo:faces (400 portraits of 40 people) or demo:scenes (8 colour photographs). OUT becomes a
+folder of shards with a manifest.json, ready for training. A build that was stopped goes on where it was when
+the same command runs again.
+"""
+
+import argparse
+import time
+from os.path import expanduser
+from pathlib import Path
+
+from ggcn.errors import UserError
+from ggcn.paths import user_path
+from ggcn.shards import build, sources
+from ggcn.shards.build import Built
+from ggcn.shards.crop import Options
+from ggcn.shards.image_file import MAX_PIXELS
+from ggcn.shards.pool import cores
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = cli.add_argument
+    add("source", metavar="SOURCE", type=expanduser)
+    add("out", metavar="OUT", type=user_path)
+    add(
+        "--size",
+        type=sizes,
+        required=True,
+        metavar="N[,N...]",
+        help="pixels along a side of the square samples; several, like 32,128, build OUT/32 and OUT/128 at once, "
+        "each as if it were built alone",
+    )
+    add(
+        "--crop",
+        "--crops",
+        choices=["center", "top", "grid"],
+        default="center",
+        help="center: the largest centred square (default); top: the largest square at the top, for "
+        "portraits; grid: many squares of a large scene, side by side at every one of --scales",
+    )
+    add(
+        "--scales",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="with --crop grid: squares of K x size pixels, shrunk to size (default: 1 2)",
+    )
+    add(
+        "--format",
+        choices=["png", "jpg", "webp"],
+        default="png",
+        help="png (default) is lossless: an energy model learns the blocks and ringing of JPEG as if they "
+        "were texture; webp without --quality is lossless too, 20 to 25 %% smaller, as fast; jpg is smallest",
+    )
+    add("--quality", type=int, metavar="1..100", help="of jpg (default 95), or for a lossy webp")
+    add("--shuffle-seed", type=int, default=0, help="permutes the images, so that every shard is a mixture")
+    add(
+        "--shard-samples",
+        type=int,
+        metavar="K",
+        help="samples in a shard (default: 64 MB of pixels, 1024 at most, fewer where that would make "
+        "less than 16 shards; with --crop grid: 4096 and 4, so that several scenes mix)",
+    )
+    add(
+        "--holdout",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="sets this share of the images aside, chosen by their names, as a data set in OUT/holdout",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="leaves out images of more pixels, as a small file may claim more than fit into memory; raise it for "
+        "very large scenes (default: %(default)s)",
+    )
+    add(
+        "--zip-encoding",
+        default="cp437",
+        metavar="NAME",
+        help="of the file names in an old zip that does not say it, like cp932 from a Japanese Windows (default: "
+        "%(default)s); the order and the held-out set depend on names",
+    )
+    add("--workers", type=int, default=cores(), help="processes (default: every core)")
+    return cli.parse_args(argv)
+
+
+def sizes(word: str) -> list[int]:
+    """ "32,128" as numbers, each once."""
+    return list(dict.fromkeys(map(int, word.split(","))))
+
+
+def wanted(args: argparse.Namespace) -> dict[Path, Options]:
+    """The folders to build. Raises UserError."""
+    if len(args.size) == 1:
+        return {args.out: options_of(args, args.size[0])}
+    return {args.out / str(size): options_of(args, size) for size in args.size}
+
+
+def options_of(args: argparse.Namespace, size: int) -> Options:
+    """The part of the command line that decides what the shards are. Raises UserError."""
+    if args.scales and args.crop != "grid":
+        raise UserError("--scales belongs to --crop grid; leave it out or add that")
+    if args.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {args.workers}")
+    return Options(
+        size=size,
+        crop=args.crop,
+        scales=tuple(args.scales or (1, 2)),
+        format=args.format,
+        quality=args.quality,
+        shuffle_seed=args.shuffle_seed,
+        shard_samples=args.shard_samples,
+        holdout=args.holdout,
+        max_pixels=args.max_pixels,
+    )
+
+
+def report(made: Built) -> None:
+    """Says what a folder of shards holds and what was left out of it."""
+    found = made.manifest
+    print(
+        f"{found.folder}: {found.samples} samples of {found.size} x {found.size} pixels in "
+        f"{len(found.shards)} shards, {found.bytes / 1e6:.1f} MB"
+    )
+    if made.enlarged:
+        print(f"  {made.enlarged} samples were enlarged: their images have fewer pixels")
+    for remark, images in sorted(build.remarks(found.folder).items()):
+        print(f"  {images} images: {remark}")
+    if made.rejects:
+        print(f"  {len(made.rejects)} images could not be used, listed in {found.folder / build.REJECTED}:")
+    for name, why in made.rejects[:10]:
+        print(f"    {printable(name)}: {why}")
+
+
+def printable(name: str) -> str:
+    """A file name without the bytes that no terminal can show."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Builds the shards and prints a summary. Raises UserError."""
+    args = parse(argv)
+    start = time.monotonic()
+    folders = wanted(args)
+    try:
+        source = sources.find(args.source, args.zip_encoding)
+        made = build.build(source, folders, args.workers)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or args.out}: {error.strerror or error}; mend that and run the same command "
+            "again, finished shards are kept"
+        ) from None
+    if made is None:
+        print(f"{args.out} is complete; nothing to do")
+        return 0
+    for each in made:
+        report(each)
+    if args.zip_encoding == "cp437" and sources.has_old_names(args.source):
+        print(
+            f"{args.source} does not say in which encoding its names are; read as cp437, see --zip-encoding"
+        )
+    if source.others:
+        print(f"{source.others} other files of {args.source} are not images by their names")
+    seconds = time.monotonic() - start
+    print(f"{len(source.entries)} images in {seconds:.1f} s, {len(source.entries) / seconds:.0f} images/s")
+    return 0

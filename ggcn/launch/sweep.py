@@ -1,0 +1,69 @@
+"""Sweeps: the points that overrides such as seed=1,2,3 describe, each with a run directory of its own."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from ggcn.config.compose import compose
+from ggcn.config.overrides import sweep_values
+from ggcn.config.schema import Config
+from ggcn.config.validation import validate_name
+from ggcn.errors import UserError
+from ggcn.redact import redact
+
+
+def points(words: Sequence[str]) -> list[Config]:
+    """One validated config per combination; run directories are RUNS/NAME/KEY-VALUE_KEY-VALUE.
+
+    Of overrides with several values (a,b or range(1,4) or choice(a,b)) every combination is a point.
+    Raises UserError when there is none, when two points have one name, or for what compose() refuses.
+    """
+    values = [sweep_values(word) for word in words]
+    swept = [each for each in values if len(each) > 1]
+    fixed = [word for word, each in zip(words, values, strict=True) if len(each) == 1]
+    if not swept:
+        raise UserError("--sweep needs an override with several values, such as seed=1,2,3")
+    keys = [each[0].partition("=")[0].lstrip("+") for each in swept]
+    if bad := {"run", "paths.runs"}.intersection(keys):
+        raise UserError(
+            f"--sweep names the runs of its points itself; give one value of {bad.pop()}, and several of others"
+        )
+    base = compose([*fixed, *(each[0] for each in swept)])
+    folder = Path(base.paths.runs).resolve() / base.run
+    found = [_point([*fixed, *choice], _name(_short(keys), choice), folder) for choice in product(*swept)]
+    _refuse_shared([config.run for config in found], folder)
+    return found
+
+
+def _point(words: Sequence[str], name: str, folder: Path) -> Config:
+    config = compose(words)
+    config.run, config.paths.runs = name, str(folder)
+    config.typed.pop("paths.runs", None)
+    validate_name(name)
+    return config
+
+
+def _name(keys: Sequence[str], words: Sequence[str]) -> str:
+    return "_".join(f"{key}-{_plain(word)}" for key, word in zip(keys, words, strict=True))
+
+
+def _refuse_shared(names: list[str], folder: Path) -> None:
+    """Raises UserError when two points would train in one run directory."""
+    if shared := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(
+            f"several points of the sweep would be {folder / shared[0]}, whose name has letters, digits, '.', '+' "
+            "and '-' of the values only; sweep values that differ in those"
+        )
+
+
+def _short(keys: list[str]) -> list[str]:
+    """The keys' last words, where those are all different."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return short if len(set(short)) == len(short) else keys
+
+
+def _plain(word: str) -> str:
+    """The value of KEY=VALUE in letters that a folder's name can have."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", redact(word.partition("=")[2])).strip("-") or "none"

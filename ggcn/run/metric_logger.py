@@ -1,0 +1,124 @@
+"""metrics.jsonl, TensorBoard events and the progress line of a run."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from ggcn import files
+from ggcn.run.directory import RunDir
+
+
+class Stopwatch:
+    """Seconds per named phase of a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        """of the last step"""
+        self.since: dict[str, tuple[float, int]] = {}
+        """sum and number of the steps since means() was asked"""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what is inside, the GPU's work included."""
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - began
+        self.seconds[f"seconds/{name}"] = seconds
+        total, count = self.since.get(f"seconds/{name}", (0.0, 0))
+        self.since[f"seconds/{name}"] = total + seconds, count + 1
+
+    def means(self) -> dict[str, float]:
+        """Of the steps since the last call: one step alone may have been held up."""
+        found = {name: total / count for name, (total, count) in self.since.items()}
+        self.since.clear()
+        return found
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Gigabytes this rank holds: resident, and the GPU's peak where there is one."""
+    held = {"memory_gb": psutil.Process().memory_info().rss / 1e9}
+    if device.type == "cuda":
+        held["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return held
+
+
+class Journal:
+    """Writes what rank 0 knows: a line per logged step, the same as TensorBoard scalars, a progress bar."""
+
+    def __init__(self, run: RunDir, done: int, total: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        forget_after(run.metrics, done)
+        self.lines = run.metrics.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
+        tqdm.set_lock(threading.RLock())  # its default outlives a killed process, with a warning
+        often = 0.5 if sys.stderr.isatty() else 20
+        self.bar = tqdm(total=total, initial=done, unit="step", mininterval=often, dynamic_ncols=True)
+
+    def tick(self, metrics: dict[str, float]) -> None:
+        """Moves the progress bar by one step; shows the finest grid's health."""
+        names = {"gap": "gap", "teaching": "teaching", "relative_displacement": "drift"}
+        finest = {label: _last(metrics, name) for name, label in names.items()}
+        self.bar.set_postfix(
+            {label: f"{x:.3g}" for label, x in finest.items() if x is not None}, refresh=False
+        )
+        self.bar.update()
+
+    def write(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
+        """One line and its scalars, flushed; the guard's verdict goes into the line only."""
+        self.lines.write(json.dumps({"step": step, **verdict, **metrics}) + "\n")
+        self.lines.flush()
+        for name, value in metrics.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes all files."""
+        self.bar.close()
+        self.lines.close()
+        self.board.close()
+
+
+def _last(metrics: dict[str, float], name: str) -> float | None:
+    values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
+    return values[-1] if values else None
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the lines of steps after `step`, which a resumed run computes again; a torn last line too."""
+    if not path.exists():
+        return
+    with (
+        files.whole(path) as temporary,
+        path.open(encoding="utf-8", errors="replace") as lines,
+        temporary.open("w", encoding="utf-8") as kept,
+    ):
+        for line in lines:  # a long run's would fill the memory
+            if _step(line) <= step:
+                kept.write(line.rstrip("\n") + "\n")
+
+
+def has_step(path: Path, step: int) -> bool:
+    """Whether there is a line of this step."""
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return any(_step(line) == step for line in lines)
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")

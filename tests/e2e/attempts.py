@@ -1,0 +1,138 @@
+"""A run through many deaths:
+
+    python lives.py KILLS SEED WORDS...    # prints {"steps": N, "lost": [...]}
+
+Ranks are forked from this process, which has imported everything, so that a life costs a second instead of ten; from
+there on they are a launcher's: real processes, gloo, SIGKILL, files.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from ggcn.config.compose import compose
+from ggcn.config.schema import Config
+from ggcn.distributed.process_group import Place, free_port
+from ggcn.launch import job
+from ggcn.launch.signals import Stop
+from ggcn.run import checkpoint
+from ggcn.run.directory import RunDir
+
+END_S = 90
+"""seconds in which a run that lost a rank must have ended, on a busy machine"""
+
+
+def last_line(run: Path) -> int:
+    """The last step in metrics.jsonl, which may be torn."""
+    path = run / "metrics.jsonl"
+    whole = path.read_text().split("\n")[:-1] if path.exists() else []
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+class Killer:
+    """Picks moments and ranks by `seed`, half of the moments while a checkpoint is being written; looks at what a
+    killed run leaves."""
+
+    def __init__(self, run: Path, seed: int) -> None:
+        self.run, self.dice = run, random.Random(seed)
+        self.lost: list[int] = []
+
+    def wait(self) -> None:
+        """Returns at a moment to kill."""
+        before, began, saving = last_line(self.run), time.time(), self.dice.random() < 0.5
+        while time.time() < began + END_S:
+            if saving and self._is_saving(began):
+                return time.sleep(self.dice.uniform(0, 0.03))
+            if not saving and last_line(self.run) > before:
+                return time.sleep(self.dice.uniform(0, 0.4))
+            time.sleep(0.001)
+        raise AssertionError("the run does not get anywhere")
+
+    def _is_saving(self, since: float) -> bool:
+        """Whether a checkpoint is being written, other than one that an earlier kill left unfinished."""
+        for folder in (self.run / "checkpoints").glob(".tmp-step_*"):
+            with suppress(FileNotFoundError):
+                if folder.stat().st_mtime > since:
+                    return True
+        return False
+
+    def look(self, every: int) -> None:
+        """Whatever has a checkpoint's name is whole, and at most one interval is lost."""
+        root = self.run / "checkpoints"
+        there = checkpoint.steps(root)
+        faults = {step: checkpoint.faults(root / checkpoint.name(step)) for step in there}
+        assert set(faults.values()) <= {None}, faults
+        self.lost.append(last_line(self.run) - max(there, default=0))
+        assert self.lost[-1] <= every, (last_line(self.run), there)
+
+
+def live(config: Config, run: RunDir) -> list[int]:
+    """Starts the ranks of a life."""
+    run.freeze(config)
+    port, world = free_port(), config.cluster.ranks or 1
+    return [_fork(run, Place(rank, world, rank, world, port=port)) for rank in range(world)]
+
+
+def _fork(run: RunDir, place: Place) -> int:
+    pid = os.fork()
+    if pid == 0:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        os._exit(job.exit_code(run, place, Stop().install()))
+    return pid
+
+
+def ended(pids: list[int]) -> list[int]:
+    """Waits for the ranks; their exit codes, negative for a signal. Raises AssertionError when one hangs."""
+    codes: dict[int, int] = {}
+    limit = time.monotonic() + END_S
+    while len(codes) < len(pids):
+        for pid in set(pids) - set(codes):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+        assert time.monotonic() < limit, "a rank hangs"
+        time.sleep(0.005)
+    return [codes[pid] for pid in pids]
+
+
+def main(kills: int, seed: int, words: list[str]) -> None:
+    config = compose([*words, "run=killed", "train.steps=100000", "checkpoint.every=3", "checkpoint.keep=3"])
+    run = RunDir.of(config)
+    killer = Killer(run.path, seed)
+    for _ in range(kills):
+        pids = live(config, run)
+        killer.wait()
+        victim = killer.dice.choice(pids)
+        os.kill(victim, signal.SIGKILL)
+        codes = ended(pids)
+        assert codes[pids.index(victim)] == -signal.SIGKILL
+        assert 0 not in codes
+        killer.look(every=3)
+    steps = last_line(run.path) + 10
+    finish(config, steps)
+    finish(replace(config, run="whole", checkpoint=replace(config.checkpoint, every=100000)), steps)
+    print(json.dumps({"steps": steps, "lost": killer.lost}))
+
+
+def finish(config: Config, steps: int) -> None:
+    """Trains to the end without a kill."""
+    config = replace(config, train=replace(config.train, steps=steps))
+    codes = ended(live(config, RunDir.of(config)))
+    assert set(codes) == {0}, codes
+
+
+if __name__ == "__main__":
+    import torch._dynamo  # noqa: F401 (imported by the first optimizer)
+    from torch.utils import tensorboard  # noqa: F401
+
+    import ggcn.engine.zero
+    import ggcn.training.trainer  # noqa: F401
+
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,169 @@
+"""The copy of the code that a run keeps, and what is said when code or packages change."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ggcn.run import code as snapshot
+
+Use = Callable[[Path], None]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Makes a folder the code that runs."""
+
+    def take(root: Path) -> None:
+        monkeypatch.setattr(snapshot, "ROOT", root)
+        snapshot.running.cache_clear()
+        snapshot.commit.cache_clear()
+
+    yield take
+    monkeypatch.undo()
+    snapshot.running.cache_clear()
+    snapshot.commit.cache_clear()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Some code."""
+    root = tmp_path / "checkout"
+    for name in ("ggcn/one.py", "ggcn/sub/two.py", "cluster/job.py", "configs/train.yaml", "pyproject.toml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"# {name}\n")
+    return root
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o777])
+def test_the_owner_may_write_a_copy_of_code_that_may_only_be_read(
+    checkout: Path, tmp_path: Path, use: Use, umask: int
+) -> None:
+    places = [checkout, *checkout.rglob("*")]
+    for path in places:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    use(checkout)
+    copy = tmp_path / "code" / snapshot.digest()
+    old = os.umask(umask)
+    try:
+        snapshot.keep(copy)
+    finally:
+        os.umask(old)
+        for path in places:
+            path.chmod(0o755)
+    assert files(copy) == files(checkout) | {snapshot.COMMIT}
+    for path in (copy, *copy.rglob("*")):
+        wanted = stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR
+        assert path.stat().st_mode & wanted == wanted, path
+
+
+def test_what_editors_and_crashes_leave_is_no_code(
+    checkout: Path, tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(checkout)
+    clean = snapshot.digest()
+    whole = files(checkout)
+    for name in (".one.py.swp", ".nfs0000001", "one.py~", "#one.py#", "core.4711", "__pycache__/one.pyc"):
+        (checkout / "ggcn" / name).parent.mkdir(exist_ok=True)
+        (checkout / "ggcn" / name).write_bytes(b"\0")
+    (checkout / "ggcn/gone.py").symlink_to("/nowhere/gone.py")
+    (checkout / "ggcn/around").symlink_to(checkout / "ggcn")
+    monkeypatch.setattr(snapshot, "LARGEST", 1000)
+    (checkout / "ggcn/dump.bin").write_bytes(bytes(2000))
+    monkeypatch.chdir(checkout / "ggcn")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    use(checkout)
+    assert snapshot.digest() == clean
+    copy = tmp_path / "code" / clean
+    snapshot.keep(copy)
+    assert files(copy) == whole | {snapshot.COMMIT}
+
+
+def test_code_made_of_links_is_copied_as_files(checkout: Path, tmp_path: Path, use: Use) -> None:
+    use(checkout)
+    clean = snapshot.digest()
+    farm = tmp_path / "farm"
+    farm.mkdir()
+    (farm / "cluster").symlink_to(checkout / "cluster")
+    shutil.copytree(checkout / "configs", farm / "configs", copy_function=os.symlink)
+    shutil.copytree(checkout / "ggcn", farm / "ggcn", copy_function=os.symlink)
+    (farm / "pyproject.toml").symlink_to(checkout / "pyproject.toml")
+    use(farm)
+    assert snapshot.digest() == clean
+    snapshot.keep(tmp_path / "code" / clean)
+    shutil.rmtree(checkout)
+    assert (tmp_path / "code" / clean / "cluster/job.py").read_text() == "# cluster/job.py\n"
+
+
+def test_copies_lie_side_by_side_and_an_edited_one_is_replaced(
+    checkout: Path, tmp_path: Path, use: Use
+) -> None:
+    code = tmp_path / "code"
+    use(checkout)
+    first = snapshot.digest()
+    snapshot.keep(code / first)
+    (checkout / "ggcn/one.py").write_text("other\n")
+    use(checkout)
+    second = snapshot.digest()
+    (code / f".tmp-7-{second}").mkdir()  # a launcher was killed
+    snapshot.keep(code / second)
+    assert {path.name for path in code.iterdir()} == {first, second}
+    assert (code / first / "ggcn/one.py").read_text() == "# ggcn/one.py\n"
+    (code / second / "ggcn/one.py").write_text("edited here\n")
+    snapshot.keep(code / second)
+    assert (code / second / "ggcn/one.py").read_text() == "other\n"
+
+
+def test_changes_are_named(checkout: Path, tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(checkout)
+    old = snapshot.facts()
+    snapshot.keep(tmp_path / "code" / old["code"])
+    assert snapshot.changes(old, tmp_path / "code") == []
+    (checkout / "ggcn/one.py").write_text("other\n")
+    (checkout / "ggcn/three.py").write_text("new\n")
+    (checkout / "cluster/job.py").unlink()
+    use(checkout)
+    monkeypatch.setattr(snapshot, "versions", lambda: {**old["versions"], "numpy": "9.9"})
+    assert snapshot.changes(old, tmp_path / "code") == [
+        f"code {old['code']} -> {snapshot.digest()} (cluster/job.py, ggcn/one.py, ggcn/three.py)",
+        f"numpy {old['versions']['numpy']} -> 9.9",
+    ]
+    assert snapshot.changes(old, tmp_path / "removed")[0] == f"code {old['code']} -> {snapshot.digest()}"
+    assert (
+        snapshot.changes({"versions": {"ggcn": old["versions"]["ggcn"]}}, tmp_path) == []
+    )  # an older record
+
+
+def test_the_commit_is_that_of_the_code(checkout: Path, tmp_path: Path, use: Use) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=me", "-c", "user.email=me@x.org"]
+        done = subprocess.run(["git", *who, *words], cwd=checkout, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    use(checkout)
+    assert snapshot.commit() == {}
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    use(checkout)
+    assert snapshot.commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    clean = checkout / "runs/one/code" / snapshot.digest()
+    snapshot.keep(clean)
+    (checkout / "ggcn/one.py").write_text("other\n")
+    use(checkout)
+    assert snapshot.commit()["dirty"] is True
+    use(clean)  # a job's ranks, whose code lies in the checkout of another commit by now
+    assert snapshot.commit()["dirty"] is False
+    (clean / snapshot.COMMIT).unlink()
+    use(clean)
+    assert snapshot.commit() == {}
