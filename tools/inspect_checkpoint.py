@@ -1,0 +1,12 @@
+"""Says what a checkpoint holds (see --help), with the code of this checkout."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ggcn.cli.inspect_checkpoint import main
+from ggcn.errors import run_cli
+
+if __name__ == "__main__":
+    run_cli(main)
