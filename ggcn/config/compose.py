@@ -43,7 +43,7 @@ NAME = re.compile(r"(?<!\\)\$\{(\w+)\}")
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The run that configs/train.yaml and `overrides` (see ggcn/overrides.py) describe, validated.
+    """The run that configs/train.yaml and `overrides` (see ggcn/config/overrides.py) describe, validated.
 
     Raises UserError in one sentence for an unknown or ill-typed key, an unknown choice, values that do not go
     together, or an environment variable that is not set.

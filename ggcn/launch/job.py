@@ -182,7 +182,7 @@ class SlurmRank:
         """Trains as the rank that SLURM's environment describes.
 
         A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
-        goodbye; whether the job is requeued is for the batch script to decide (cluster/after.py).
+        goodbye; whether the job is requeued is for the batch script to decide (ggcn/launch/requeue.py).
         """
         history.in_own_job()
         # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough

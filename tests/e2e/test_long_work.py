@@ -67,7 +67,7 @@ def watched(text: str, folder: Path) -> subprocess.CompletedProcess:
     script = (
         "import time; from pathlib import Path\n"
         "from ggcn import progress\n"
-        "from ggcn.training.heartbeat import Heart\n"
+        "from ggcn.run.heartbeat import Heart\n"
         f"heart = Heart(Path('{folder}'), 0, 1, Path('{folder}/stacks'), hang_s=0.2, first_s=0.2)\n"
         "heart.beat(1, 0.0)\n"
     )

@@ -342,7 +342,7 @@ def test_a_roll_back_may_take_as_long_as_a_start(tmp_path: Path, known: bool) ->
     """`known`: whether the watch is told of it."""
     script = (
         "import sys, time; from contextlib import nullcontext; from pathlib import Path\n"
-        "from ggcn.training.heartbeat import Heart\n"
+        "from ggcn.run.heartbeat import Heart\n"
         f"heart = Heart(Path('{tmp_path}'), 0, 1, Path('{tmp_path}/stacks'), hang_s=0.4, first_s=60)\n"
         "heart.beat(1, 0.0)\n"
         f"with heart.starting_over() if {known} else nullcontext():\n"

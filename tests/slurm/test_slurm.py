@@ -345,7 +345,7 @@ def test_the_time_limit_is_a_pause_and_what_no_restart_mends_is_an_end(
     assert [event["again"] for event in broken.of("end")] == [True, False]
     assert "gave up: 2 crashes in a row at step 0" in broken.status()
     (code,) = (broken.path / "code").iterdir()
-    assert f"{code}/ggcn/ranks.py" in (broken.path / "logs/rank_0000.log").read_text()
+    assert f"{code}/ggcn/distributed/process_group.py" in (broken.path / "logs/rank_0000.log").read_text()
     (end,) = mistaken.of("end")
     assert end["kind"] == "mistake"
     assert f"gave up: no shards in {moved}" in mistaken.status()
