@@ -1,6 +1,6 @@
 # make quickstart   demo faces to trained pictures, some minutes on two cores
 # make test         everything the tests need, then the tests
-# make check        format, lint, types
+# make check        format, lint, types, and that imports run downwards
 
 override PYTHON := $(or $(PYTHON),python3)
 override VENV := $(or $(VENV),.venv)
@@ -30,6 +30,7 @@ check: $(VENV)/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c '$(RECENT)' "name another: make PYTHON=python3.12"

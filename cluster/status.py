@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn.cli.status import main
-from ggcn.errors import run_cli
+from ggcn.console import run_cli
 
 if __name__ == "__main__":
     run_cli(main)

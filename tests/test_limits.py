@@ -32,7 +32,7 @@ def test_the_soft_limit_rises_to_the_hard_one() -> None:
 
 
 def test_a_hard_limit_that_is_too_low_is_a_sentence() -> None:
-    text = "from ggcn import limits\nfrom ggcn.errors import run_cli\nrun_cli(lambda: limits.require_open_files(1000))"
+    text = "from ggcn import limits\nfrom ggcn.console import run_cli\nrun_cli(lambda: limits.require_open_files(1000))"
     done = limited(text, 256, 512)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files
-from ggcn.errors import run_cli
+from ggcn.console import run_cli
 from ggcn.paths import user_path
 from ggcn.precision import set_numeric_flags
 from tools.benchmarks import chain, data, index, step

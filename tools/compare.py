@@ -35,7 +35,8 @@ from torch import Tensor
 from ggcn import files
 from ggcn import images as pictures
 from ggcn.config.compose import compose
-from ggcn.errors import UserError, run_cli
+from ggcn.console import run_cli
+from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache as cache
 from ggcn.evaluation import samples
 from ggcn.evaluation.evaluate import Judge

@@ -21,7 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ggcn import files
-from ggcn.errors import UserError, run_cli
+from ggcn.console import run_cli
+from ggcn.errors import UserError
 from ggcn.paths import user_path
 
 SYSTEMS = {"GCN": ("gcn", 32, (3.0, 10.0, 30.0)), "FRAME": ("frame", 16, (1.0, 3.0))}

@@ -17,8 +17,9 @@ from ggcn.config.schema import Grid
 from ggcn.distributed.lanes import Key
 from ggcn.errors import UserError
 from ggcn.models.build import Upsamplers, frozen
+from ggcn.models.pyramid import pyramid
 from ggcn.models.upsampler import interpolate as interpolation
-from ggcn.sampling.draw import draw, pyramid
+from ggcn.sampling.draw import draw
 from ggcn.sampling.langevin import langevin, slope
 from ggcn.sampling.noise import Noise
 from ggcn.sampling.sampler import Sampler

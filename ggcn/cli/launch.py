@@ -28,6 +28,7 @@ from ggcn.redact import redact
 from ggcn.run import code as snapshot
 from ggcn.run import events as history
 from ggcn.run.directory import RunDir, RunTaken
+from ggcn.run.status import queued_job
 
 Point = tuple[Config, RunDir]
 
@@ -121,7 +122,7 @@ def debug(config: Config, run: RunDir) -> int:
     check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
-        job.log_to(job.log_path(run, 0), 0)
+        job.log_to(run.log(0), 0)
         outcome = job.run_rank(run, Place(), Stop().install(), watched=False, mode="debug")
     report(run, outcome.finished)
     return 0 if outcome.finished else job.STOPPED
@@ -145,7 +146,7 @@ def submit(points: list[Point]) -> int:
             held.enter_context(_only_launcher(run))
         jobs, new = cluster.queue(), []
         for config, run in points:
-            if known := cluster.live(run, jobs):
+            if known := queued_job(run, jobs):
                 print(f"{run.path} is already job {known[0]} ({known[1]})")
                 continue
             prepare(config, run)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from ggcn import environment, files, limits, redact
 from ggcn.config.compose import load, resolved
 from ggcn.config.schema import ClusterConfig
-from ggcn.errors import Outage, UserError, passing, speak_utf8
+from ggcn.console import speak_utf8
+from ggcn.errors import Outage, UserError, passing
 from ggcn.launch.signals import Stop
 from ggcn.run import code as snapshot
 from ggcn.run import events as history
@@ -90,8 +91,8 @@ def exit_code(run: RunDir, place: "Place", stop: Stop, mode: str | None = None) 
     A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
     wait in a collective could hang.
     """
-    log_to(log_path(run, place.rank), place.rank)
-    for old in (error_path(run, place.rank), outage_path(run, place.rank)):
+    log_to(run.log(place.rank), place.rank)
+    for old in (run.error(place.rank), run.outage(place.rank)):
         old.unlink(missing_ok=True)
     try:
         return 0 if run_rank(run, place, stop, True, mode).finished else STOPPED
@@ -108,36 +109,11 @@ def _failed(run: RunDir, rank: int, error: Exception) -> int:
         return FAILED
     if passing(error):
         log.error("rank %d failed, which may pass", rank, exc_info=error)
-        _note(outage_path(run, rank), error)
+        _note(run.outage(rank), error)
         return FAILED
     log.error("%s", error)
-    _note(error_path(run, rank), error)
+    _note(run.error(rank), error)
     return MISTAKE
-
-
-def log_path(run: RunDir, rank: int) -> Path:
-    """The log of a rank."""
-    return run.logs / f"rank_{rank:04d}.log"
-
-
-def error_path(run: RunDir, rank: int) -> Path:
-    """Where a rank leaves the sentence that says what the user can mend."""
-    return run.logs / f"rank_{rank:04d}.error"
-
-
-def outage_path(run: RunDir, rank: int) -> Path:
-    """Where a rank leaves the sentence about what may pass by itself."""
-    return run.logs / f"rank_{rank:04d}.outage"
-
-
-def stacks(run: RunDir, rank: int) -> Path:
-    """Where a hanging rank leaves its stack traces."""
-    return run.logs / f"rank_{rank:04d}.stacks"
-
-
-def heartbeats(run: RunDir) -> Path:
-    """The folder of the ranks' heartbeat files."""
-    return run.path / "heartbeats"
 
 
 def log_to(path: Path, rank: int) -> None:
@@ -257,7 +233,7 @@ def _here() -> dict[str, object]:
 
 def _heart(cluster: ClusterConfig, run: RunDir, place: "Place", watched: bool) -> Heart:
     hang_s = cluster.hang_s if watched else 0
-    where = heartbeats(run), place.rank, place.world, stacks(run, place.rank)
+    where = run.heartbeats, place.rank, place.world, run.stacks(place.rank)
     return Heart(*where, hang_s, cluster.timeout_s, cluster.straggler)
 
 

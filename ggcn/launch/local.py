@@ -59,7 +59,7 @@ def _rank(number: int, path: str, world: int, port: int) -> None:
     stop = Stop().install()
     run = RunDir(Path(path))
     if number > 0:
-        _quiet(job.log_path(run, number))
+        _quiet(run.log(number))
     sys.exit(job.exit_code(run, Place(number, world, number, world, port=port), stop, "local"))
 
 
@@ -122,7 +122,7 @@ def _wait(context: ProcessContext, run: RunDir, messenger: Messenger) -> int:
 
 def _explain(run: RunDir, number: int, code: int) -> str:
     """What happened to the rank that failed first: its own words, else how it ended."""
-    own = (job.error_path(run, number), job.outage_path(run, number))
+    own = (run.error(number), run.outage(number))
     others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.outage")))
     for path in (*own, *(others if code > 0 else ())):
         if sentence := job.noted(path):
@@ -130,4 +130,4 @@ def _explain(run: RunDir, number: int, code: int) -> str:
     if any(path.stat().st_size for path in run.logs.glob("*.stacks")):
         return f"no step was completed for cluster.hang_s; where each rank was: {run.logs}/*.stacks"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"rank {number} {how}; see {job.log_path(run, number)}; the same command goes on from the last checkpoint"
+    return f"rank {number} {how}; see {run.log(number)}; the same command goes on from the last checkpoint"

@@ -8,7 +8,7 @@ import sys
 import time
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 from ggcn.config.schema import Config
@@ -20,6 +20,7 @@ from ggcn.run import code as snapshot
 from ggcn.run import events as history
 from ggcn.run import heartbeat
 from ggcn.run.directory import RunDir
+from ggcn.run.status import QueuedJob
 
 SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
 """of the variables of SLURM's commands those that say which cluster is meant"""
@@ -121,41 +122,11 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     return [submitted.job_id for submitted in jobs]
 
 
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED")
-"""states, in squeue's words, of jobs that do not run now"""
 SEPARATOR = "\x1f"
 """between a reason and a comment in squeue's answer, either of which may hold any printable character"""
 
 
-class Queued(NamedTuple):
-    """A job that is not over, as squeue has it."""
-
-    state: str
-    comment: str
-    reason: str = ""
-    """why it waits; empty where it does not or SLURM does not say"""
-    number: str = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether it does not run now."""
-        return self.state in WAITING
-
-    @property
-    def held(self) -> bool:
-        """Whether it waits until somebody releases it."""
-        words = f"{self.reason} {self.state}".lower()
-        return self.waits and ("held" in words or "hold" in words or self.state == "SPECIAL_EXIT")
-
-    def __str__(self) -> str:
-        """The state, with the reason of a job that waits and what to do about one that is held."""
-        why = f": {self.reason}" if self.waits and self.reason else ""
-        who = " by an administrator" if "admin" in self.reason.lower() else ""
-        release = f"; to be released{who} with `scontrol release {self.number}`" if self.held else ""
-        return f"{self.state}{why}{release}"
-
-
-def queue() -> dict[str, Queued]:
+def queue() -> dict[str, QueuedJob]:
     """{job id or ARRAY_INDEX: job} of this user's jobs that are not over.
 
     Raises UserError when SLURM does not answer.
@@ -179,36 +150,18 @@ def queue() -> dict[str, Queued]:
     return {number: _queued(number, state, rest) for number, state, rest in rows}
 
 
-def _queued(number: str, state: str, rest: str) -> Queued:
+def _queued(number: str, state: str, rest: str) -> QueuedJob:
     reason, separated, comment = rest.partition(SEPARATOR)
     if not separated:
-        return Queued(state, rest, "", number)
-    return Queued(state, comment, "" if reason in ("None", "(null)") else reason, number)
-
-
-def live(run: RunDir, jobs: dict[str, Queued]) -> tuple[str, Queued] | None:
-    """The run's job in `jobs` and its id, or None: found by its id or, where the launcher was killed before it noted
-    that, by the comment."""
-    events = history.read(run)
-    submitted, asked = history.last(events, "submit"), history.last(events, "asking")
-    if submitted and submitted.get("job") in jobs:
-        return submitted["job"], jobs[submitted["job"]]
-    for number, found in jobs.items():
-        if found.comment == str(run.path) or (asked and _is_point(run, asked, number, found.comment)):
-            return number, found
-    return None
-
-
-def _is_point(run: RunDir, asked: history.Event, number: str, comment: str) -> bool:
-    """Whether a job is the run's element of the array that its launcher was asking for."""
-    return comment == f"{run.path.parent}?{asked.get('array')}" and number.endswith(f"_{asked.get('index')}")
+        return QueuedJob(state, rest, "", number)
+    return QueuedJob(state, comment, "" if reason in ("None", "(null)") else reason, number)
 
 
 def lead(config: Config, runs: list[RunDir]) -> int:
     """Seconds before the time limit at which SLURM signals: as configured, else from the runs' measured times."""
     if config.cluster.lead_s is not None:
         return config.cluster.lead_s
-    beats = [beat for run in runs for beat in heartbeat.read(job.heartbeats(run))]
+    beats = [beat for run in runs for beat in heartbeat.read(run.heartbeats)]
     known = [seconds for beat in beats if (seconds := heartbeat.lead_s(beat)) is not None]
     return min(ceil(max(known)) + 30 if known else UNMEASURED_S, 30 * config.cluster.time_min)
 

@@ -20,7 +20,8 @@ from ggcn.learning.ema import Ema
 from ggcn.learning.objectives import ENERGY_TERMS, EnergyObjective, TeachingObjective
 from ggcn.learning.transport import Pairs, TransportObjective, assignment, couple
 from ggcn.models import Energies, Upsamplers, build
-from ggcn.sampling.draw import Particles, draw, fresh, in_parts, pyramid
+from ggcn.models.pyramid import pyramid
+from ggcn.sampling.draw import Particles, draw, fresh, in_parts
 from ggcn.sampling.noise import Noise
 from ggcn.sampling.replay_buffer import Bank
 

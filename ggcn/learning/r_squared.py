@@ -13,7 +13,8 @@ from ggcn.distributed import process_group as ranks
 from ggcn.distributed.lanes import Key, generator
 from ggcn.learning.transport import TransportObjective, assignment, couple
 from ggcn.models.build import Energies, Upsamplers
-from ggcn.sampling.draw import fresh, pyramid
+from ggcn.models.pyramid import pyramid
+from ggcn.sampling.draw import fresh
 from ggcn.sampling.noise import Noise
 
 BATCH = 64

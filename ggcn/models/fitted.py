@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ggcn import progress
 from ggcn.models.build import Upsamplers
+from ggcn.models.pyramid import pyramid
 from ggcn.models.upsampler import LinearBase, interpolate
-from ggcn.sampling.draw import pyramid
 
 WIDE, ENOUGH = 4000, 2000
 """pictures of more numbers than WIDE (coarsest grids from 64 px on) are too dear to take apart by the thousand; ENOUGH

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggcn.cli.status import duration
 from ggcn.report import page
 from ggcn.report.facts import Facts, told, value
 from ggcn.run import events as history
 from ggcn.run.events import Event
+from ggcn.run.status import duration
 
 ENDS = {"finished": 2, "running": 0, "stopped": 4, "failed": 1, "killed": 3}
 """how a life ended: colours"""

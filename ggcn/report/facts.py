@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from ggcn import files, json_lines
-from ggcn.cli import status
-from ggcn.cli.status import Status
-from ggcn.launch.slurm import Queued
 from ggcn.run import events as history
+from ggcn.run import status
 from ggcn.run.directory import RunDir
+from ggcn.run.status import QueuedJob, Status
 
 Record = dict[str, Any]
-Jobs = dict[str, Queued]
+Jobs = dict[str, QueuedJob]
 
 LINES = 4000
 """of metrics.jsonl that are read, evenly spaced"""

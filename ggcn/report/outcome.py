@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import isfinite
 
-from ggcn.cli.status import duration
 from ggcn.report import page
 from ggcn.report.charts import Line, Mark, chart, number
 from ggcn.report.facts import Facts, Record, by_step, points, told, value
 from ggcn.run import events as history
+from ggcn.run.status import duration
 
 
 def headline(facts: Facts) -> str:

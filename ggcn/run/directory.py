@@ -89,6 +89,11 @@ class RunDir:
         return self.path / "logs"
 
     @property
+    def heartbeats(self) -> Path:
+        """The ranks' heartbeat files."""
+        return self.path / "heartbeats"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.path / "tensorboard"
@@ -97,6 +102,22 @@ class RunDir:
     def code(self) -> Path:
         """The copy of the code that runs now, named by its hash; those of earlier starts lie beside it."""
         return self.path / "code" / snapshot.digest()
+
+    def log(self, rank: int) -> Path:
+        """The log of a rank."""
+        return self.logs / f"rank_{rank:04d}.log"
+
+    def error(self, rank: int) -> Path:
+        """Where a rank leaves the sentence that says what the user can fix."""
+        return self.logs / f"rank_{rank:04d}.error"
+
+    def outage(self, rank: int) -> Path:
+        """Where a rank leaves the sentence about what may pass by itself."""
+        return self.logs / f"rank_{rank:04d}.outage"
+
+    def stacks(self, rank: int) -> Path:
+        """Where a hanging rank leaves its stack traces."""
+        return self.logs / f"rank_{rank:04d}.stacks"
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":

@@ -109,9 +109,3 @@ def fresh(
     if model.start == "hidden":
         return host_normal(keys, count, model.upsampler.hidden).to(device)
     return host_normal(keys, count, *shape).to(device) * model.start_sd
-
-
-def pyramid(images: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Images [n, c, h, h] average-pooled to each of `sizes`, divisors of h."""
-    side = images.shape[-1]
-    return [torch.nn.functional.avg_pool2d(images, side // size) for size in sizes]

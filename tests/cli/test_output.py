@@ -11,7 +11,7 @@ from helpers import ROOT, quiet_environment
 
 from ggcn import files
 
-PRINTS = [sys.executable, "-c", "from ggcn.errors import run_cli; run_cli(lambda: print('text'))"]
+PRINTS = [sys.executable, "-c", "from ggcn.console import run_cli; run_cli(lambda: print('text'))"]
 """a command that prints a line"""
 
 

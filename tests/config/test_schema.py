@@ -90,7 +90,9 @@ def test_lanes_and_ranks_must_agree() -> None:
 
 
 def test_composing_needs_no_torch() -> None:
-    code = "import sys; from ggcn.config.compose import compose; compose([]); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from ggcn.config.compose import compose; compose([]); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

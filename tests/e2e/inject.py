@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ggcn.cli import launch
-from ggcn.errors import run_cli
+from ggcn.console import run_cli
 from ggcn.learning.learner import Learner
 from ggcn.training import guard
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ggcn import progress
 from ggcn.cli import launch
+from ggcn.console import run_cli
 from ggcn.distributed import process_group as ranks
-from ggcn.errors import run_cli
 from ggcn.training import trainer
 from ggcn.training.evaluation import Scorer
 from ggcn.training.state import State

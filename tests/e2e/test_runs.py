@@ -170,7 +170,9 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
     _has_all_metrics(metrics(run)[-1])
     assert list((run / "tensorboard").glob("events*"))
     (code,) = (run / "code").iterdir()
-    assert (code / "ggcn/distributed/lanes.py").read_bytes() == (ROOT / "ggcn/distributed/lanes.py").read_bytes()
+    assert (code / "ggcn/distributed/lanes.py").read_bytes() == (
+        ROOT / "ggcn/distributed/lanes.py"
+    ).read_bytes()
 
     again = launch(*words, "train.steps=10")
     assert again.returncode == 0

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ggcn.config.compose import compose
 from ggcn.models import build, fitted
+from ggcn.models.pyramid import pyramid
 from ggcn.models.upsampler import interpolate
-from ggcn.sampling.draw import pyramid
 
 WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.hidden=60"]
 

@@ -20,7 +20,6 @@ from ggcn import report
 from ggcn.cli import status
 from ggcn.config.compose import compose, to_yaml
 from ggcn.errors import UserError
-from ggcn.launch import job
 from ggcn.report.attempts import lives
 from ggcn.report.charts import Line, both_ways, chart, linear, logarithmic, number, scale, thin
 from ggcn.report.samples import STRIPS, finest_row
@@ -333,8 +332,8 @@ def test_numbers_beyond_all_range_and_endless_nesting_are_passed_over(tmp_path: 
     keys = ("time", "gap/16", "fid", "kid", "step_s", "energy_loss")
     vast = {"event": "start", "step": 300, **dict.fromkeys(keys, 10**400)}
     beat = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "save_s"), 10**400)}
-    job.heartbeats(run).mkdir(parents=True, exist_ok=True)
-    (job.heartbeats(run) / "rank_0000.json").write_text(json.dumps(beat))
+    run.heartbeats.mkdir(parents=True, exist_ok=True)
+    (run.heartbeats / "rank_0000.json").write_text(json.dumps(beat))
     for record in (vast, vast | {"step": 10**400}):
         deep = "[" * 100_000 + "\n"
         path.write_text(path.read_text() + "\n" + deep + json.dumps(record) + "\n")

@@ -448,7 +448,7 @@ def test_what_another_attempt_left_counts_for_nothing_whatever_the_clocks_say(
     if (pid := os.fork()) == 0:
         job.exit_code(run, Place(), Stop())
     os.waitpid(pid, 0)
-    note = job.error_path(run, 0)
+    note = run.error(0)
     for skew in (-3600, 3600):
         os.utime(note, (time.time() + skew,) * 2)
         assert after.verdict(run, 137)[:2] == ("mistake", "no shards")

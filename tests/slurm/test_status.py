@@ -16,10 +16,10 @@ from helpers import TINY, command, quiet_environment
 from ggcn import report
 from ggcn.cli import status
 from ggcn.config.compose import compose
-from ggcn.launch import job, slurm
-from ggcn.launch.slurm import Queued
+from ggcn.launch import slurm
 from ggcn.run import events as history
 from ggcn.run.directory import RunDir
+from ggcn.run.status import QueuedJob
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_job_that_waits_says_why(run: RunDir, tmp_path: Path, state: str, reas
     assert tell(run.path, PATH=path).stdout.splitlines()[1].strip() == said
     (line,) = tell(run.path, PATH=path).stdout.splitlines()[1:2]
     assert said in line
-    jobs = {"12": Queued(state, comment, "" if reason == "None" else reason, "12")}
+    jobs = {"12": QueuedJob(state, comment, "" if reason == "None" else reason, "12")}
     assert status.table([run], jobs).splitlines()[1].endswith(said)
 
 
@@ -306,4 +306,4 @@ def test_the_device_is_in_the_status(run: RunDir) -> None:
     here = {"host": socket.gethostname(), "pid": psutil.Process().pid}
     history.add(run, "start", mode="local", device="2 x NVIDIA H100", world=2, step=0, **here)
     assert "device     2 x NVIDIA H100" in tell(run.path).stdout
-    assert job.heartbeats(run) == run.path / "heartbeats"
+    assert run.heartbeats == run.path / "heartbeats"

@@ -19,8 +19,8 @@ from torch.nn.functional import softplus
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ggcn import files
+from ggcn.console import run_cli
 from ggcn.distributed.lanes import bits
-from ggcn.errors import run_cli
 from ggcn.evaluation.images import read, to_bytes, to_floats
 from ggcn.paths import user_path
 from ggcn.precision import autocast, set_numeric_flags

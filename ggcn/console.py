@@ -1,0 +1,77 @@
+"""How a command starts and ends: UTF-8, one sentence for an error, exit codes."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from ggcn.errors import UserError
+from ggcn.limits import explained
+
+
+def speak_utf8() -> None:
+    """Makes the output of this process UTF-8 whatever its locale is; bytes of names that are none appear as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _in_utf8() -> None:
+    """Starts this command again in Python's UTF-8 mode where the locale knows less: else names of files that are no
+    ASCII would break what libraries write."""
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that it starts, too
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    speak_utf8()
+
+
+def fail(error: UserError) -> NoReturn:
+    """Ends the program with one line on stderr and exit code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _flush_output() -> None:
+    """Writes out what was printed; what is refused then would else be refused when nobody can catch it any more."""
+    try:
+        if sys.stdout:  # None where the shell closed it
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes once more when it ends
+        raise
+
+
+def run_cli(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a command's `main`, in UTF-8 whatever the locale.
+
+    A UserError, and what the system refuses (a full disk, a folder that may not be written, a limit on open
+    files), becomes one line and exit code 2; Ctrl-C exit code 130; a reader of the output that has gone, such as
+    `head`, exit code 141 alone.
+    """
+    _in_utf8()
+    try:
+        try:
+            raise SystemExit(main() or 0)
+        finally:
+            _flush_output()
+    except UserError as error:
+        fail(error)
+    except BrokenPipeError:  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except RuntimeError as error:
+        if limit := explained(error):
+            fail(limit)
+        raise
+    except OSError as error:
+        if limit := explained(error):
+            fail(limit)
+        reason = error.strerror or str(error)
+        fail(UserError(f"{reason}: {error.filename}" if error.filename else reason))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
