@@ -13,11 +13,11 @@ class UserError(Exception):
         return redact(super().__str__())
 
 
-class Outage(UserError):
+class TransientError(UserError):
     """What may be over when the run is started again: a server that is down, a node's memory that ran out."""
 
 
-LASTING = {
+PERMANENT_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EMFILE,
@@ -29,9 +29,9 @@ LASTING = {
 """what the system refuses until a person mends it"""
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether starting again may help after a UserError or OSError, or what it was raised from."""
     if isinstance(error, OSError):
-        return error.errno not in LASTING
+        return error.errno not in PERMANENT_ERRNOS
     cause = error.__cause__
-    return isinstance(error, Outage) or (isinstance(cause, OSError) and passing(cause))
+    return isinstance(error, TransientError) or (isinstance(cause, OSError) and is_transient(cause))

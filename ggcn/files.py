@@ -63,7 +63,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path, listed: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, listed: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it replaces `path` at once, on error it vanishes.
 
     Not `listed`: the folder is not forced to the disk as well, and a power cut may take the file back.
@@ -143,7 +143,7 @@ def _beside(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces the file at `path` by `text` in UTF-8, atomically; bytes of file names that are none become escapes."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -1,6 +1,6 @@
 """Locks between processes, on file systems with locks and without.
 
-`exclusive` asks the kernel for a lock. Where a file system has none (Lustre without -o flock, NFS without its lock
+`exclusive_lock` asks the kernel for a lock. Where a file system has none (Lustre without -o flock, NFS without its lock
 daemon, some FUSE mounts), a file made with O_EXCL takes its place: it names its process, which rewrites it every
 BEAT_S seconds. It is taken over when that process is seen to be dead on this machine or, as seen from another
 machine, has left it unchanged for STALE_S seconds of the observer's own clock; no two machines' clocks are compared.
@@ -52,7 +52,7 @@ class Taken(Exception):
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, wait: bool = False, with_children: bool = False) -> Iterator[None]:
+def exclusive_lock(path: Path, wait: bool = False, with_children: bool = False) -> Iterator[None]:
     """Holds the file at `path`, which is made if need be, for this process; for its forked children too only if
     `with_children`.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import call
 
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would refuse
 
@@ -24,6 +24,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def alone() -> Iterator[None]:
     """One rank, in this process."""
-    ranks.join(ranks.Place(), 60)
+    process_group.init_distributed(process_group.RankInfo(), 60)
     yield
-    ranks.leave()
+    process_group.shutdown()

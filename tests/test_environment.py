@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from ggcn import environment
-from ggcn.distributed import process_group as ranks
-from ggcn.distributed.process_group import Place
+from ggcn.distributed import process_group
+from ggcn.distributed.process_group import RankInfo
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_number_is_read_in_every_legal_form_and_else_left_out(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert environment.integer("OMP_NUM_THREADS", least=1) == value
-    assert ranks.threads(1) >= 1
+    assert process_group.threads(1) >= 1
 
 
 def test_what_is_left_out_is_said_once(
@@ -64,8 +64,8 @@ def test_a_rank_starts_with_two_levels_of_threads(monkeypatch: pytest.MonkeyPatc
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     try:
-        ranks.join(Place(), 60)
+        process_group.init_distributed(RankInfo(), 60)
         assert torch.get_num_threads() == 2
     finally:
-        ranks.leave()
+        process_group.shutdown()
         torch.set_num_threads(before)

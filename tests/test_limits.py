@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, TINY, command, quiet_environment
 
 from ggcn import limits
-from ggcn.errors import UserError, passing
+from ggcn.errors import UserError, is_transient
 
 
 def limited(text: str, soft: int, hard: int) -> subprocess.CompletedProcess:
@@ -92,7 +92,7 @@ def test_a_limit_that_was_met_is_named(error: Exception, words: str, again: bool
     found = limits.explained(error)
     assert found is not None
     assert words in str(found)
-    assert passing(found) == again
+    assert is_transient(found) == again
 
 
 @pytest.mark.parametrize(

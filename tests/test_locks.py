@@ -84,14 +84,14 @@ def test_a_lock_keeps_others_out_until_its_process_is_killed(
 ) -> None:
     path = tmp_path / ".lock"
     without(monkeypatch, number)
-    with locks.exclusive(path):
+    with locks.exclusive_lock(path):
         pass
     holder = hold(path, number, fork="and leave a child behind")
-    with pytest.raises(locks.Taken), locks.exclusive(path):
+    with pytest.raises(locks.Taken), locks.exclusive_lock(path):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     monkeypatch.setattr(locks, "STALE_S", 1e6)  # nobody need wait for a process that is seen to be dead
-    with locks.exclusive(path, wait=True):
+    with locks.exclusive_lock(path, wait=True):
         pass
     assert [one.name for one in tmp_path.iterdir()] == [".lock"]
 
@@ -102,10 +102,10 @@ def test_a_lock_file_of_another_machine_counts_while_it_changes(
     path = tmp_path / ".lock"
     holder = hold(path, errno.ENOLCK, host="elsewhere")
     monkeypatch.setattr(locks, "STALE_S", 5.0)
-    with pytest.raises(locks.Taken), locks.exclusive(path):  # though this machine has locks
+    with pytest.raises(locks.Taken), locks.exclusive_lock(path):  # though this machine has locks
         pass
     os.kill(holder.pid, signal.SIGSTOP)
-    with locks.exclusive(path):
+    with locks.exclusive_lock(path):
         os.kill(holder.pid, signal.SIGCONT)
         assert holder.wait(60) == -signal.SIGTERM  # it lost the lock, so it must not go on
 
@@ -117,16 +117,16 @@ def test_a_lock_file_that_came_with_a_copy_of_its_folder_ends(
     hold(tmp_path / "one/.lock", errno.ENOLCK)
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     monkeypatch.setattr(locks, "STALE_S", 0.5)
-    with locks.exclusive(tmp_path / "other/.lock"):
+    with locks.exclusive_lock(tmp_path / "other/.lock"):
         pass
-    with pytest.raises(locks.Taken), locks.exclusive(tmp_path / "one/.lock"):
+    with pytest.raises(locks.Taken), locks.exclusive_lock(tmp_path / "one/.lock"):
         pass
 
 
 def test_what_is_unlike_a_lock_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".lock.held").write_bytes(b"\x00\xff" * 100)
     monkeypatch.setattr(locks, "STALE_S", 0.5)
-    with locks.exclusive(tmp_path / ".lock"):
+    with locks.exclusive_lock(tmp_path / ".lock"):
         pass
     assert not (tmp_path / ".lock.held").exists()
 
@@ -136,7 +136,7 @@ def test_a_folder_without_locks_is_named_once(
 ) -> None:
     without(monkeypatch, errno.ENOSYS)
     for name in ("one", "other", "one"):
-        with locks.exclusive(tmp_path / name):
+        with locks.exclusive_lock(tmp_path / name):
             pass
     (line,) = caplog.messages
     assert str(tmp_path) in line
@@ -155,7 +155,7 @@ def test_two_processes_never_hold_a_lock_at_once(
     for _ in range(3):
         if (pid := os.fork()) == 0:
             for _ in range(5):
-                with locks.exclusive(tmp_path / ".lock", wait=True):
+                with locks.exclusive_lock(tmp_path / ".lock", wait=True):
                     value = int(total.read_text())
                     time.sleep(0.002)
                     total.write_text(str(value + 1))

@@ -16,7 +16,7 @@ from ggcn import precision
 from ggcn.applications import export
 from ggcn.cli import sample
 from ggcn.config.compose import compose, to_yaml
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.evaluation.features import Network, features
 from ggcn.models import build
 from ggcn.sampling.sampler import Sampler
@@ -138,8 +138,8 @@ def test_older_and_newer_flags_agree_so_that_other_libraries_can_read_either(
 
 
 def test_a_rank_trains_under_them(loosened: dict[str, Any]) -> None:
-    ranks.join(ranks.Place(), 60)
-    ranks.leave()
+    process_group.init_distributed(process_group.RankInfo(), 60)
+    process_group.shutdown()
     assert flags() == EXACT
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 

@@ -32,14 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from ggcn import files
-from ggcn import images as pictures
+from ggcn import files, image_grid
 from ggcn.config.compose import compose
 from ggcn.console import run_cli
 from ggcn.errors import UserError
-from ggcn.evaluation import feature_cache as cache
-from ggcn.evaluation import samples
-from ggcn.evaluation.evaluate import Judge
+from ggcn.evaluation import feature_cache, samples
+from ggcn.evaluation.evaluate import Evaluator
 from ggcn.evaluation.features import network
 from ggcn.evaluation.images import gaussian, read, to_floats
 from ggcn.paths import user_path
@@ -176,10 +174,10 @@ class Book:
         self.costs: dict[str, float] = found.get("costs", {})
         """seconds of a step by method"""
         self.rows: dict[str, Any] = found.get("rows", {})
-        self.judge = Judge(
+        self.judge = Evaluator(
             network("efficientnet-lite2"),
             read(told.shards, told.size, told.real),
-            cache.Cache(cache.default()),
+            feature_cache.Cache(feature_cache.default()),
         )
 
     def steps(self, name: str, seconds: float) -> int:
@@ -224,7 +222,7 @@ class Book:
             if few.exists():
                 rows.append((name, to_floats(torch.load(few, weights_only=True))))
         title = f"{self.told.shards.name}, {self.told.seconds:.0f} s of one core each, seed 0, not selected"
-        pictures.save(pictures.labelled(title, rows, side=64), self.path.with_name("pictures.png"))
+        image_grid.save(image_grid.labelled(title, rows, side=64), self.path.with_name("pictures.png"))
 
 
 HEAD = [

@@ -115,11 +115,11 @@ def measure(job: tuple[Run, str, int]) -> Run:
     """Trains one point and says how it went."""
     import torch
 
-    from ggcn.distributed import process_group as ranks
+    from ggcn.distributed import process_group
 
     point, data, steps = job
     if not torch.distributed.is_initialized():
-        ranks.join(ranks.Place(), 600)
+        process_group.init_distributed(process_group.RankInfo(), 600)
         torch.set_num_threads(1)
     curves = train(point, data, steps)
     return {**point, "steps": steps, **curves, "end": verdict(curves, steps)}
@@ -142,7 +142,7 @@ def train(point: Run, shards: str, steps: int) -> dict[str, list[float]]:
         metrics = learner.learn_energy(data, particles, step)
         size = config.model.grids[-1]
         values = {
-            "gap": metrics[f"gap/{size}"].item(),
+            "gap": metrics[f"energy_gap/{size}"].item(),
             "response": response_distance(bank, data[0], particles.ends[0]),
             "saturation": particles.reports[0].saturation.mean().item(),
             "spread": spread(particles.ends[0]) / spread(data[0]),
@@ -264,7 +264,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     panels[0][0].legend()
     figure.supxlabel("step")
     figure.supylabel("energy of data minus energy of samples")
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 

@@ -36,7 +36,7 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     trained = sampler.load(run, step)
     text, tensors = public(trained.config), weights(trained)
     facts = {"format": FORMAT, "config": text, "step": str(trained.facts["step"]), "ggcn": __version__}
-    with files.whole(out) as temporary:
+    with files.atomic_write(out) as temporary:
         # bytes, since save_file makes a file that nobody else may read, and hides what the system refuses
         temporary.write_bytes(save(tensors, facts | {"sha256": digest(tensors)}))
     files.write_text(out.with_suffix(".yaml"), text)

@@ -56,10 +56,10 @@ def interpolate(sampler: Sampler, rows: range, seed: int, count: int, steps: int
     steps: of the finest grid's chains, if not the model's own. Raises UserError for a model without z.
     """
     model = sampler.config.model
-    if model.start != "hidden":
+    if model.chain_init != "hidden":
         raise UserError(
-            f"there is no z to interpolate in {model.name}, whose chains start from {model.start}; "
-            "take a model with model.start=hidden, such as ggcn or coopnets"
+            f"there is no z to interpolate in {model.name}, whose chains start from {model.chain_init}; "
+            "take a model with model.chain_init=hidden, such as ggcn or coopnets"
         )
     first, last = (sampler.source([_key(seed, 2 * row + side) for row in rows]) for side in (0, 1))
     shares = [place / max(count - 1, 1) for place in range(count)]
@@ -153,7 +153,7 @@ def _fitting(sampler: Sampler, keys: Keys, fact: Known) -> Tensor:
     source = sampler.source(keys)
     if not fact.mask.any():  # the finer grids may know more
         return source
-    if sampler.config.model.start == "hidden":
+    if sampler.config.model.chain_init == "hidden":
         return fitted(sampler.upsamplers, source, fact)
     if sampler.upsamplers.colours:
         return fact.pixels[:, :, fact.mask].mean(2)[:, :, None, None]
@@ -210,7 +210,7 @@ def _cleaner(sampler: Sampler, y: Tensor, keys: Keys) -> Tensor:
     with torch.no_grad():
         if len(sizes) > 1:
             return sampler.upsamplers.start(len(sizes) - 1, pyramid(y, sizes[-2:-1])[0])
-    if sampler.config.model.start != "hidden":
+    if sampler.config.model.chain_init != "hidden":
         return interpolation(pyramid(y, [sizes[0] // 2])[0], sizes[0])
     all_known = torch.ones(y.shape[2:], dtype=torch.bool, device=y.device)
     z = fitted(sampler.upsamplers, sampler.source(keys), Known(y, all_known))

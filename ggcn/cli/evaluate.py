@@ -15,7 +15,7 @@ from pathlib import Path
 from ggcn import files
 from ggcn.applications.export import load
 from ggcn.cli.sample import PIPE_HELP, reading, usable
-from ggcn.evaluation import feature_cache as cache
+from ggcn.evaluation import feature_cache
 from ggcn.evaluation.evaluate import MOST_SAMPLES, Request, evaluate
 from ggcn.evaluation.features import NAMES, needed, network
 from ggcn.evaluation.table import table
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--cache",
         type=user_path,
-        default=cache.default(),
+        default=feature_cache.default(),
         metavar="FOLDER",
         help="features of data sets; %(default)s",
     )

@@ -23,10 +23,9 @@ from ggcn.config.compose import compose, to_yaml, unresolved
 from ggcn.config.schema import Config
 from ggcn.config.validation import validate_packages, validate_world
 from ggcn.errors import UserError
-from ggcn.launch import data_check as check
+from ggcn.launch import data_check
 from ggcn.redact import redact
-from ggcn.run import code as snapshot
-from ggcn.run import events as history
+from ggcn.run import code_snapshot, event_log
 from ggcn.run.directory import RunDir, RunTaken
 from ggcn.run.status import queued_job
 
@@ -89,11 +88,11 @@ def refuse_job(run: RunDir) -> None:
 
 def finished(config: Config, run: RunDir) -> bool:
     """Whether a whole checkpoint has all the steps asked for."""
-    if history.saved_step(run) < config.train.steps:
+    if event_log.saved_step(run) < config.train.steps:
         return False
     from ggcn.run import checkpoint  # takes torch
 
-    newest = checkpoint.newest_whole(run.checkpoints, deep=False)
+    newest = checkpoint.newest_valid(run.checkpoints, deep=False)
     return newest is not None and checkpoint.meta(newest)["step"] >= config.train.steps
 
 
@@ -104,7 +103,7 @@ def local(config: Config, run: RunDir) -> int:
     world = processes.count(config.cluster.ranks, config.lanes)
     validate_world(config, world)
     validate_packages(config)
-    check.data(config, remote=True)
+    data_check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         code = processes.launch(run, world)
@@ -114,16 +113,16 @@ def local(config: Config, run: RunDir) -> int:
 
 def debug(config: Config, run: RunDir) -> int:
     """One rank in this process: a breakpoint() in any function works."""
-    from ggcn.distributed.process_group import Place
+    from ggcn.distributed.process_group import RankInfo
     from ggcn.launch import job
     from ggcn.launch.signals import Stop
 
     validate_packages(config)
-    check.data(config, remote=True)
+    data_check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         job.log_to(run.log(0), 0)
-        outcome = job.run_rank(run, Place(), Stop().install(), watched=False, mode="debug")
+        outcome = job.run_rank(run, RankInfo(), Stop().install(), watched=False, mode="debug")
     report(run, outcome.finished)
     return 0 if outcome.finished else job.STOPPED
 
@@ -140,7 +139,7 @@ def submit(points: list[Point]) -> int:
     cluster.require()
     validate_requests(points)
     for config, _ in points:
-        check.data(config)
+        data_check.data(config)
     with ExitStack() as held:
         for _, run in points:  # before SLURM is asked: two launchers would both hear that there is no job
             held.enter_context(_only_launcher(run))
@@ -202,7 +201,7 @@ def dry(points: list[Point]) -> int:
         print(redact(f"\n# {runs[0].config}\n{to_yaml(config)}"), end="")
     try:
         for config, _ in points:
-            check.data(config)
+            data_check.data(config)
     except UserError as fault:
         print(f"warning: it would be refused: {fault}", file=sys.stderr)
     return 0
@@ -266,15 +265,15 @@ def prepare(config: Config, run: RunDir) -> None:
             changes = [str(error)]
         with run.writable():
             if changes:
-                history.add(run, "force", changes=changes)
+                event_log.add(run, "force", changes=changes)
         run.freeze(config)
     print(f"run {run.path}", file=sys.stderr)
 
 
 def warn_of_other_code(run: RunDir) -> None:
     """Says before a job is submitted what its ranks will write to their log: that the code is another one now."""
-    start = history.last(history.read(run), "start") or {}
-    for change in snapshot.changes({"code": start.get("code")}, run.code.parent):
+    start = event_log.last(event_log.read(run), "start") or {}
+    for change in code_snapshot.changes({"code": start.get("code")}, run.code.parent):
         print(f"warning: {run.path} goes on with other code than it last ran with: {change}", file=sys.stderr)
 
 
@@ -282,7 +281,7 @@ def report(run: RunDir, done: bool) -> None:
     """Says how the run ended and how to go on."""
     from ggcn.run import checkpoint
 
-    newest = checkpoint.newest_whole(run.checkpoints, deep=False)
+    newest = checkpoint.newest_valid(run.checkpoints, deep=False)
     where = newest.name if newest else "no checkpoint yet"
     if done:
         print(f"complete, {where}; pictures: {run.samples}")

@@ -28,10 +28,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ggcn import files
-from ggcn import images as pictures
+from ggcn import files, image_grid
 from ggcn.applications import inpainting as tasks
-from ggcn.applications import user_images as given
+from ggcn.applications import user_images
 from ggcn.applications.export import load
 from ggcn.config.data import DataConfig
 from ggcn.errors import UserError
@@ -90,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--mask",
         type=expanduser,
-        metavar="|".join((*given.MASKS, "FILE.png")),
+        metavar="|".join((*user_images.MASKS, "FILE.png")),
         help="what to fill in: white in FILE.png",
     )
     words.add_argument("--sd", type=float, metavar="S", help="of the noise, pixels in [-1, 1]")
@@ -195,8 +194,8 @@ def interpolate(sampler: Sampler, told: argparse.Namespace) -> str:
 def inpaint(sampler: Sampler, told: argparse.Namespace) -> str:
     """Rows: given, masked, filled in."""
     size = sampler.grids[-1].size
-    known = given.mask(told.mask, size)
-    _, images = given.images(told.inpaint, size, told.count)
+    known = user_images.mask(told.mask, size)
+    _, images = user_images.images(told.inpaint, size, told.count)
     parts = parts_of(len(images), told.batch, sampler, "picture")
     filled = [
         tasks.inpaint(sampler, images[part.start : part.stop], known, part.start, told.seed, told.chain_steps)
@@ -213,7 +212,7 @@ def inpaint(sampler: Sampler, told: argparse.Namespace) -> str:
 
 def denoise(sampler: Sampler, told: argparse.Namespace) -> str:
     """Rows: given, noisy if noise was added, denoised."""
-    _, images = given.images(told.denoise, sampler.grids[-1].size, told.count)
+    _, images = user_images.images(told.denoise, sampler.grids[-1].size, told.count)
     noisy = images
     if told.corrupt:
         keys = [(told.seed, "corrupt", number) for number in range(len(images))]
@@ -239,7 +238,7 @@ def score(sampler: Sampler, told: argparse.Namespace) -> str:
     check_finite(energies, sampler)
     order = energies[:, -1].argsort(stable=True).tolist()
     rows = [[names[place], *(f"{value:.6g}" for value in energies[place].tolist())] for place in order]
-    with files.whole(told.out) as temporary, _table(temporary) as file:
+    with files.atomic_write(told.out) as temporary, _table(temporary) as file:
         csv.writer(file).writerows([["name", *(f"energy_{grid.size}" for grid in sampler.grids)], *rows])
     for title, some in (("lowest", rows[:NAMED]), ("highest", rows[::-1][:NAMED])):
         print(f"{title:8} " + "\n         ".join(f"{row[-1]:>12}  {row[0]}" for row in some))
@@ -253,7 +252,7 @@ def _table(path: Path) -> IO[str]:
 def _to_score(sampler: Sampler, told: argparse.Namespace) -> tuple[list[str], Tensor]:
     size = sampler.grids[-1].size
     if told.score is not None:
-        return given.images(told.score, size, told.count)
+        return user_images.images(told.score, size, told.count)
     from ggcn.evaluation.images import read, to_floats
 
     with reading(told.allow_pipe) as how:
@@ -280,18 +279,18 @@ def parts_of(count: int, batch: int, sampler: Sampler, unit: str, whole: bool = 
 def save(images: Tensor, out: Path, first: int = 0) -> None:
     """A grid with about as many columns as rows, or a folder of PNGs numbered from `first`."""
     if out.suffix.lower() == ".png":
-        return pictures.save(pictures.sheet(images, ceil(sqrt(len(images))), scale_of(images)), out)
-    for number, tile in enumerate(pictures.to_bytes(images), first):
-        pictures.save(Image.fromarray(tile), out / f"{number:06d}.png")
+        return image_grid.save(image_grid.sheet(images, ceil(sqrt(len(images))), scale_of(images)), out)
+    for number, tile in enumerate(image_grid.to_bytes(images), first):
+        image_grid.save(Image.fromarray(tile), out / f"{number:06d}.png")
     return None
 
 
 def save_rows(rows: Tensor, out: Path) -> None:
     """Rows [n, columns, 3, h, w] as one picture, or a folder of numbered strips."""
     if out.suffix.lower() == ".png":
-        return pictures.save(pictures.sheet(rows.flatten(0, 1), rows.shape[1], scale_of(rows)), out)
+        return image_grid.save(image_grid.sheet(rows.flatten(0, 1), rows.shape[1], scale_of(rows)), out)
     for number, row in enumerate(rows):
-        pictures.save(pictures.sheet(row, len(row)), out / f"{number:06d}.png")
+        image_grid.save(image_grid.sheet(row, len(row)), out / f"{number:06d}.png")
     return None
 
 
@@ -305,7 +304,7 @@ def save_beside(out: Path, rows: dict[str, Tensor], result: str) -> None:
         for first in range(0, count, COLUMNS)
         for label, images in rows.items()
     ]
-    return pictures.save(pictures.labelled(", ".join(rows), page, max(64, size)), out)
+    return image_grid.save(image_grid.labelled(", ".join(rows), page, max(64, size)), out)
 
 
 def scale_of(images: Tensor) -> int:

@@ -25,8 +25,7 @@ from ggcn.json_lines import number
 from ggcn.launch import slurm
 from ggcn.launch.request import NO_GPU
 from ggcn.paths import user_path
-from ggcn.run import events as history
-from ggcn.run import heartbeat
+from ggcn.run import event_log, heartbeat
 from ggcn.run.directory import RunDir
 from ggcn.run.status import QueuedJob, Status, duration, is_alive, is_local, read, read_events
 
@@ -35,7 +34,7 @@ log = logging.getLogger("ggcn")
 POLL_S = 2
 CLOCK_S = 2
 """seconds by which the clocks of two machines may differ without a word"""
-SHOWN = ("energy_loss", "gap", "teaching", "relative_displacement")
+SHOWN = ("energy_loss", "energy_gap", "amortization", "relative_displacement")
 """metrics in the table of a sweep, each at its finest grid"""
 
 
@@ -43,7 +42,7 @@ def report(status: Status) -> str:
     """The status in some lines for people."""
     total = status.total
     part = f" ({100 * status.step / total:.1f} %)" if total else ""
-    start = history.last(status.events, "start") or {}
+    start = event_log.last(status.events, "start") or {}
     rows = [
         ("", status.state),
         ("config", status.fault),
@@ -71,14 +70,14 @@ def _rate(status: Status) -> str:
     return f"{text}, {images:.3g} images a second{eta}"
 
 
-def _restarts(events: list[history.Event]) -> str:
-    found = history.restarts(events)
+def _restarts(events: list[event_log.Event]) -> str:
+    found = event_log.restarts(events)
     told = [f"{_clock(each['time'])} at step {each['step']}: {each['reason']}" for each in found[-5:]]
     return "\n             ".join([str(len(found)), *told])
 
 
 def _checkpoint(status: Status) -> str:
-    step = history.saved_step(status.run)
+    step = event_log.saved_step(status.run)
     if not step:
         return "none yet"
     saves = [beat["save_s"] for beat in status.beats if beat["save_s"]]
@@ -107,7 +106,7 @@ def _ranks(status: Status) -> str:
 
 def _gpus(status: Status) -> str:
     """What the run's jobs ask for."""
-    submitted = history.last(status.events, "submit")
+    submitted = event_log.last(status.events, "submit")
     if not submitted or submitted.get("gpus_per_node") is None:
         return ""
     count = submitted["gpus_per_node"]
@@ -179,7 +178,7 @@ def cancel(run: RunDir) -> str:
     status = read(run, jobs_of([run]))
     if status.job:
         return slurm.cancel(run, status.job)
-    start = history.last(status.events, "start")
+    start = event_log.last(status.events, "start")
     if start and is_local(start, status.events) and is_alive(start):
         try:
             os.kill(start["pid"], signal.SIGTERM)  # the ranks agree: one is enough

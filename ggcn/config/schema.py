@@ -77,16 +77,16 @@ class UpsamplerConfig:
 
 
 @dataclass
-class BankConfig:
-    """Chains that live on from step to step, for start=bank."""
+class ReplayBufferConfig:
+    """Chains that live on from step to step, for chain_init=replay_buffer."""
 
     chains: int = 64
     """chains per lane; a step takes as many as a lane has samples, at random, and puts them back"""
-    renewal: float = 0.02
-    """share of the chains taken that start anew from noise: keeps the bank from growing stale, at the price
+    reinit_prob: float = 0.02
+    """share of the chains taken that start anew from noise: keeps the buffer from growing stale, at the price
     of some unfinished ones among the samples"""
-    fresh_rounds: int = 50
-    """a picture has no bank: its chains start from noise and run for steps * fresh_rounds"""
+    cold_start_factor: int = 50
+    """a sample that is drawn later has no buffer: its chains start from noise and run for steps * cold_start_factor"""
 
 
 @dataclass
@@ -105,11 +105,11 @@ class ChainConfig:
     """chains that a rank advances at a time, rounded down to whole lanes but at least one: bounds the memory of
     sampling without a change to it; 0: all at once"""
     step_size: list[float] = field(default_factory=list)
-    """Langevin step size a. By default pace * size^2: the energy's gradient per pixel shrinks with the number
-    of pixels, so a must grow with it for a chain to get anywhere"""
+    """Langevin step size a. By default step_size_scale * size^2: the energy's gradient per pixel shrinks with the
+    number of pixels, so a must grow with it for a chain to get anywhere"""
     time: float = 0.0
-    """steps * step_size of every chain, where step_size is empty; 0: from pace"""
-    pace: float = 0.01
+    """steps * step_size of every chain, where step_size is empty; 0: from step_size_scale"""
+    step_size_scale: float = 0.01
     """Langevin step size for each pixel of a grid, where step_size is empty"""
     temperature: list[float] = field(default_factory=list)
     """T; 1 is exact Langevin, far lower ones give cleaner pictures from few steps. By default 1e-5 / a, which
@@ -122,7 +122,7 @@ class ChainConfig:
 @dataclass
 class HiddenChainConfig:
     """Langevin on z under -f(U(z)) + |z|^2 / 2, before the chains of the coarsest grid: N(0, I) as the reference
-    distribution in the literal sense, for start=hidden."""
+    distribution in the literal sense, for chain_init=hidden."""
 
     steps: int = 0
     """0 leaves z ~ N(0, I) where it is"""
@@ -147,11 +147,11 @@ class FlowConfig:
     map of z leaves out. Samples are best without it"""
     gamma: list[float] = field(default_factory=list)
     """weight of the JKO term gamma/2 * mean |grad f|^2; 0 is the KL flow. The term is the price of moving
-    particles for a time gamma. By default strength * a: much above a chain's total time steps * a the energy
+    particles for a time gamma. By default gamma_ratio * a: much above a chain's total time steps * a the energy
     flattens and the chains stand still, near 0 the flow is maximum likelihood with its instability"""
-    strength: float = 2.0
+    gamma_ratio: float = 2.0
     """gamma in Langevin step sizes a, where gamma is empty"""
-    share: float = 1.0
+    jko_fraction: float = 1.0
     """of each lane's particles that the JKO term is taken at, rounded up to whole ones: the term is half of what an
     energy's step costs, and a part of the particles estimates the same mean. (Rather than in every n-th step with n
     times the weight: train.energy.clip would take most of that weight away again)"""
@@ -167,13 +167,13 @@ class ModelConfig:
     grids: list[int] = field(default_factory=lambda: [8, 32])
     """pixels along a side, coarsest first; each divides the next; the last is the image size. A model's preset has its
     own, which data.size fits to images of another size"""
-    start: str = "hidden"
-    """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), bank
+    chain_init: str = "hidden"
+    """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), replay_buffer
     (persistent: where they ended when last taken), data (plain images of the batch's mean colours; without a
     batch, of colours with their mean and covariance) or noise (anew in every step)"""
-    start_sd: float = 0.3
-    """standard deviation of the noise that chains start from, for start=bank and start=noise"""
-    bank: BankConfig = field(default_factory=BankConfig)
+    init_std: float = 0.3
+    """standard deviation of the noise that chains start from, for chain_init=replay_buffer and chain_init=noise"""
+    replay_buffer: ReplayBufferConfig = field(default_factory=ReplayBufferConfig)
     sigma: float = inf
     """standard deviation of the Gaussian reference in E(x) = -f(x) + |x|^2 / (2 sigma^2); inf leaves it out"""
     energy: EnergyConfig = field(default_factory=EnergyConfig)
@@ -195,12 +195,12 @@ class OptimizerConfig:
     warmup: int = 50
     """steps over which the learning rate rises from 0"""
     schedule: str = "constant"
-    """after the warm-up: constant, or cosine or linear down to lr * final at step number horizon"""
-    horizon: int | None = None
+    """after the warm-up: constant, or cosine or linear down to lr * final_lr_ratio at step number decay_steps"""
+    decay_steps: int | None = None
     """the step at which the decay ends, which a decay must be told. It does not follow train.steps: that may be
     raised later, and must not change the steps before"""
-    final: float = 0.0
-    """share of lr that is left from the horizon on"""
+    final_lr_ratio: float = 0.0
+    """share of lr that is left from decay_steps on"""
 
 
 @dataclass
@@ -284,13 +284,13 @@ class ClusterConfig:
     """words that run a command in a container, for example "apptainer exec --nv ggcn.sif"; empty: none"""
     python: str = ""
     """the interpreter of the ranks; by default this one, or python3 in a container"""
-    lead_s: int | None = None
+    stop_lead_s: int | None = None
     """seconds before the time limit at which a run stops to save; by default from the slowest step and the
     longest save that the run has seen"""
     max_crashes: int = 3
     """a run that crashes so often in a row without a new checkpoint is not requeued any more; preemptions and
     time limits do not count"""
-    parallel: int = 16
+    max_concurrent: int = 16
     """-m slurm --sweep: points that run at the same time, so that a sweep leaves room for others"""
 
 
@@ -323,12 +323,12 @@ class GuardConfig:
     has a healthy checkpoint `window` steps beyond the divergence, or goes on with another config by --force"""
     window: int = 100
     """steps that the running medians look back on"""
-    calm: int = 25
+    cooldown_steps: int = 25
     """steps for which a run stays suspect after a limit was passed; a checkpoint saved meanwhile is none to go
     back to"""
-    band: float = 100.0
+    max_ratio: float = 100.0
     """multiple of its running median that |gap| or a gradient norm may reach"""
-    gap: float = 50.0
+    energy_gap: float = 50.0
     """|gap| up to this is never blamed; usual is 1. (train.energy_l2 holds it below 1 / energy_l2, 50, where
     energies tell data from samples without fail.)"""
     gradient: float = 1000.0
@@ -337,7 +337,7 @@ class GuardConfig:
     """factor by which the norm of a network's weights may grow in one step; 1.01 is usual"""
     saturation: float = 0.9
     """share of a grid's pixels at or beyond -1 or 1 that chain ends may have above what data has"""
-    excess: float = 100.0
+    severity: float = 100.0
     """a run has diverged when one signal's multiples of its limit reach this product: 100 times the limit in one
     step, 10 times in two, 2 times in seven. A step within the limit takes a factor of up to 1.8 off again"""
 
@@ -372,11 +372,11 @@ class LogConfig:
     """steps between lines in metrics.jsonl"""
     r2_every: int = 100
     """steps between measurements of R^2 on training and held-out images, for flow.objective=transport; 0: none"""
-    pictures_every: int = 100
+    samples_every: int = 100
     """steps between pictures in samples/"""
-    pictures: int = 16
+    samples: int = 16
     """images in a row of a picture; fewer where it would have more than 8 megapixels"""
-    pictures_kept: int = 50
+    samples_kept: int = 50
     """pictures of this run that stay in samples/: the newest ones, and as many older ones at even distances over the
     whole run, which double when there are too many. Half a gigabyte at most, usually far less; 0: all stay. Files that
     the run did not write itself are never removed"""
@@ -426,9 +426,9 @@ def resolve(config: Config) -> None:
     steps = list(chain.steps) * (len(model.grids) if len(chain.steps) == 1 else 1)
     if chain.time:
         chain.step_size = list(chain.step_size) or [chain.time / max(count, 1) for count in steps]
-    chain.step_size = list(chain.step_size) or [chain.pace * size**2 for size in model.grids]
+    chain.step_size = list(chain.step_size) or [chain.step_size_scale * size**2 for size in model.grids]
     chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
-    model.flow.gamma = list(model.flow.gamma) or [model.flow.strength * a for a in chain.step_size]
+    model.flow.gamma = list(model.flow.gamma) or [model.flow.gamma_ratio * a for a in chain.step_size]
 
 
 COARSEST, FACTOR = 4, 4

@@ -96,8 +96,10 @@ def _run_faults(config: Config) -> list[tuple[bool, str]]:
             f"train.batch={config.train.batch} is not a multiple of lanes={config.lanes}; change one of the two",
         ),
         (
-            config.model.start == "bank" and config.lanes * config.model.bank.chains < config.train.batch,
-            f"model.bank.chains={config.model.bank.chains} per lane are fewer than a lane trains on; raise it",
+            config.model.chain_init == "replay_buffer"
+            and config.lanes * config.model.replay_buffer.chains < config.train.batch,
+            f"model.replay_buffer.chains={config.model.replay_buffer.chains} per lane are fewer than a lane trains on; "
+            "raise it",
         ),
     ]
 
@@ -117,13 +119,13 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
     uneven = upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8)
     twice = model.flow.objective == "transport" or any(model.flow.gamma)
     kinked = model.energy.kind == "convnet" and model.energy.activation not in SMOOTH and twice
-    homeless = model.hidden_chain.steps > 0 and model.start != "hidden"
-    blind = model.start == "hidden" and upsampler.kind == "fixed"
+    homeless = model.hidden_chain.steps > 0 and model.chain_init != "hidden"
+    blind = model.chain_init == "hidden" and upsampler.kind == "fixed"
     transport, linear = model.flow.objective == "transport", upsampler.base == "fitted" and not blind
     return [
         (
-            transport and (model.start != "hidden" or not linear),
-            "model.flow.objective=transport couples the linear maps' images with data; set model.start=hidden and "
+            transport and (model.chain_init != "hidden" or not linear),
+            "model.flow.objective=transport couples the linear maps' images with data; set model.chain_init=hidden and "
             "model.upsampler.base=fitted",
         ),
         (
@@ -131,8 +133,8 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
             f"model.energy.kind={model.energy.kind} is for model.flow.objective=contrastive; transport needs convnet",
         ),
         (
-            model.chain.start == "base" and (model.start != "hidden" or not linear),
-            "model.chain.start=base needs model.start=hidden and model.upsampler.base=fitted",
+            model.chain.start == "base" and (model.chain_init != "hidden" or not linear),
+            "model.chain.start=base needs model.chain_init=hidden and model.upsampler.base=fitted",
         ),
         (
             model.chain.every > 1 and not transport,
@@ -143,11 +145,14 @@ def _model_faults(model: ModelConfig) -> list[tuple[bool, str]]:
             not 0 < model.flow.decay_from <= 1,
             f"model.flow.decay_from={model.flow.decay_from} must lie in (0, 1]",
         ),
-        (blind, "model.start=hidden needs model.upsampler.kind=convnet: a fixed up-sampler cannot read z"),
+        (
+            blind,
+            "model.chain_init=hidden needs model.upsampler.kind=convnet: a fixed up-sampler cannot read z",
+        ),
         (
             homeless,
-            f"model.hidden_chain.steps={model.hidden_chain.steps} moves z, and model.start={model.start} has none; "
-            "set one of them: model.start=hidden, or steps to 0",
+            f"model.hidden_chain.steps={model.hidden_chain.steps} moves z, and model.chain_init={model.chain_init} has "
+            "none; set one of them: model.chain_init=hidden, or steps to 0",
         ),
         (
             kinked,
@@ -205,8 +210,8 @@ def _engine_faults(config: Config) -> list[tuple[bool, str]]:
         ),
         *(
             (
-                optimizer.schedule in ("cosine", "linear") and optimizer.horizon is None,
-                f"{name}.schedule={optimizer.schedule} needs {name}.horizon, the step at which the decay ends",
+                optimizer.schedule in ("cosine", "linear") and optimizer.decay_steps is None,
+                f"{name}.schedule={optimizer.schedule} needs {name}.decay_steps, the step at which the decay ends",
             )
             for name, optimizer in optimizers.items()
         ),
@@ -229,9 +234,14 @@ def _cluster_faults(config: Config) -> list[tuple[bool, str]]:
         ("gpus_per_node", cluster.gpus_per_node or 0, 0, inf),
         ("cpus_per_rank", 1 if cluster.cpus_per_rank is None else cluster.cpus_per_rank, 1, inf),
         ("time_min", cluster.time_min, 1, inf),
-        ("lead_s", 0 if cluster.lead_s is None else cluster.lead_s, 0, 60 * cluster.time_min - 1),
+        (
+            "stop_lead_s",
+            0 if cluster.stop_lead_s is None else cluster.stop_lead_s,
+            0,
+            60 * cluster.time_min - 1,
+        ),
         ("max_crashes", cluster.max_crashes, 1, inf),
-        ("parallel", cluster.parallel, 1, inf),
+        ("max_concurrent", cluster.max_concurrent, 1, inf),
     ]
     return [
         *(
@@ -274,17 +284,17 @@ def _train_faults(config: Config) -> list[tuple[bool, str]]:
         ("evaluation.count", config.evaluation.count, 12, inf),
         ("evaluation.real", config.evaluation.real, 12, inf),
         ("log.every", config.log.every, 1, inf),
-        ("log.pictures_every", config.log.pictures_every, 1, inf),
-        ("log.pictures", config.log.pictures, 1, inf),
-        ("log.pictures_kept", config.log.pictures_kept, 0, inf),
-        ("model.start_sd", model.start_sd, 0, 10),
-        ("model.chain.pace", model.chain.pace, 0, 1e6),
-        ("model.flow.strength", model.flow.strength, 0, 1e6),
-        ("model.flow.share", model.flow.share, 1e-9, 1),
+        ("log.samples_every", config.log.samples_every, 1, inf),
+        ("log.samples", config.log.samples, 1, inf),
+        ("log.samples_kept", config.log.samples_kept, 0, inf),
+        ("model.init_std", model.init_std, 0, 10),
+        ("model.chain.step_size_scale", model.chain.step_size_scale, 0, 1e6),
+        ("model.flow.gamma_ratio", model.flow.gamma_ratio, 0, 1e6),
+        ("model.flow.jko_fraction", model.flow.jko_fraction, 1e-9, 1),
         ("model.chain.micro_batch", model.chain.micro_batch, 0, inf),
-        ("model.bank.chains", model.bank.chains, 1, inf),
-        ("model.bank.renewal", model.bank.renewal, 0, 1),
-        ("model.bank.fresh_rounds", model.bank.fresh_rounds, 1, inf),
+        ("model.replay_buffer.chains", model.replay_buffer.chains, 1, inf),
+        ("model.replay_buffer.reinit_prob", model.replay_buffer.reinit_prob, 0, 1),
+        ("model.replay_buffer.cold_start_factor", model.replay_buffer.cold_start_factor, 1, inf),
         ("model.hidden_chain.steps", model.hidden_chain.steps, 0, inf),
         ("model.hidden_chain.step_size", model.hidden_chain.step_size, 0, 1e6),
         ("model.hidden_chain.temperature", model.hidden_chain.temperature, 0, 1e6),
@@ -328,13 +338,13 @@ def _guard_ranges(guard: GuardConfig) -> list[tuple[str, float, float, float]]:
     return [
         ("guard.max_rollbacks", guard.max_rollbacks, 0, inf),
         ("guard.window", guard.window, 1, 100_000),
-        ("guard.calm", guard.calm, 1, inf),
-        ("guard.band", guard.band, 1, inf),
-        ("guard.gap", guard.gap, 0, inf),
+        ("guard.cooldown_steps", guard.cooldown_steps, 1, inf),
+        ("guard.max_ratio", guard.max_ratio, 1, inf),
+        ("guard.energy_gap", guard.energy_gap, 0, inf),
         ("guard.gradient", guard.gradient, 0, inf),
         ("guard.growth", guard.growth, 1, inf),
         ("guard.saturation", guard.saturation, 0, inf),
-        ("guard.excess", guard.excess, 1, inf),
+        ("guard.severity", guard.severity, 1, inf),
     ]
 
 
@@ -345,14 +355,14 @@ def _optimizer_ranges(name: str, optimizer: OptimizerConfig) -> list[tuple[str, 
         (f"{name}.beta2", optimizer.beta2, 0, 0.9999999),
         (f"{name}.clip", optimizer.clip, 0, inf),
         (f"{name}.warmup", optimizer.warmup, 0, inf),
-        (f"{name}.final", optimizer.final, 0, 1),
-        (f"{name}.horizon", 1 if optimizer.horizon is None else optimizer.horizon, 1, inf),
+        (f"{name}.final_lr_ratio", optimizer.final_lr_ratio, 0, 1),
+        (f"{name}.decay_steps", 1 if optimizer.decay_steps is None else optimizer.decay_steps, 1, inf),
     ]
 
 
 def _choice_faults(config: Config) -> list[tuple[bool, str]]:
     choices: list[tuple[str, object, tuple[object, ...]]] = [
-        ("model.start", config.model.start, ("hidden", "bank", "data", "noise")),
+        ("model.chain_init", config.model.chain_init, ("hidden", "replay_buffer", "data", "noise")),
         ("model.upsampler.kind", config.model.upsampler.kind, ("convnet", "fixed")),
         ("model.energy.kind", config.model.energy.kind, ("convnet", "frame")),
         ("model.energy.activation", config.model.energy.activation, ACTIVATIONS),

@@ -34,7 +34,7 @@ from ggcn import locks
 from ggcn.config.data import DataConfig
 from ggcn.data import manifest
 from ggcn.data.manifest import Manifest
-from ggcn.errors import LASTING, Outage, UserError, passing
+from ggcn.errors import PERMANENT_ERRNOS, TransientError, UserError, is_transient
 from ggcn.redact import shard_folder
 
 OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
@@ -84,7 +84,7 @@ def load_manifest(folder: str, config: DataConfig) -> Manifest:
     if path is not None:
         return manifest.load(path)
     url = join(folder, manifest.NAME)
-    text = patiently(lambda: _text(url, config.allow_pipe), url, config.retries, config.backoff)
+    text = with_retries(lambda: _text(url, config.allow_pipe), url, config.retries, config.backoff)
     return manifest.parse(text, shard_folder(url))
 
 
@@ -99,7 +99,7 @@ def open_index(folder: str, data: Manifest, config: DataConfig) -> np.ndarray:
     if local(folder) is not None or data.index is None:
         return manifest.open_index(data)
     index = Remote(join(folder, data.index.name), data.index.bytes, data.index.sha256)
-    file = patiently(lambda: _fetched(index, config), index.url, config.retries, config.backoff)
+    file = with_retries(lambda: _fetched(index, config), index.url, config.retries, config.backoff)
     try:
         return manifest.map_index(
             file, data.samples, shard_folder(index.url)
@@ -123,7 +123,7 @@ def _fetched(file: Remote, config: DataConfig) -> int:
         return os.dup(copy.fileno())
 
 
-def patiently(read: Callable[[], T], url: str, retries: int, backoff: float) -> T:
+def with_retries(read: Callable[[], T], url: str, retries: int, backoff: float) -> T:
     """`read()`, again after a pause when it fails, each pause (seconds) about twice the last.
 
     Which errors may pass is decided by their kind, since object stores raise many that are no OSError.
@@ -137,9 +137,9 @@ def patiently(read: Callable[[], T], url: str, retries: int, backoff: float) -> 
         except Exception as error:
             hopeless, inner = _hopeless(error), _reason(error)
             if attempt == retries or hopeless:
-                lasting = _errno(inner) in (*LASTING, *TOO_MANY_FILES)
+                lasting = _errno(inner) in (*PERMANENT_ERRNOS, *TOO_MANY_FILES)
                 text = f"{shard_folder(url)} cannot be read ({said(error)}); {_mend(inner)}"
-                raise (UserError if hopeless or lasting else Outage)(text) from None
+                raise (UserError if hopeless or lasting else TransientError)(text) from None
             time.sleep(pause(error, backoff * 2 ** min(attempt, 30)))
     raise AssertionError("unreachable")
 
@@ -204,7 +204,7 @@ def _hopeless(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         missing = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-        return isinstance(error, missing) or _errno(error) in LASTING
+        return isinstance(error, missing) or _errno(error) in PERMANENT_ERRNOS
     mistaken = isinstance(error, MISTAKES) and not isinstance(error, UnicodeError)
     return mistaken or REFUSALS.search(type(error).__name__) is not None
 
@@ -358,7 +358,7 @@ class Reader:
 
     def read(self, shard: Remote, offset: int, size: int) -> bytes:
         """`size` bytes of a shard from `offset` on. Raises UserError naming it when retries do not help."""
-        return patiently(lambda: self._read(shard, offset, size), shard.url, self.retries, self.backoff)
+        return with_retries(lambda: self._read(shard, offset, size), shard.url, self.retries, self.backoff)
 
     def close(self) -> None:
         """Closes all files, which gives cached ones free for eviction."""
@@ -478,7 +478,7 @@ class Cache:
                     yield status.st_mtime, status.st_size, path
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
-        return locks.exclusive(self.folder / LOCK, wait=True, with_children=True)
+        return locks.exclusive_lock(self.folder / LOCK, wait=True, with_children=True)
 
     @contextlib.contextmanager
     def _only_writer(self, path: Path) -> Iterator[None]:
@@ -494,7 +494,7 @@ class Cache:
         try:
             yield
         except OSError as error:
-            if str(error.filename).startswith(str(self.folder)) and not passing(error):
+            if str(error.filename).startswith(str(self.folder)) and not is_transient(error):
                 raise UserError(
                     f"data.cache_dir={self.folder} cannot be used ({error.strerror}: {error.filename}); name another "
                     "folder"

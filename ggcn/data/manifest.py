@@ -183,7 +183,7 @@ def places_of(offsets: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
 def write_index(folder: Path, places: Iterable[np.ndarray]) -> IndexFile:
     """Writes `folder/index.bin`, whole or not at all, from arrays of PLACE, and returns what it is."""
     digest, size = hashlib.sha256(), 0
-    with files.whole(folder / INDEX) as temporary, temporary.open("wb") as file:
+    with files.atomic_write(folder / INDEX) as temporary, temporary.open("wb") as file:
         for some in places:
             data = np.ascontiguousarray(some, PLACE).tobytes()
             digest.update(data)

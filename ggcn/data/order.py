@@ -19,7 +19,7 @@ from ggcn.errors import UserError
 PERIOD = 1000  # draws after which a mixture's shares are exact: weights count in thousandths
 
 
-class Draws(NamedTuple):
+class SampleIndices(NamedTuple):
     """Samples in the order they were asked for: int64 arrays of one length."""
 
     epoch: np.ndarray
@@ -57,7 +57,7 @@ class Order:
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
         self._blocks: dict[int, tuple[int, int, int, np.ndarray]] = {}
 
-    def draws(self, lane: ArrayLike, k: ArrayLike) -> Draws:
+    def draws(self, lane: ArrayLike, k: ArrayLike) -> SampleIndices:
         """The `k`-th draws ever (from 0) of the lanes `lane`; arrays of one length."""
         lane, k = np.asarray(lane), np.asarray(k)
         epoch, index = np.divmod(k, self.length)
@@ -65,7 +65,7 @@ class Order:
         for one in range(int(epoch.min()), int(epoch.max()) + 1):
             here = epoch == one
             shard[here], sample[here] = self.locate(one, lane[here], index[here])
-        return Draws(epoch, shard, sample)
+        return SampleIndices(epoch, shard, sample)
 
     def locate(self, epoch: int, lane: ArrayLike, index: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Shard and number within it of the samples `index` (0 .. length-1) of `lane` in `epoch`.
@@ -129,7 +129,7 @@ class Mixture:
         self._rings: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
         self._turn: tuple[int, np.ndarray] = (-1, self.arcs)
 
-    def draws(self, lane: ArrayLike, k: ArrayLike) -> Draws:
+    def draws(self, lane: ArrayLike, k: ArrayLike) -> SampleIndices:
         """As Order.draws; shards are numbered through the sources, epochs are the source's own."""
         lane, k = np.asarray(lane), np.asarray(k)
         source, nth = self.sources(lane, k)
@@ -138,7 +138,7 @@ class Mixture:
             here = source == number
             epoch[here], shard[here], sample[here] = self.orders[number].draws(lane[here], nth[here])
             shard[here] += self.first_shard[number]
-        return Draws(epoch, shard, sample)
+        return SampleIndices(epoch, shard, sample)
 
     def sources(self, lane: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """For the `k`-th draws of `lane`: the source, and which draw of it that is (from 0); int64 arrays."""

@@ -18,7 +18,7 @@ import torch
 OFFSET = 16
 
 
-class Ring:
+class SharedBuffers:
     """Slots for batches, `each` for every worker; made before the workers are forked."""
 
     def __init__(self, workers: int, each: int, shape: tuple[int, ...]) -> None:

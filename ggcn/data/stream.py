@@ -33,9 +33,9 @@ from ggcn.data import fetch, manifest
 from ggcn.data.decoding import FORMATS, View, view
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import Mixture, Order, of_counts
-from ggcn.data.shared_buffers import Ring
+from ggcn.data.shared_buffers import SharedBuffers
 from ggcn.distributed.lanes import Lanes, bits, exact_share
-from ggcn.errors import Outage, UserError
+from ggcn.errors import TransientError, UserError
 from ggcn.redact import shard_folder
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -129,7 +129,7 @@ class Index:
         return places
 
 
-class Draws(NamedTuple):
+class SampleIndices(NamedTuple):
     """Samples of a step, int64 arrays of one length, in the order in which they lie in the shards."""
 
     place: np.ndarray
@@ -146,11 +146,11 @@ class Read(NamedTuple):
     """A rank's part of a step, still encoded."""
 
     step: int
-    draws: Draws
+    draws: SampleIndices
     encoded: list[bytes]
 
 
-class Parcel(NamedTuple):
+class EncodedBatch(NamedTuple):
     """A batch on its way from a worker to the rank: its images wait in a slot, or travel if none was free."""
 
     step: int
@@ -173,11 +173,11 @@ class Steps(IterableDataset):
     order: Order | Mixture
     lanes: Lanes
     seed: int
-    ring: Ring
+    ring: SharedBuffers
     config: DataConfig
     start: int
 
-    def __iter__(self) -> Iterator[Parcel | UserError]:
+    def __iter__(self) -> Iterator[EncodedBatch | UserError]:
         try:
             with contextlib.closing(fetch.Reader(self.config)) as reader:
                 encoded = functools.partial(self.encoded, reader)
@@ -195,20 +195,20 @@ class Steps(IterableDataset):
             draws = self.draws(lane, step * self.lanes.width + turn)
             yield Read(step, draws, list(self.read(reader, draws)))
 
-    def draws(self, lane: np.ndarray, k: np.ndarray) -> Draws:
+    def draws(self, lane: np.ndarray, k: np.ndarray) -> SampleIndices:
         """The `k`-th draws of `lane`, in the order in which they lie in the shards: disks like it."""
         epoch, shard, sample = self.order.draws(lane, k)
         ids = self.index.first[shard] + sample
         line = np.argsort(ids, kind="stable")
-        return Draws(line, *(column[line] for column in (lane, k, epoch, shard, sample, ids)))
+        return SampleIndices(line, *(column[line] for column in (lane, k, epoch, shard, sample, ids)))
 
-    def read(self, reader: fetch.Reader, draws: Draws) -> Iterator[bytes]:
+    def read(self, reader: fetch.Reader, draws: SampleIndices) -> Iterator[bytes]:
         """The stored images of some draws."""
         offsets, sizes = self.index.places(draws.id, draws.shard)
         for shard, offset, size in zip(draws.shard.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
             yield reader.read(self.index.remote(shard), offset, size)
 
-    def decoded(self, reader: fetch.Reader, read: Read) -> Parcel:
+    def decoded(self, reader: fetch.Reader, read: Read) -> EncodedBatch:
         """Second stage: the images in lane order, bad ones replaced and some mirrored."""
         slot = self.ring.take(_worker()[0])
         images = self.ring.fresh() if slot is None else self.ring.slot(slot)
@@ -222,9 +222,9 @@ class Steps(IterableDataset):
         ids = np.empty_like(draws.id)
         ids[draws.place] = draws.id
         kept = torch.from_numpy(images) if slot is None else None
-        return Parcel(read.step, slot, kept, ids, [*faults.values()])
+        return EncodedBatch(read.step, slot, kept, ids, [*faults.values()])
 
-    def decode(self, draws: Draws, encoded: list[bytes], images: np.ndarray) -> dict[int, Fault]:
+    def decode(self, draws: SampleIndices, encoded: list[bytes], images: np.ndarray) -> dict[int, Fault]:
         """Writes the images into their places; the faults of those that cannot be decoded, by row of `draws`."""
         forms = [self.views[folder] for folder in self.index.folder[draws.shard].tolist()]
         dice = self.bits("crop", draws) if self.config.crop else [0] * len(encoded)
@@ -239,18 +239,18 @@ class Steps(IterableDataset):
                 faults[row] = self.fault(draws, row, f"{type(error).__name__}: {error}")
         return faults
 
-    def bits(self, purpose: str, draws: Draws) -> list[int]:
+    def bits(self, purpose: str, draws: SampleIndices) -> list[int]:
         """For each draw 64 random bits that depend on its epoch and sample alone."""
         pairs = zip(draws.epoch.tolist(), draws.id.tolist(), strict=True)
         return [bits(self.seed, purpose, epoch, id) for epoch, id in pairs]
 
-    def fault(self, draws: Draws, row: int, reason: str) -> Fault:
+    def fault(self, draws: SampleIndices, row: int, reason: str) -> Fault:
         """Where the undecodable image of a draw lies."""
         return Fault(self.index.remote(int(draws.shard[row])).url, int(draws.sample[row]), reason)
 
     def neighbour(
-        self, reader: fetch.Reader, draws: Draws, row: int, fault: Fault, images: np.ndarray
-    ) -> Draws:
+        self, reader: fetch.Reader, draws: SampleIndices, row: int, fault: Fault, images: np.ndarray
+    ) -> SampleIndices:
         """The lane's next draw that decodes, as the only one, its image in the place of `row`.
 
         Raises UserError when none of the next NEIGHBOURS does.
@@ -265,7 +265,7 @@ class Steps(IterableDataset):
             f"after it in its lane; {MEND}"
         )
 
-    def mirror(self, draws: Draws, images: torch.Tensor) -> None:
+    def mirror(self, draws: SampleIndices, images: torch.Tensor) -> None:
         """Turns half of the images left to right; which ones, their epochs and samples decide."""
         chosen = np.array(self.bits("flip", draws), np.uint64) % 2 == 1
         for place in draws.place[chosen].tolist():
@@ -307,13 +307,13 @@ class Stream:
         views = [view(folder.url, folder.manifest, size, config.crop) for folder in folders]
         # beside those made ahead, one is being made and one or two are in use
         with _limits_named():
-            self._ring = Ring(max(config.workers, 1), config.prefetch + 2, shape)
+            self._ring = SharedBuffers(max(config.workers, 1), config.prefetch + 2, shape)
         self._index = Index(folders, config)
         steps = Steps(self._index, views, order, lanes, seed, self._ring, config, start)
         with _limits_named(), _unheard_signals():
             # without workers torch's loader would add nothing but half a millisecond for each batch
             loader = _loader(steps, config) if config.workers else steps
-            self._batches: Iterator[Parcel | UserError] | None = iter(loader)
+            self._batches: Iterator[EncodedBatch | UserError] | None = iter(loader)
         _workers.extend(getattr(self._batches, "_workers", []))
 
     def __iter__(self) -> "Stream":
@@ -333,7 +333,7 @@ class Stream:
                 raise
             self.close()
             mend = "if memory or /dev/shm ran out, lower data.workers or data.prefetch"
-            raise Outage(f"a loader worker died ({error}); {mend}") from None
+            raise TransientError(f"a loader worker died ({error}); {mend}") from None
         if isinstance(item, UserError):
             self.close()
             raise item
@@ -351,7 +351,7 @@ class Stream:
         self._batches = None
         self._index.close()
 
-    def _opened(self, parcel: Parcel) -> Batch:
+    def _opened(self, parcel: EncodedBatch) -> Batch:
         images = parcel.images if parcel.slot is None else self._ring.lend(parcel.slot)
         assert images is not None
         if self._pin:

@@ -40,7 +40,7 @@ GOODBYE_S = 20.0
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where a rank stands and how it finds the others."""
 
     rank: int = 0
@@ -105,7 +105,7 @@ def device_index(local_rank: int, local_world: int, visible: int, on_node: int |
     return local_rank % visible
 
 
-def choose_device(place: Place, asked: str | None = None, on_node: int | None = None) -> torch.device:
+def choose_device(place: RankInfo, asked: str | None = None, on_node: int | None = None) -> torch.device:
     """This rank's device: a GPU of its own where there are any, else the CPU.
 
     `asked`: who says that there are GPUs (asked_for_gpus), where a rank on a CPU would be a mistake; `on_node`: how
@@ -157,7 +157,7 @@ def threads(local_world: int) -> int:
     return environment.integer("OMP_NUM_THREADS", least=1) or max(1, share)
 
 
-def described(device: torch.device, place: Place) -> str:
+def described(device: torch.device, place: RankInfo) -> str:
     """The run's devices for people: "2 x NVIDIA H100", or "CPU, 1 thread"; the others are taken to be like this
     rank's."""
     if device.type == "cuda":
@@ -227,7 +227,7 @@ def crew() -> Crew:
     return _crew
 
 
-def join(place: Place, timeout_s: int, device: torch.device | None = None) -> torch.device:
+def init_distributed(place: RankInfo, timeout_s: int, device: torch.device | None = None) -> torch.device:
     """Meets the other ranks (NCCL on GPUs, gloo on CPUs) and returns this rank's device, by default as
     `choose_device` has it.
 
@@ -259,7 +259,7 @@ def join(place: Place, timeout_s: int, device: torch.device | None = None) -> to
     return device
 
 
-def _export(place: Place, device: torch.device) -> None:
+def _export(place: RankInfo, device: torch.device) -> None:
     """What DeepSpeed and torch read of the environment. DeepSpeed takes the GPU whose index is LOCAL_RANK, which is
     not the rank's number on its node where SLURM shows each rank a GPU of its own."""
     local = place.local_rank if device.index is None else device.index
@@ -279,7 +279,7 @@ def _refuse_shared(device: torch.device, store: dist.Store) -> None:
         )
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Says goodbye to the other ranks."""
     global _crew
     if dist.is_initialized():
@@ -289,7 +289,7 @@ def leave() -> None:
     _crew = None
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is rank 0, the one that writes."""
     return dist.get_rank() == 0
 
@@ -300,7 +300,7 @@ def mean(values: Tensor) -> Tensor:
     return values / dist.get_world_size()
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_main(value: Any) -> Any:
     """Rank 0's value, on every rank, however long it took rank 0 to have it."""
     barrier()
     box = [value]
@@ -308,7 +308,7 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
-def any_of(wish: bool, device: torch.device) -> bool:
+def any_rank(wish: bool, device: torch.device) -> bool:
     """Whether any rank says yes; equal on all."""
     return mean(torch.tensor([float(wish)], device=device)).item() > 0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ggcn import files, progress
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 
 STATE = "state.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -25,15 +25,15 @@ def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Param
     parameters: dict[str, Parts] = {}
     for name, parameter in module.named_parameters():
         parts = read(parameter)
-        if ranks.is_first():
+        if process_group.is_main_process():
             parameters[name] = {key: part.detach().float().cpu() for key, part in parts.items()}
         progress.report()
-    if ranks.is_first():
+    if process_group.is_main_process():
         folder.mkdir(parents=True)
         state = {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
         with files.growing(folder / STATE) as file:
             torch.save(state, file)
-    ranks.barrier()  # what follows may gather from all, and its collectives do not wait for a slow disk
+    process_group.barrier()  # what follows may gather from all, and its collectives do not wait for a slow disk
 
 
 def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts], None]) -> int:

@@ -7,16 +7,16 @@ from ggcn.config.schema import OptimizerConfig
 
 def rate(optimizer: OptimizerConfig, step: int) -> float:
     """The learning rate of step number `step`, from 0: a linear warm-up, then constant, or a decay to
-    lr * final that ends at step number `horizon` and stays there."""
+    lr * final_lr_ratio that ends at step number `decay_steps` and stays there."""
     warm = min(1.0, (step + 1) / max(optimizer.warmup, 1))
     return optimizer.lr * warm * _decay(optimizer, step)
 
 
 def _decay(optimizer: OptimizerConfig, step: int) -> float:
-    """The share of lr that is left: 1 until the warm-up ends, `final` from the horizon on."""
-    if optimizer.schedule == "constant" or optimizer.horizon is None:
+    """The share of lr that is left: 1 until the warm-up ends, `final_lr_ratio` from `decay_steps` on."""
+    if optimizer.schedule == "constant" or optimizer.decay_steps is None:
         return 1.0
-    stretch = max(optimizer.horizon - optimizer.warmup, 1)
+    stretch = max(optimizer.decay_steps - optimizer.warmup, 1)
     way = min(1.0, max(0.0, (step - optimizer.warmup) / stretch))
     shape = (1 + cos(pi * way)) / 2 if optimizer.schedule == "cosine" else 1 - way
-    return optimizer.final + (1 - optimizer.final) * shape
+    return optimizer.final_lr_ratio + (1 - optimizer.final_lr_ratio) * shape

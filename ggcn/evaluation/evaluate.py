@@ -16,13 +16,11 @@ from ggcn.config.data import DataConfig
 from ggcn.data import fetch
 from ggcn.data.order import permutation
 from ggcn.errors import UserError
-from ggcn.evaluation import feature_cache as caching
-from ggcn.evaluation import metrics as measures
-from ggcn.evaluation import samples
+from ggcn.evaluation import feature_cache, metrics, samples
 from ggcn.evaluation.feature_cache import Cache
 from ggcn.evaluation.features import Network, features
 from ggcn.evaluation.images import ALL, LEAST, Images, at_once, enlarged, gaussian, read
-from ggcn.evaluation.memorization import memorisation, small
+from ggcn.evaluation.memorization import memorization, small
 from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local
 from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler
@@ -34,7 +32,7 @@ MOST_SAMPLES = 5000
 
 
 @dataclass
-class Judge:
+class Evaluator:
     """A data set seen through a feature network: what pictures are measured against.
 
     During training one Judge serves all evaluations; the data go through the network once.
@@ -58,7 +56,7 @@ class Judge:
 
     def row(self, found: Tensor) -> dict[str, Any]:
         """Distances of features [n, width] from the training set's."""
-        return measures.row(self._placed(self.near), self._placed(found), self.seed)
+        return metrics.row(self._placed(self.near), self._placed(found), self.seed)
 
     def score(self, pixels: Tensor) -> dict[str, Any]:
         """Distances of uint8 pictures [n, 3, h, w] from the training set."""
@@ -69,7 +67,7 @@ class Judge:
         line = torch.from_numpy(permutation(len(self.near), self.seed, "evaluation halves"))
         half = len(line) // 2
         one, other = self.near[line[:half]], self.near[line[half : 2 * half]]
-        return measures.row(self._placed(one), self._placed(other), self.seed)
+        return metrics.row(self._placed(one), self._placed(other), self.seed)
 
     def gaussian(self, count: int) -> dict[str, Any]:
         """Pictures of a Gaussian fitted to the training pictures' main components: the row to beat."""
@@ -108,7 +106,7 @@ class Request:
     seed: int = 0
     batch: int = 64
     """chains at once"""
-    cache: Path | None = field(default_factory=caching.default)
+    cache: Path | None = field(default_factory=feature_cache.default)
     """folder of features; None: they are not kept"""
     config: DataConfig = field(default_factory=DataConfig)
     """how shards are fetched, and whether `pipe:` may run commands"""
@@ -126,7 +124,7 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
     held = take(request.holdout, crop=crop) if request.holdout else None
     others = {f"ood {shard_folder(folder)}": take(folder) for folder in request.ood}
     count = request.count or min(len(train), MOST_SAMPLES)
-    judge = Judge(net, train, Cache(request.cache), request.seed)
+    judge = Evaluator(net, train, Cache(request.cache), request.seed)
     starts, seen, shrunk, energies = _seen(sampler, net, count, request)
     how = samples.settings(sampler, request.seed)
     real = (held.pixels, judge.kept(held, "held-out pictures")) if held else None
@@ -140,7 +138,7 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
         "features": net.name,
         "data": _described(request, train, held, others, sampler),
         "rows": rows,
-        "memorisation": memorisation(train, judge.near, shrunk, seen, real, flip),
+        "memorisation": memorization(train, judge.near, shrunk, seen, real, flip),
         "energy": _energies(sampler, train, held, energies, others),
         "versions": {"ggcn": __version__, "torch": torch.__version__},
     }
@@ -183,7 +181,7 @@ def _own_shards(folder: str) -> str:
     return expand_variables(expand_home(folder))
 
 
-def _real_rows(judge: Judge, count: int, held: Tensor | None) -> dict[str, dict[str, Any]]:
+def _real_rows(judge: Evaluator, count: int, held: Tensor | None) -> dict[str, dict[str, Any]]:
     """Rows of what is no model: the floor, real pictures never trained on, and the row to beat."""
     settings = {"settings": {"seed": judge.seed}}
     rows = {"real half against half": judge.floor() | settings}
@@ -228,10 +226,10 @@ def _energies(
         if not np.isfinite(numbers.numpy()).all():
             raise UserError(f"the energies of {name} are not finite; take another checkpoint with --step")
     real = "held-out" if held is not None else "train"
-    summaries = {name: measures.summary(numbers) for name, numbers in values.items()}
+    summaries = {name: metrics.summary(numbers) for name, numbers in values.items()}
     for name, numbers in values.items():
         base = "train" if name in ("held-out", "samples") else real
         if name != "train":
-            summaries[name]["auroc"] = measures.auroc(values[base], numbers)
+            summaries[name]["auroc"] = metrics.auroc(values[base], numbers)
             summaries[name]["auroc_against"] = base
-    return {"grid": sampler.grids[-1].size, "sets": summaries, "histograms": measures.histograms(values)}
+    return {"grid": sampler.grids[-1].size, "sets": summaries, "histograms": metrics.histograms(values)}

@@ -65,7 +65,7 @@ class Cache:
 
     def _keep(self, path: Path, made: Tensor) -> None:
         try:
-            with files.whole(path) as temporary:
+            with files.atomic_write(path) as temporary:
                 save_file({"features": made.contiguous()}, temporary)
         except (OSError, SafetensorError) as error:  # the latter for a full disk
             self._warn(f"{path} cannot be written ({error})")

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ggcn import images as pictures
-from ggcn import progress
+from ggcn import image_grid, progress
 from ggcn.config.data import DataConfig
 from ggcn.data import fetch
 from ggcn.data.decoding import View, view
@@ -182,7 +181,7 @@ def _check(source: Source, good: int) -> None:
 
 def to_bytes(images: Tensor) -> Tensor:
     """Images [n, 3, h, w] in [-1, 1] as the uint8 [n, 3, h, w] of a picture file."""
-    return torch.from_numpy(pictures.to_bytes(images)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(image_grid.to_bytes(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def to_floats(pixels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ SIDE = 32
 
 
 @numeric_flags()
-def memorisation(
+def memorization(
     train: Images,
     near: Tensor,
     samples: Tensor,

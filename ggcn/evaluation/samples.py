@@ -69,7 +69,7 @@ def settings(sampler: Sampler, seed: int) -> dict[str, Any]:
         for g in grids
     ]
     told = {"checkpoint": str(sampler.folder), "step": step(sampler), "weights": "averaged", "seed": seed}
-    told |= {"model": sampler.config.model.name, "start": sampler.config.model.start, "chains": chains}
+    told |= {"model": sampler.config.model.name, "start": sampler.config.model.chain_init, "chains": chains}
     if sampler.config.model.hidden_chain.steps:
         told["hidden_chain_steps"] = sampler.config.model.hidden_chain.steps
     return told

@@ -16,17 +16,16 @@ from ggcn import environment, files, limits, redact
 from ggcn.config.compose import load, resolved
 from ggcn.config.schema import ClusterConfig
 from ggcn.console import speak_utf8
-from ggcn.errors import Outage, UserError, passing
+from ggcn.errors import TransientError, UserError, is_transient
 from ggcn.launch.signals import Stop
-from ggcn.run import code as snapshot
-from ggcn.run import events as history
+from ggcn.run import code_snapshot, event_log
 from ggcn.run.directory import RunDir, RunTaken
-from ggcn.run.heartbeat import Heart
+from ggcn.run.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     import torch
 
-    from ggcn.distributed.process_group import Place
+    from ggcn.distributed.process_group import RankInfo
     from ggcn.training.trainer import Outcome
 
 log = logging.getLogger("ggcn")
@@ -36,56 +35,61 @@ STOPPED = 130
 MISTAKE, FAILED = 2, 1
 
 _SIGNED = "attempt "
-"""begins the last line of what a rank leaves; the rest of it is history.attempt()"""
+"""begins the last line of what a rank leaves; the rest of it is event_log.attempt()"""
 PATIENCE_S = 60
 """seconds that a requeued job waits for the rank 0 of its last life to be gone"""
 
 
 def run_rank(
-    run: RunDir, place: "Place", stop: Stop, watched: bool = True, mode: str | None = None
+    run: RunDir, place: "RankInfo", stop: Stop, watched: bool = True, mode: str | None = None
 ) -> "Outcome":
     """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` wants it.
 
     `watched`: end the process with its stacks written when no step completes for cluster.hang_s. `mode`: how the
     run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
     """
-    from ggcn.distributed import process_group as ranks
+    from ggcn.distributed import process_group
     from ggcn.training.trainer import Outcome, refresh_report, train
 
     config = resolved(load(run.config), strict=True)
-    mode = mode or ("slurm" if history.job() else "local")
+    mode = mode or ("slurm" if event_log.job() else "local")
     device = _device(config.cluster, place, mode)
     first = place.rank == 0
     with _alone(run) if first else nullcontext():
         if first:
-            snapshot.keep(run.code)  # may differ from the launcher's copy, which was edited meanwhile
-            facts = {"mode": mode, "device": ranks.described(device, place), **_here(), **snapshot.facts()}
-            history.add(run, "start", world=place.world, step=history.saved_step(run), **facts)
+            code_snapshot.keep(run.code)  # may differ from the launcher's copy, which was edited meanwhile
+            facts = {
+                "mode": mode,
+                "device": process_group.described(device, place),
+                **_here(),
+                **code_snapshot.facts(),
+            }
+            event_log.add(run, "start", world=place.world, step=event_log.saved_step(run), **facts)
         heart = _heart(config.cluster, run, place, watched)
         stop.lead_s = _lead(config.cluster, heart, stop)
-        ranks.join(place, config.cluster.timeout_s, device)
-        crew = ranks.crew()
+        process_group.init_distributed(place, config.cluster.timeout_s, device)
+        crew = process_group.crew()
         heart.pulse, crew.others_work = crew.pulse, heart.others_work
         crew.look_s = heart.look_s
-        stop.cancelled = first and history.cancelled(history.read(run), history.job())
-        if ranks.any_of(stop.asked, device):  # already: then not even the first step
-            outcome = Outcome(history.saved_step(run), finished=False)
+        stop.cancelled = first and event_log.cancelled(event_log.read(run), event_log.job())
+        if process_group.any_rank(stop.asked, device):  # already: then not even the first step
+            outcome = Outcome(event_log.saved_step(run), finished=False)
         else:
             outcome = train(config, run, stop, device, heart)
         heart.stop()
         if first and outcome.finished:
-            history.add(run, "finish", step=outcome.step)
+            event_log.add(run, "finish", step=outcome.step)
         elif first:
-            history.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
+            event_log.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
         outcome.aside.wait()
         if first:
             refresh_report(run)  # which says how it ended
-        ranks.barrier()  # a rank that is gone while rank 0 still writes would look like a failure
-        ranks.leave()  # not after a failure: the goodbye would wait for ranks that wait for this one
+        process_group.barrier()  # a rank that is gone while rank 0 still writes would look like a failure
+        process_group.shutdown()  # not after a failure: the goodbye would wait for ranks that wait for this one
         return outcome
 
 
-def exit_code(run: RunDir, place: "Place", stop: Stop, mode: str | None = None) -> int:
+def exit_code(run: RunDir, place: "RankInfo", stop: Stop, mode: str | None = None) -> int:
     """Trains as one rank in a process of its own; returns 0 when the run is finished, else STOPPED.
 
     A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
@@ -107,7 +111,7 @@ def _failed(run: RunDir, rank: int, error: Exception) -> int:
     if not isinstance(error, UserError | OSError):
         log.error("rank %d failed", rank, exc_info=error)
         return FAILED
-    if passing(error):
+    if is_transient(error):
         log.error("rank %d failed, which may pass", rank, exc_info=error)
         _note(run.outage(rank), error)
         return FAILED
@@ -134,7 +138,7 @@ def log_to(path: Path, rank: int) -> None:
 def _note(path: Path, error: Exception) -> None:
     """Leaves the sentence, and whose it is, where the launcher looks for it."""
     with suppress(OSError):  # which may be the very error
-        files.write_text(path, f"{redact.redact(str(error))}\n{_SIGNED}{history.attempt()}\n")
+        files.write_text(path, f"{redact.redact(str(error))}\n{_SIGNED}{event_log.attempt()}\n")
 
 
 def noted(path: Path) -> str | None:
@@ -144,7 +148,7 @@ def noted(path: Path) -> str | None:
     except OSError:
         return None
     sentence, signed, attempt = text.rstrip("\n").rpartition(f"\n{_SIGNED}")
-    return sentence.strip() or None if signed and attempt == str(history.attempt()) else None
+    return sentence.strip() or None if signed and attempt == str(event_log.attempt()) else None
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class SlurmRank:
         A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
         goodbye; whether the job is requeued is for the batch script to decide (ggcn/launch/requeue.py).
         """
-        history.in_own_job()
+        event_log.in_own_job()
         # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
         end = environment.seconds("GGCN_JOB_END") if environment.integer("SLURM_PROCID") == 0 else None
         stop = Stop(end).install()
@@ -170,15 +174,15 @@ class SlurmRank:
             os._exit(0)  # every second of the grace time counts; and a return would be the job's result
 
 
-def slurm_place() -> "Place":
+def slurm_place() -> "RankInfo":
     """This rank's place, from the environment that srun gives its tasks. Raises UserError where srun gave none."""
-    from ggcn.distributed.process_group import Place
+    from ggcn.distributed.process_group import RankInfo
 
     rank, world, local = (_given(f"SLURM_{name}") for name in ("PROCID", "NTASKS", "LOCALID"))
     nodes = environment.integer("SLURM_STEP_NUM_NODES", least=1) or 1
     # elements of an array have numbers in a row, and each its own count of restarts
     number = _given("SLURM_JOB_ID") * 101 + (environment.integer("SLURM_RESTART_COUNT") or 0)
-    return Place(rank, world, local, max(world // nodes, 1), _address(), 10000 + number % 20000)
+    return RankInfo(rank, world, local, max(world // nodes, 1), _address(), 10000 + number % 20000)
 
 
 def _given(name: str) -> int:
@@ -190,24 +194,26 @@ def _given(name: str) -> int:
     return value
 
 
-def _device(cluster: ClusterConfig, place: "Place", mode: str) -> "torch.device":
+def _device(cluster: ClusterConfig, place: "RankInfo", mode: str) -> "torch.device":
     """The device of a rank, named in its log. Raises UserError where a job's GPUs cannot be used; a local run that
     leaves GPUs alone says so."""
-    from ggcn.distributed import process_group as ranks
+    from ggcn.distributed import process_group
 
     if mode == "slurm":
         if cluster.gpus_per_node == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nodes may show GPUs that are somebody else's
         asked, on_node = (
-            ranks.asked_for_gpus(cluster.gpus_per_node),
-            ranks.gpus_of_node(cluster.gpus_per_node),
+            process_group.asked_for_gpus(cluster.gpus_per_node),
+            process_group.gpus_of_node(cluster.gpus_per_node),
         )
-        device = ranks.choose_device(place, asked, on_node)
+        device = process_group.choose_device(place, asked, on_node)
     else:
-        device = ranks.choose_device(place)
-        if place.rank == 0 and (unused := ranks.unused_gpus()):
+        device = process_group.choose_device(place)
+        if place.rank == 0 and (unused := process_group.unused_gpus()):
             log.warning("%s", unused)
-    log.info("rank %d of %d uses %s (%s)", place.rank, place.world, device, ranks.described(device, place))
+    log.info(
+        "rank %d of %d uses %s (%s)", place.rank, place.world, device, process_group.described(device, place)
+    )
     return device
 
 
@@ -225,27 +231,27 @@ def _address() -> str:
 
 
 def _here() -> dict[str, object]:
-    restart = (environment.integer("SLURM_RESTART_COUNT") or 0) if history.job() else 0
+    restart = (environment.integer("SLURM_RESTART_COUNT") or 0) if event_log.job() else 0
     asked = environment.integer("GGCN_GPUS_PER_NODE")  # by a batch script
     gpus = {} if asked is None else {"gpus_per_node": asked}
     return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart, **gpus}
 
 
-def _heart(cluster: ClusterConfig, run: RunDir, place: "Place", watched: bool) -> Heart:
+def _heart(cluster: ClusterConfig, run: RunDir, place: "RankInfo", watched: bool) -> Heartbeat:
     hang_s = cluster.hang_s if watched else 0
     where = run.heartbeats, place.rank, place.world, run.stacks(place.rank)
-    return Heart(*where, hang_s, cluster.timeout_s, cluster.straggler)
+    return Heartbeat(*where, hang_s, cluster.timeout_s, cluster.straggler)
 
 
-def _lead(cluster: ClusterConfig, heart: Heart, stop: Stop) -> Callable[[], float]:
+def _lead(cluster: ClusterConfig, heart: Heartbeat, stop: Stop) -> Callable[[], float]:
     """Seconds before the job's end at which to stop: as configured or measured; before anything was measured a
     minute, or a quarter of the job."""
     half = (stop.end - time.time()) / 2 if stop.end else inf  # or a life might end at its first step
     unmeasured = min(60.0, half / 2) if stop.end else 0.0
 
     def lead() -> float:
-        if cluster.lead_s is not None:
-            return cluster.lead_s
+        if cluster.stop_lead_s is not None:
+            return cluster.stop_lead_s
         measured = heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
         return min(measured, half)
 
@@ -266,10 +272,12 @@ def _alone(run: RunDir) -> Iterator[None]:
                 held.enter_context(run.alone("rank"))
                 break
             except RunTaken:
-                if not history.job():
+                if not event_log.job():
                     raise
             if time.monotonic() > patience:
-                raise Outage(f"{run.path} was still locked after {PATIENCE_S} s, as by a node that went down")
+                raise TransientError(
+                    f"{run.path} was still locked after {PATIENCE_S} s, as by a node that went down"
+                )
             time.sleep(1)
         yield
 

@@ -13,11 +13,11 @@ import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from ggcn import limits
-from ggcn.distributed.process_group import Place, free_port
+from ggcn.distributed.process_group import RankInfo, free_port
 from ggcn.errors import UserError
 from ggcn.launch import job
 from ggcn.launch.signals import Stop
-from ggcn.run import events as history
+from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 
 GRACE_S = 20
@@ -47,7 +47,7 @@ def launch(run: RunDir, world: int) -> int:
     limits.require_open_files(world)
     for old in (path for kind in ("error", "outage", "stacks") for path in run.logs.glob(f"*.{kind}")):
         old.unlink()
-    os.environ[history.ATTEMPT] = uuid4().hex
+    os.environ[event_log.ATTEMPT] = uuid4().hex
     with Messenger() as messenger:
         place = (str(run.path), world, free_port())
         context = mp.start_processes(_rank, args=place, nprocs=world, join=False)
@@ -60,7 +60,7 @@ def _rank(number: int, path: str, world: int, port: int) -> None:
     run = RunDir(Path(path))
     if number > 0:
         _quiet(run.log(number))
-    sys.exit(job.exit_code(run, Place(number, world, number, world, port=port), stop, "local"))
+    sys.exit(job.exit_code(run, RankInfo(number, world, number, world, port=port), stop, "local"))
 
 
 def _quiet(path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from ggcn.config.schema import Config
 from ggcn.config.validation import acceptable_nodes, validate_world
 from ggcn.errors import UserError
-from ggcn.launch import sbatch_options as options
+from ggcn.launch import sbatch_options
 from ggcn.launch.sbatch_options import Options
 
 GPUS = ("gpus-per-node", "gres", "gpus", "gpus-per-task")
@@ -31,8 +31,8 @@ class Request:
     def of(cls, config: Config) -> "Request":
         """The request of a config. Raises UserError for what contradicts itself or cannot be."""
         cluster, nodes = config.cluster, acceptable_nodes(config)
-        chosen = _merge(_own(config), options.read(cluster.sbatch))
-        inherited, warnings = options.environment()
+        chosen = _merge(_own(config), sbatch_options.read(cluster.sbatch))
+        inherited, warnings = sbatch_options.environment()
         chosen |= _fitting(inherited, chosen, cluster.gpus_per_node)
         gpus = _gpus(config, chosen, nodes)
         ranks = cluster.ranks_per_node or gpus or 1

@@ -17,9 +17,9 @@ from ggcn import environment
 from ggcn.config.compose import load
 from ggcn.errors import UserError
 from ggcn.launch import job
-from ggcn.run import events as history
+from ggcn.run import event_log
 from ggcn.run.directory import RunDir
-from ggcn.run.events import Event
+from ggcn.run.event_log import Event
 
 UNHEARD = {128 + 10: "USR1", 128 + 12: "USR2", 128 + 15: "TERM"}
 """exit codes of ranks whom a signal met before they listened"""
@@ -38,33 +38,33 @@ class Verdict(NamedTuple):
 
 def main() -> int:
     """The command line."""
-    history.in_own_job()
+    event_log.in_own_job()
     run, code = RunDir(Path(sys.argv[1])), sys.argv[2]
     if code == "refused":
         why = " ".join(" ".join(sys.argv[3:]).split()) or "no reason given"
         reason = f"SLURM refused to requeue the job ({why}); run the same command again"
-        history.add(run, "end", kind="refused", reason=reason, again=False, step=history.saved_step(run))
+        event_log.add(run, "end", kind="refused", reason=reason, again=False, step=event_log.saved_step(run))
         print(f"ggcn.launch.requeue: {reason}", flush=True)
         return 1
     found = verdict(run, int(code))
-    history.add(run, "end", **found._asdict(), step=history.saved_step(run), code=int(code))
+    event_log.add(run, "end", **found._asdict(), step=event_log.saved_step(run), code=int(code))
     print(f"ggcn.launch.requeue: {found.reason}; {'requeue' if found.again else 'no requeue'}", flush=True)
     return 0 if found.again else 1
 
 
 def verdict(run: RunDir, code: int) -> Verdict:
     """Reads from the run directory how the ranks ended that srun reports with `code`."""
-    number = history.job()
-    events = history.of_job(history.read(run), number)
-    attempt = history.attempt()
+    number = event_log.job()
+    events = event_log.of_job(event_log.read(run), number)
+    attempt = event_log.attempt()
     # not what an attempt left that was killed before its batch script noted its end
     life = [event for event in events if event.get("attempt") == attempt] if attempt else events
-    life = history.after_last(history.after_last(life, "end"), "start")
-    if history.last(life, "finish"):
+    life = event_log.after_last(event_log.after_last(life, "end"), "start")
+    if event_log.last(life, "finish"):
         return Verdict("finished", "finished", False)
-    if history.cancelled(events, number):
+    if event_log.cancelled(events, number):
         return Verdict("cancelled", "cancelled", False)
-    if stop := history.last(life, "stop"):
+    if stop := event_log.last(life, "stop"):
         return Verdict("stop", _cause(stop["reason"]), True)
     if code in UNHEARD:
         return Verdict("stop", _cause(f"SIG{UNHEARD[code]}"), True)
@@ -82,7 +82,7 @@ def verdict(run: RunDir, code: int) -> Verdict:
 
 def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
     """Requeues unless the run crashed too often since its last new checkpoint."""
-    step, limit = history.saved_step(run), load(run.config).cluster.max_crashes
+    step, limit = event_log.saved_step(run), load(run.config).cluster.max_crashes
     count = 1 + crashes(events, step)
     if count < limit:
         return Verdict(kind, reason, True)
@@ -92,7 +92,7 @@ def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
 
 def crashes(events: list[Event], step: int) -> int:
     """Crashes among a job's events that got no further than checkpoint `step`."""
-    ends = [event for event in history.after_last(events, "submit") if event["event"] == "end"]
+    ends = [event for event in event_log.after_last(events, "submit") if event["event"] == "end"]
     return sum(end["kind"] in CRASHES and end["step"] == step for end in ends)
 
 
@@ -112,7 +112,7 @@ def _how(code: int) -> str:
 
 def _cause(signal: str) -> str:
     """Why the stop was asked for, as far as SLURM says."""
-    number, end = history.job(), environment.seconds("GGCN_JOB_END")
+    number, end = event_log.job(), environment.seconds("GGCN_JOB_END")
     if number and _preempted(number):
         return f"preempted ({signal})"
     if signal == "deadline" or (end and end - time.time() < 90 + _signal_lead()):

@@ -48,7 +48,7 @@ REFUSED = {
         _RANKS,
     ),
     "time": "set cluster.time_min=MINUTES",
-    "signal": "set cluster.lead_s=SECONDS",
+    "signal": "set cluster.stop_lead_s=SECONDS",
     "no-requeue": "jobs are requeued to go on; cluster.max_crashes=1 leaves out those after a crash",
     "array": "say --sweep KEY=A,B",
     **dict.fromkeys(("output", "error", "input", "open-mode"), _LOGS),

@@ -13,12 +13,9 @@ from uuid import uuid4
 
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.launch import job
-from ggcn.launch import sbatch_options as options
+from ggcn.launch import job, sbatch_options
 from ggcn.launch.request import Request
-from ggcn.run import code as snapshot
-from ggcn.run import events as history
-from ggcn.run import heartbeat
+from ggcn.run import code_snapshot, event_log, heartbeat
 from ggcn.run.directory import RunDir
 from ggcn.run.status import QueuedJob
 
@@ -39,7 +36,7 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "")
     for run in runs:
         _refuse_patterns(run.path)
     for key in ("container", "python"):
-        options.shell_command(f"cluster.{key}", getattr(config.cluster, key))
+        sbatch_options.shell_command(f"cluster.{key}", getattr(config.cluster, key))
     tasks, sizes = _tasks_per_node(request), request.nodes
     wanted: dict[str, object] = {
         "chdir": runs[0].code,
@@ -49,7 +46,9 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "")
         **({"ntasks-per-node": tasks} if tasks else {}),
         **request.options,
     }
-    lines = {name: True if value is None else options.quoted(name, value) for name, value in wanted.items()}
+    lines = {
+        name: True if value is None else sbatch_options.quoted(name, value) for name, value in wanted.items()
+    }
     return {
         "job_name": lines.pop("job-name"),
         "comment": lines.pop("comment"),
@@ -58,7 +57,7 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "")
         "signal_delay_s": lead_s,
         "stderr_to_stdout": True,
         "wckey": None,  # clusters that track these keys refuse unknown ones
-        "array_parallelism": config.cluster.parallel,
+        "array_parallelism": config.cluster.max_concurrent,
         "setup": _setup(config, runs, request, lead_s),
         "teardown": _teardown(config),
         "srun_args": _srun(request),
@@ -84,8 +83,8 @@ def groups(points: list[Point]) -> list[list[Point]]:
     shared: dict[str, list[Point]] = {}
     for config, run in points:
         _refuse_patterns(run.path)
-        script = parameters(config, [points[0][1]], config.cluster.lead_s or 0)
-        key = repr((script, config.cluster.lead_s, python(config)))
+        script = parameters(config, [points[0][1]], config.cluster.stop_lead_s or 0)
+        key = repr((script, config.cluster.stop_lead_s, python(config)))
         shared.setdefault(key, []).append((config, run))
     return list(shared.values())
 
@@ -105,9 +104,12 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     if any(key.startswith("cluster.") for key in config.typed):
         folder(runs).chmod(0o700)  # the batch script holds what interpolations such as ${oc.env:TOKEN} gave
     ranks = [job.SlurmRank(str(run.path), os.getcwd()) for run in runs]
-    facts = {**Request.of(config).facts(), **snapshot.facts()}  # known beforehand: the job may start at once
+    facts = {
+        **Request.of(config).facts(),
+        **code_snapshot.facts(),
+    }  # known beforehand: the job may start at once
     for index, run in enumerate(runs if array else ()):
-        history.add(run, "asking", array=array, index=index)
+        event_log.add(run, "asking", array=array, index=index)
     try:
         site = {name: os.environ[name] for name in SITE if name in os.environ}
         with clean_env():  # a job submitted from a job must not inherit its size
@@ -118,7 +120,7 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch refused: {' '.join(str(error).split())}") from None
     for run, submitted in zip(runs, jobs, strict=True):
-        history.add(run, "submit", **{"job": submitted.job_id, **facts})
+        event_log.add(run, "submit", **{"job": submitted.job_id, **facts})
     return [submitted.job_id for submitted in jobs]
 
 
@@ -159,8 +161,8 @@ def _queued(number: str, state: str, rest: str) -> QueuedJob:
 
 def lead(config: Config, runs: list[RunDir]) -> int:
     """Seconds before the time limit at which SLURM signals: as configured, else from the runs' measured times."""
-    if config.cluster.lead_s is not None:
-        return config.cluster.lead_s
+    if config.cluster.stop_lead_s is not None:
+        return config.cluster.stop_lead_s
     beats = [beat for run in runs for beat in heartbeat.read(run.heartbeats)]
     known = [seconds for beat in beats if (seconds := heartbeat.lead_s(beat)) is not None]
     return min(ceil(max(known)) + 30 if known else UNMEASURED_S, 30 * config.cluster.time_min)
@@ -189,7 +191,7 @@ def cancel(run: RunDir, number: str) -> str:
     A job between two lives can be neither signalled nor cancelled, so it is asked again for a while; should it
     start once more all the same, its ranks and its batch script know that it was cancelled.
     """
-    history.add(run, "cancel", **{"job": number})
+    event_log.add(run, "cancel", **{"job": number})
     for _ in range(30):
         found = queue().get(number)
         if not found:
@@ -230,7 +232,7 @@ def folder(runs: list[RunDir]) -> Path:
 
 def _refuse_patterns(path: Path) -> None:
     """Raises UserError for a path that SLURM or submitit would read as a pattern, or that is not one line."""
-    options.one_line("the run's path", str(path))
+    sbatch_options.one_line("the run's path", str(path))
     if odd := [letter for letter in "%\\" if letter in str(path)]:
         raise UserError(
             f"{path} has a {odd[0]!r}, which SLURM takes for a pattern; choose another paths.runs or run"

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from ggcn import engine as engines
 from ggcn.config.schema import Config, grids
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Key, Lanes, generator
 from ggcn.engine.schedule import rate
 from ggcn.learning.ema import Ema
-from ggcn.learning.objectives import ENERGY_TERMS, EnergyObjective, TeachingObjective
+from ggcn.learning.objectives import ENERGY_TERMS, AmortizationObjective, EnergyObjective
 from ggcn.learning.transport import Pairs, TransportObjective, assignment, couple
 from ggcn.models import Energies, Upsamplers, build
 from ggcn.models.pyramid import pyramid
 from ggcn.sampling.draw import Particles, draw, fresh, in_parts
 from ggcn.sampling.noise import Noise
-from ggcn.sampling.replay_buffer import Bank
+from ggcn.sampling.replay_buffer import ReplayBuffer
 
 Metrics = dict[str, Tensor]
 """Named scalars, each a mean over this rank's samples, so that the mean over ranks is that of the batch."""
@@ -57,9 +57,9 @@ class Learner:
             lanes.samples,
             train.accumulation,
         )
-        self.teaching_engine = (
+        self.amortization_engine = (
             engines.build(
-                TeachingObjective(self.upsamplers),
+                AmortizationObjective(self.upsamplers),
                 train.upsampler,
                 config.engine,
                 lanes.samples,
@@ -68,16 +68,16 @@ class Learner:
             if self.upsamplers.learned
             else None
         )
-        self.bank: Bank | None = None
-        if config.model.start == "bank":
-            self.bank = Bank(config.model, lanes, config.seed, self.energies.shape, device)
+        self.replay_buffer: ReplayBuffer | None = None
+        if config.model.chain_init == "replay_buffer":
+            self.replay_buffer = ReplayBuffer(config.model, lanes, config.seed, self.energies.shape, device)
 
     def _objective(self) -> nn.Module:
         flow, width = self.config.model.flow, self.lanes.width
         if self.transport:
             return TransportObjective(self.energies, flow.decay_from)
         l2 = self.config.train.energy_l2
-        return EnergyObjective(self.energies, self.grids, flow.particles, l2, flow.share, width)
+        return EnergyObjective(self.energies, self.grids, flow.particles, l2, flow.jko_fraction, width)
 
     def adopt(self, buffers: dict[str, Tensor]) -> None:
         """Takes over what is fitted and not learned, by name, in the up-samplers and their averages."""
@@ -101,16 +101,16 @@ class Learner:
         by grid. None in a step that needs no chain."""
         if self.transport and (step + 1) % self.config.model.chain.every:
             return None
-        if self.bank is None:
+        if self.replay_buffer is None:
             return self._draw(step, self._source(step, data[0]))
-        taken, source = self.bank.take(self.keys(step, "bank"))
+        taken, source = self.replay_buffer.take(self.keys(step, "bank"))
         particles = self._draw(step, source)
-        self.bank.put(taken, particles.ends[0])
+        self.replay_buffer.put(taken, particles.ends[0])
         return particles
 
     def _source(self, step: int, coarsest: Tensor) -> Tensor:
         model = self.config.model
-        if model.start == "data":
+        if model.chain_init == "data":
             return coarsest.mean((2, 3), keepdim=True)
         return fresh(model, self.keys(step, "hidden"), self.lanes.width, self.energies.shape, self.device)
 
@@ -133,7 +133,7 @@ class Learner:
 
     def _learn_transport(self, data: list[Tensor], step: int, lr: float) -> Metrics:
         pairs = self.pairs(step, data)
-        costs = tuple(ranks.mean(pairs.costs()).tolist())
+        costs = tuple(process_group.mean(pairs.costs()).tolist())
         loss, terms, norm = self.energy_engine.step(lr, pairs.starts, pairs.data, pairs.times, costs)
         named = self._per_grid({"transport_error": terms[:, 0], "transport_target": terms[:, 1]})
         return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
@@ -151,33 +151,39 @@ class Learner:
     def _assigned(self, starts: Tensor, data: Tensor) -> Tensor:
         """The datum of the global batch that each of this rank's starts goes to. Rank 0 decides for all: float
         differences between ranks cannot flip a pair."""
-        every_start, every_datum = ranks.concatenated(starts), ranks.concatenated(data)
+        every_start, every_datum = process_group.concatenated(starts), process_group.concatenated(data)
         width = self.lanes.width
-        chosen = assignment(every_start.cpu(), every_datum.cpu(), width) if ranks.is_first() else None
+        chosen = (
+            assignment(every_start.cpu(), every_datum.cpu(), width)
+            if process_group.is_main_process()
+            else None
+        )
         first = self.lanes.rank * len(starts)
-        mine = ranks.from_first(chosen)[first : first + len(starts)]
+        mine = process_group.broadcast_from_main(chosen)[first : first + len(starts)]
         return every_datum[mine.to(self.device)]
 
     def learn_upsamplers(self, particles: Particles | None, step: int) -> Metrics:
         """Phase 3: every up-sampler that learns regresses from its source to where the chain went."""
-        if self.teaching_engine is None or particles is None:
+        if self.amortization_engine is None or particles is None:
             return {}
         lr = rate(self.config.train.upsampler, step)
-        _, errors, norm = self.teaching_engine.step(lr, particles.sources, particles.ends)
+        _, errors, norm = self.amortization_engine.step(lr, particles.sources, particles.ends)
         learned = zip(self.upsamplers.learned, errors, strict=True)
-        named = {f"teaching/{self.grids[number].size}": error for number, error in learned}
+        named = {f"amortization/{self.grids[number].size}": error for number, error in learned}
         return {**named, "upsampler_gradient_norm": norm}
 
     def average(self, step: int, particles: Particles | None) -> None:
         """Moves the averaged weights along, and the law of mean colours where chains start from them."""
         self.ema_energies.update(step, self.energy_engine.weights())
-        self.ema_upsamplers.update(step, self.teaching_engine.weights() if self.teaching_engine else [])
+        self.ema_upsamplers.update(
+            step, self.amortization_engine.weights() if self.amortization_engine else []
+        )
         if particles and (colours := self.ema_upsamplers.module.colours):
-            colours.observe(ranks.mean(colours.moments(particles.sources[0])), 1 / (step + 1))
+            colours.observe(process_group.mean(colours.moments(particles.sources[0])), 1 / (step + 1))
 
     def close(self) -> None:
         """Ends the engines; nothing else may be called after it."""
-        for engine in (self.energy_engine, self.teaching_engine):
+        for engine in (self.energy_engine, self.amortization_engine):
             if engine:
                 engine.close()
 

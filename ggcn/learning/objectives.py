@@ -12,7 +12,7 @@ from ggcn.distributed.lanes import exact_share
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.precision import widen
 
-ENERGY_TERMS = ("energy_data", "energy_samples", "gap", "jko")
+ENERGY_TERMS = ("energy_data", "energy_samples", "energy_gap", "jko")
 
 
 class EnergyObjective(nn.Module):
@@ -52,7 +52,7 @@ class EnergyObjective(nn.Module):
     def _grid(self, number: int, data: Tensor, samples: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         gamma = self.settings[number].gamma
         x = torch.cat([data, samples])
-        f_data, f_samples = self.energies.score(number, x).chunk(2)
+        f_data, f_samples = self.energies.neg_energy(number, x).chunk(2)
         loss = (
             f_samples.mean() - f_data.mean() + self.l2 * (f_data.square().mean() + f_samples.square().mean())
         )
@@ -75,12 +75,12 @@ class EnergyObjective(nn.Module):
     def _jko(self, number: int, x: Tensor) -> Tensor:
         """mean over x of |grad_x f|^2."""
         x = x.detach().requires_grad_()
-        f = self.energies.score(number, x, self.energies.jko_precision)
+        f = self.energies.neg_energy(number, x, self.energies.jko_precision)
         gradient = torch.autograd.grad(f.sum(), x, create_graph=True)[0]
         return widen(gradient).square().flatten(1).sum(1).mean()
 
 
-class TeachingObjective(nn.Module):
+class AmortizationObjective(nn.Module):
     """Sum over grids of |U(source) - chain end|^2 per pixel: the up-samplers learn what the chains did."""
 
     def __init__(self, upsamplers: Upsamplers) -> None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ggcn.config.schema import Config
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Key, generator
 from ggcn.learning.transport import TransportObjective, assignment, couple
 from ggcn.models.build import Energies, Upsamplers
@@ -37,7 +37,7 @@ def r_squared(config: Config, energies: Energies, upsamplers: Upsamplers, images
         pairs.data[0] = data[0][assignment(pairs.starts[0].cpu(), data[0].cpu(), 1)]
         terms = objective.errors(pairs.starts, pairs.data, pairs.times)
         sums += torch.stack(terms).detach().double() * len(part)
-    error, target = ranks.mean(sums).T
+    error, target = process_group.mean(sums).T
     return 1 - error / target
 
 

@@ -107,6 +107,6 @@ class TransportObjective(nn.Module):
         t = times[:, None, None, None]
         target = (data - start) * decay(t, self.decay_from)
         x = start.lerp(data, t).detach().requires_grad_()
-        f = self.energies.score(number, x, self.energies.jko_precision)
+        f = self.energies.neg_energy(number, x, self.energies.jko_precision)
         force = widen(torch.autograd.grad(f.sum(), x, create_graph=True)[0])
         return torch.stack([y.square().flatten(1).sum(1).mean() for y in (force - target, target)])

@@ -19,7 +19,7 @@ from ggcn.models.upsampler import (
     Given,
     GridUpsampler,
     HiddenUpsampler,
-    normalisation,
+    normalization,
 )
 from ggcn.precision import Precision, autocast, widen
 
@@ -40,7 +40,7 @@ class Energies(nn.Module):
         self.chain_precision = _as_engine(model.chain.precision, precision)
         self.jko_precision = _as_engine(model.flow.precision, precision)
 
-    def score(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
+    def neg_energy(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
         """The negative energy f without the reference: x [n, c, size, size] -> [n], float32."""
         with autocast(x, precision or self.precision):
             return self.grids[grid](x)
@@ -53,7 +53,7 @@ class Energies(nn.Module):
 
     def energy(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
         """E(x) on grid number `grid`: x [n, c, size, size] -> [n], float32."""
-        return self.reference(x) - self.score(grid, x, precision)
+        return self.reference(x) - self.neg_energy(grid, x, precision)
 
     def prepared(self, grid: int) -> Callable[[Tensor], Tensor]:
         """E(x) of one grid in the precision of the chains, for many calls: with the weights as they are now, cast and
@@ -102,12 +102,12 @@ class Upsamplers(nn.Module):
     def __init__(self, model: ModelConfig, precision: Precision, lane_width: int) -> None:
         super().__init__()
         config, sizes = model.upsampler, model.grids
-        norm = normalisation(config.norm, lane_width)
+        norm = normalization(config.norm, lane_width)
         firsts: dict[str, Callable[[], nn.Module]] = {
             "hidden": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
             "data": lambda: ColourUpsampler(sizes[0], CHANNELS),
         }
-        first = firsts.get(model.start, Given)()
+        first = firsts.get(model.chain_init, Given)()
         steps: list[nn.Module] = [
             GridUpsampler(size, goal, CHANNELS, config, norm)
             if config.kind == "convnet"

@@ -34,7 +34,7 @@ class LaneNorm(nn.Module):
         return (normal * self.weight + self.bias).flatten(0, 1).to(x.dtype)
 
 
-def normalisation(kind: str, width: int) -> Callable[[int], nn.Module]:
+def normalization(kind: str, width: int) -> Callable[[int], nn.Module]:
     """A factory of normalisation layers by number of channels; `width` is the samples per lane."""
     kinds: dict[str, Callable[[int], nn.Module]] = {
         "none": lambda channels: nn.Identity(),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ggcn.report import page
 from ggcn.report.facts import Facts, told, value
-from ggcn.run import events as history
-from ggcn.run.events import Event
+from ggcn.run import event_log
+from ggcn.run.event_log import Event
 from ggcn.run.status import duration
 
 ENDS = {"finished": 2, "running": 0, "stopped": 4, "failed": 1, "killed": 3}
@@ -75,7 +75,7 @@ def life(facts: Facts) -> str:
         [page.clock(value(event, "time")), event["event"], _happened(event)] for event in events[-page.ROWS :]
     ]
     rest = len(events) - len(rows)
-    more = page.note(f"{rest} earlier ones are in {history.NAME}.", soft=True) if rest else ""
+    more = page.note(f"{rest} earlier ones are in {event_log.NAME}.", soft=True) if rest else ""
     return (_timeline(found) if found else "") + page.table(["when", "event", "what"], rows) + more
 
 

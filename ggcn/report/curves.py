@@ -7,7 +7,7 @@ from math import isfinite
 from ggcn.report import page
 from ggcn.report.charts import Line, Mark, chart, number
 from ggcn.report.facts import Facts, Record, points, reasons, value
-from ggcn.run import events as history
+from ggcn.run import event_log
 
 RECENT = 100
 """logged steps that the phases' shares are taken from"""
@@ -27,7 +27,12 @@ class Curve:
 
 CURVES = (
     Curve("Energies", "mean of a batch", {"energy_samples": "samples", "energy_data": "data"}),
-    Curve("Gap", "energy of data less that of samples; 0 is balance", {"gap": "gap"}, level=0),
+    Curve(
+        "Energy gap",
+        "energy of data less that of samples; 0 is balance",
+        {"energy_gap": "energy gap"},
+        level=0,
+    ),
     Curve("JKO term", "mean |grad f|²; the loss has gamma/2 of it", {"jko": "JKO"}),
     Curve(
         "Displacement",
@@ -35,7 +40,7 @@ CURVES = (
         {"relative_displacement": "chains"},
         level=1,
     ),
-    Curve("Teaching error", "up-sampler against chain end, squared", {"teaching": "teaching"}),
+    Curve("Amortization error", "up-sampler against chain end, squared", {"amortization": "amortization"}),
     Curve(
         "Gradient norms",
         "of the weights, before clipping",
@@ -91,7 +96,7 @@ def _grids(facts: Facts) -> list[int]:
 
 def _marks(facts: Facts) -> list[Mark]:
     """Restarts and divergences along the steps."""
-    again = history.restarts(facts.status.events)[-RECENT:]
+    again = event_log.restarts(facts.status.events)[-RECENT:]
     ill = [each for each in facts.incidents if isinstance(each.get("step"), int)]
     return [
         *(

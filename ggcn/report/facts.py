@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ggcn import files, json_lines
-from ggcn.run import events as history
-from ggcn.run import status
+from ggcn.run import event_log, status
 from ggcn.run.directory import RunDir
 from ggcn.run.status import QueuedJob, Status
 
@@ -102,10 +101,10 @@ def _has_step(record: Record) -> bool:
 
 def _state(found: Status) -> str:
     """The state, also as seen from inside the run's own SLURM job, which its files alone cannot tell."""
-    if found.total is not None and history.saved_step(found.run) >= found.total:
+    if found.total is not None and event_log.saved_step(found.run) >= found.total:
         return "complete"
     lives = [event for event in found.events if event["event"] in ("start", "stop", "finish", "end")]
-    job = history.job()
+    job = event_log.job()
     mine = job is not None and lives and lives[-1]["event"] == "start" and lives[-1].get("job") == job
     return f"running; job {job}" if mine else found.state
 

@@ -7,7 +7,7 @@ from math import isfinite
 from ggcn.report import page
 from ggcn.report.charts import Line, Mark, chart, number
 from ggcn.report.facts import Facts, Record, by_step, points, told, value
-from ggcn.run import events as history
+from ggcn.run import event_log
 from ggcn.run.status import duration
 
 
@@ -16,7 +16,7 @@ def headline(facts: Facts) -> str:
     found = facts.status
     total, model = found.total, found.config.model if found.config else None
     state, _, why = facts.state.replace(": ", "; ", 1).partition("; ")
-    again, best = history.restarts(found.events), _best(facts.evaluations)
+    again, best = event_log.restarts(found.events), _best(facts.evaluations)
     fid = (f"{best['fid']:.4g}", f"at step {best['step']:,}") if best else (page.NONE, "no evaluation yet")
     cards = [
         page.card("state", state, why),

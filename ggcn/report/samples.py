@@ -11,8 +11,8 @@ from ggcn import files
 from ggcn.config.schema import Config
 from ggcn.report import page
 from ggcn.report.facts import Facts
-from ggcn.run.samples import WIDTH, thumbnails
-from ggcn.run.samples import steps as by_step
+from ggcn.run.sample_images import WIDTH, thumbnails
+from ggcn.run.sample_images import steps as by_step
 
 STRIPS = 12
 """pictures shown of a run, evenly spaced"""
@@ -113,8 +113,8 @@ def finest_row(sheet: Image.Image, config: Config) -> Image.Image | None:
     title, margin, finest = 26, 4, config.model.grids[-1]
     sides = [size * max(1, max(64, finest) // size) for size in config.model.grids]
     bottom = title + sides[-1] + margin + sum(2 * (side + margin) for side in sides)
-    bank = sides[0] + margin if config.model.start == "bank" else 0
-    if sheet.height != bottom + bank:
+    buffer = sides[0] + margin if config.model.chain_init == "replay_buffer" else 0
+    if sheet.height != bottom + buffer:
         return None
-    left = sheet.width - margin - config.log.pictures * (sides[-1] + 1) + 1
+    left = sheet.width - margin - config.log.samples * (sides[-1] + 1) + 1
     return sheet.crop((max(left, 0), bottom - sides[-1] - margin, sheet.width - margin, bottom - margin))

@@ -25,7 +25,7 @@ from typing import Any
 
 from ggcn import files, progress
 from ggcn.config.schema import CheckpointConfig
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def steps(root: Path) -> list[int]:
     return sorted((step for step, one in numbers.items() if one == name(step)), reverse=True)
 
 
-def newest_whole(root: Path, deep: bool = True) -> Path | None:
+def newest_valid(root: Path, deep: bool = True) -> Path | None:
     """The newest checkpoint that is whole, with a warning for each damaged one passed over; None if there is none.
 
     Raises UserError when there are checkpoints and not one is whole.
@@ -98,7 +98,7 @@ def newest_whole(root: Path, deep: bool = True) -> Path | None:
         if fault is None:
             return folder
         if not folder.exists():  # the run goes on and has pruned it, so there are newer ones
-            return newest_whole(root, deep)
+            return newest_valid(root, deep)
         damaged.append(f"{folder.name}: {fault}")
         log.warning("checkpoint %s is damaged (%s); looking at the one before", folder, fault)
     if damaged:
@@ -186,7 +186,7 @@ class Checkpoints:
         `last`. Rank 0 decides, for clocks differ; steps do not depend on it."""
         if step == last or step % self.config.every:
             return step == last
-        return ranks.from_first(self.pace.affordable())
+        return process_group.broadcast_from_main(self.pace.affordable())
 
     def save(self, step: int, write: Callable[[Path], None], facts: dict[str, Any]) -> Path:
         """Commits what `write(folder)` writes, with `facts` in meta.json; then prunes older ones.
@@ -196,13 +196,13 @@ class Checkpoints:
         began = time.monotonic()
         temporary, final = self.root / f".tmp-{name(step)}", self.root / name(step)
         try:
-            if ranks.is_first():
+            if process_group.is_main_process():
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
-            ranks.barrier()
+            process_group.barrier()
             write(temporary)
-            ranks.barrier()
-            if ranks.is_first():
+            process_group.barrier()
+            if process_group.is_main_process():
                 _commit(temporary, final, {"step": step, **facts})
                 self._prune()
         except (OSError, RuntimeError) as error:
@@ -212,7 +212,7 @@ class Checkpoints:
             raise UserError(
                 f"cannot write checkpoint {final} ({error}); the one before it is untouched"
             ) from error
-        ranks.barrier()
+        process_group.barrier()
         self.pace.note(began)
         log.info("saved %s in %.2f s", final.name, self.pace.cost)
         return final
@@ -220,13 +220,13 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest whole checkpoint; rank 0 decides for all, and renames damaged newer ones out of the way."""
         choice: Path | UserError | None = None
-        if ranks.is_first():
+        if process_group.is_main_process():
             try:
-                choice = newest_whole(self.root)
+                choice = newest_valid(self.root)
                 self._set_aside(choice)
             except UserError as error:
                 choice = error
-        choice = ranks.from_first(choice)
+        choice = process_group.broadcast_from_main(choice)
         if isinstance(choice, UserError):
             raise choice
         return choice
@@ -244,9 +244,9 @@ class Checkpoints:
 
     def _prune(self) -> None:
         every, liked, there = self.config.keep_every, best(self.root), steps(self.root)
-        refuge = next((step for step in there if healthy(self.root / name(step))), None)
+        rollback_target = next((step for step in there if healthy(self.root / name(step))), None)
         for step in there[self.config.keep :]:
-            wanted = step == refuge or (liked and liked["checkpoint"] == name(step))
+            wanted = step == rollback_target or (liked and liked["checkpoint"] == name(step))
             if not wanted and not (every and step % every == 0):
                 discard(self.root / name(step))
                 progress.report()

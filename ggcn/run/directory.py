@@ -12,7 +12,7 @@ from ggcn import files, locks
 from ggcn.config.compose import flatten, load, to_yaml
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.run import code as snapshot
+from ggcn.run import code_snapshot
 
 FREE = (
     "run",
@@ -101,7 +101,7 @@ class RunDir:
     @property
     def code(self) -> Path:
         """The copy of the code that runs now, named by its hash; those of earlier starts lie beside it."""
-        return self.path / "code" / snapshot.digest()
+        return self.path / "code" / code_snapshot.digest()
 
     def log(self, rank: int) -> Path:
         """The log of a rank."""
@@ -141,7 +141,7 @@ class RunDir:
         """Writes the config with its paths absolute, and a copy of the code. Raises UserError when the disk refuses."""
         with self.writable():
             files.write_text(self.config, to_yaml(absolute(config)))
-            snapshot.keep(self.code)
+            code_snapshot.keep(self.code)
 
     @contextmanager
     def alone(self, who: str) -> Iterator[None]:
@@ -153,7 +153,7 @@ class RunDir:
             try:
                 with self.writable():
                     self.path.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(locks.exclusive(self.path / f".lock-{who}"))
+                    held.enter_context(locks.exclusive_lock(self.path / f".lock-{who}"))
             except locks.Taken:
                 raise RunTaken(
                     f"{self.path} is being trained by another process; wait for it, or take another run=NAME"

@@ -50,7 +50,7 @@ LOOK_S = 60
 """seconds between two looks for slow ranks"""
 
 
-class Heart:
+class Heartbeat:
     """Beats for one rank: writes `folder/rank_NNNN.json`, and wakes the watch that ends a hanging rank."""
 
     def __init__(

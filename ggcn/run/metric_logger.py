@@ -54,7 +54,7 @@ def memory(device: torch.device) -> dict[str, float]:
     return held
 
 
-class Journal:
+class MetricLogger:
     """Writes what rank 0 knows: a line per logged step, the same as TensorBoard scalars, a progress bar."""
 
     def __init__(self, run: RunDir, done: int, total: int) -> None:
@@ -69,7 +69,7 @@ class Journal:
 
     def tick(self, metrics: dict[str, float]) -> None:
         """Moves the progress bar by one step; shows the finest grid's health."""
-        names = {"gap": "gap", "teaching": "teaching", "relative_displacement": "drift"}
+        names = {"energy_gap": "gap", "amortization": "amortization", "relative_displacement": "drift"}
         finest = {label: _last(metrics, name) for name, label in names.items()}
         self.bar.set_postfix(
             {label: f"{x:.3g}" for label, x in finest.items() if x is not None}, refresh=False
@@ -100,7 +100,7 @@ def forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     with (
-        files.whole(path) as temporary,
+        files.atomic_write(path) as temporary,
         path.open(encoding="utf-8", errors="replace") as lines,
         temporary.open("w", encoding="utf-8") as kept,
     ):

@@ -18,8 +18,7 @@ from ggcn.config.compose import load
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
 from ggcn.json_lines import number, parse
-from ggcn.run import events as history
-from ggcn.run import heartbeat
+from ggcn.run import event_log, heartbeat
 from ggcn.run.directory import RunDir
 
 log = logging.getLogger("ggcn")
@@ -58,8 +57,8 @@ class QueuedJob(NamedTuple):
 def queued_job(run: RunDir, jobs: dict[str, QueuedJob]) -> tuple[str, QueuedJob] | None:
     """The run's job in `jobs` and its id, or None: found by its id or, where the launcher was killed before it noted
     that, by the comment."""
-    events = history.read(run)
-    submitted, asked = history.last(events, "submit"), history.last(events, "asking")
+    events = event_log.read(run)
+    submitted, asked = event_log.last(events, "submit"), event_log.last(events, "asking")
     if submitted and submitted.get("job") in jobs:
         return submitted["job"], jobs[submitted["job"]]
     for job, found in jobs.items():
@@ -68,7 +67,7 @@ def queued_job(run: RunDir, jobs: dict[str, QueuedJob]) -> tuple[str, QueuedJob]
     return None
 
 
-def _is_point(run: RunDir, asked: history.Event, number: str, comment: str) -> bool:
+def _is_point(run: RunDir, asked: event_log.Event, number: str, comment: str) -> bool:
     """Whether a job is the run's element of the array that its launcher was asking for."""
     return comment == f"{run.path.parent}?{asked.get('array')}" and number.endswith(f"_{asked.get('index')}")
 
@@ -85,7 +84,7 @@ class Status:
     """None where this version cannot read it"""
     fault: str
     """why there is no config; empty where there is one"""
-    events: list[history.Event]
+    events: list[event_log.Event]
     beats: list[dict[str, Any]]
     """of the ranks of the present or last life"""
     line: dict[str, Any]
@@ -108,7 +107,7 @@ class Status:
         return max(
             [
                 logged if type(logged) is int and isfinite(number(logged)) else 0,
-                history.saved_step(self.run),
+                event_log.saved_step(self.run),
                 *beats,
             ]
         )
@@ -134,7 +133,7 @@ def read(run: RunDir, jobs: dict[str, QueuedJob] | None = None) -> Status:
     """
     config, fault = _config(run)
     events = read_events(run)
-    start = history.last(events, "start")
+    start = event_log.last(events, "start")
     world = start.get("world") if start else None
     beats = heartbeat.read(run.heartbeats, world if type(world) is int else None)
     try:
@@ -170,18 +169,18 @@ def _config(run: RunDir) -> tuple[Config | None, str]:
         return None, f"{run.config} cannot be read ({type(error).__name__}: {error})"
 
 
-def read_events(run: RunDir) -> list[history.Event]:
+def read_events(run: RunDir) -> list[event_log.Event]:
     try:
-        return history.read(run)
+        return event_log.read(run)
     except OSError as error:
-        log.warning("%s: %s", run.path / history.NAME, error.strerror or error)
+        log.warning("%s: %s", run.path / event_log.NAME, error.strerror or error)
         return []
 
 
 def _state(
     run: RunDir,
     config: Config | None,
-    events: list[history.Event],
+    events: list[event_log.Event],
     found: tuple[str, QueuedJob] | None,
     asked: bool,
 ) -> str:
@@ -200,7 +199,7 @@ def _state(
     return _rest(config, run, last)
 
 
-def is_local(start: history.Event, events: list[history.Event]) -> bool:
+def is_local(start: event_log.Event, events: list[event_log.Event]) -> bool:
     """Whether a start was not one of a job that a launcher submitted. (Starts of older versions do not say how: they
     name the job that they happened in, whoever submitted that.)"""
     if "mode" in start:
@@ -210,10 +209,10 @@ def is_local(start: history.Event, events: list[history.Event]) -> bool:
 
 
 def _complete(run: RunDir, config: Config | None) -> bool:
-    return config is not None and history.saved_step(run) >= config.train.steps
+    return config is not None and event_log.saved_step(run) >= config.train.steps
 
 
-def _rest(config: Config | None, run: RunDir, last: history.Event | None) -> str:
+def _rest(config: Config | None, run: RunDir, last: event_log.Event | None) -> str:
     """The state of a run that neither runs nor waits; `last`: its last start or end."""
     if _complete(run, config):
         return "complete"
@@ -229,7 +228,7 @@ def _rest(config: Config | None, run: RunDir, last: history.Event | None) -> str
     return f"stopped: {reason}"
 
 
-def is_alive(start: history.Event) -> bool | None:
+def is_alive(start: event_log.Event) -> bool | None:
     """Whether rank 0 of a local run lives; None where only another machine can tell."""
     if start.get("host") != socket.gethostname():
         return None if start.get("host") else False

@@ -91,7 +91,7 @@ def hidden_chain(
 
     def energy(z: Tensor) -> Tensor:
         x = upsamplers.chain_start(0, z)
-        return z.square().sum(1) / 2 - energies.score(0, x, energies.chain_precision)
+        return z.square().sum(1) / 2 - energies.neg_energy(0, x, energies.chain_precision)
 
     return langevin(energy, z, grid, noise)[0]
 
@@ -103,9 +103,9 @@ def fresh(
     shape: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    """What the coarsest grid starts from without a bank or a batch, equal on every kind of device: z ~ N(0, I)
+    """What the coarsest grid starts from without a replay buffer or a batch, equal on every kind of device: z ~ N(0, I)
     [len(keys) * width, hidden], or noise [.., *shape]."""
     keys, count = [(*key, "z") for key in keys], len(keys) * width
-    if model.start == "hidden":
+    if model.chain_init == "hidden":
         return host_normal(keys, count, model.upsampler.hidden).to(device)
-    return host_normal(keys, count, *shape).to(device) * model.start_sd
+    return host_normal(keys, count, *shape).to(device) * model.init_std

@@ -15,7 +15,7 @@ Taken = tuple[Tensor, Tensor]
 """lane slots and chain numbers, int64 [samples] each"""
 
 
-class Bank:
+class ReplayBuffer:
     """The owned lanes' chains at the coarsest grid, and how often each was advanced since it began.
 
     Every choice is keyed by (seed, step, lane), and a lane's chains are saved under the lane's number: so a
@@ -26,7 +26,7 @@ class Bank:
         self, model: ModelConfig, lanes: Lanes, seed: int, shape: Sequence[int], device: torch.device
     ) -> None:
         """shape: of one chain's state, [c, size, size]."""
-        self.config, self.lanes, self.sd = model.bank, lanes, model.start_sd
+        self.config, self.lanes, self.sd = model.replay_buffer, lanes, model.init_std
         noise = Noise(lanes.keys(seed, "bank"), device)
         images = noise.normal(len(lanes.owned) * self.config.chains, *shape) * self.sd
         self.chains = images.unflatten(0, (len(lanes.owned), self.config.chains))
@@ -35,7 +35,7 @@ class Bank:
     def take(self, keys: Sequence[tuple[Key, ...]]) -> tuple[Taken, Tensor]:
         """The lanes' width of chains each, chosen by one key per owned lane: which, and their states.
 
-        A share of them, config.renewal, starts anew from noise.
+        A share of them, config.reinit_prob, starts anew from noise.
         """
         device, width = self.chains.device, self.lanes.width
         dice = [generator(*key, "take") for key in keys]
@@ -43,7 +43,7 @@ class Bank:
             torch.from_numpy(die.bit_generator.random_raw(self.config.chains).argsort()[:width].copy())
             for die in dice
         ]
-        renewed = torch.cat([torch.from_numpy(die.random(width)) for die in dice]) < self.config.renewal
+        renewed = torch.cat([torch.from_numpy(die.random(width)) for die in dice]) < self.config.reinit_prob
         taken = torch.arange(len(keys)).repeat_interleave(width), torch.cat(chosen)
         states = self.chains[taken[0].to(device), taken[1].to(device)]
         noise = Noise([(*key, "renew") for key in keys], device).normal(*states.shape) * self.sd

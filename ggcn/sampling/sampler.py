@@ -63,10 +63,10 @@ class Sampler:
 
     @property
     def grids(self) -> list[Grid]:
-        """The grids; chains that had a bank in training run longer here, since they begin in noise."""
+        """The grids; chains that had a replay buffer in training run longer here, since they begin in noise."""
         first, *rest = grids(self.config.model)
-        if self.config.model.start == "bank":
-            first = replace(first, steps=first.steps * self.config.model.bank.fresh_rounds)
+        if self.config.model.chain_init == "replay_buffer":
+            first = replace(first, steps=first.steps * self.config.model.replay_buffer.cold_start_factor)
         return [first, *rest]
 
     def batches(self, count: int, seed: int = 0, batch: int = 64, first: int = 0) -> Iterator[Tensor]:
@@ -151,7 +151,7 @@ def assembled(
 def _choose(place: RunDir, step: int | None) -> Path:
     if step is not None:
         return checkpoint.at_step(place.checkpoints, step)
-    folder = checkpoint.newest_whole(place.checkpoints)
+    folder = checkpoint.newest_valid(place.checkpoints)
     if folder is None:
         raise UserError(f"{place.path} has no checkpoint yet; train it first")
     return folder

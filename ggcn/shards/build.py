@@ -135,7 +135,7 @@ class Picture:
         return sorted({remark for image, _, _ in self._known.values() for remark in image.info["remarks"]})
 
 
-class Shelf:
+class ShardBuilder:
     """A shard in the making."""
 
     def __init__(self, part: Slice) -> None:
@@ -180,7 +180,7 @@ def write_shards(group: list[Slice]) -> None:
 
     Raises OSError when the disk fails, `Stopped` when the build is being given up.
     """
-    shelves = [Shelf(part) for part in group]
+    shelves = [ShardBuilder(part) for part in group]
     for index in sorted({index for part in group for index in part.range}):
         wanting = [shelf for shelf in shelves if index in shelf.part.range]
         part = wanting[0].part
@@ -208,7 +208,7 @@ def write_sidecar(
         "rejects": rejects,
     }
     # a power cut that takes it, or the tar, back costs no more than this shard
-    with files.whole(part.sidecar, listed=False) as temporary:
+    with files.atomic_write(part.sidecar, listed=False) as temporary:
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
@@ -218,7 +218,7 @@ def pack(part: Slice, images: list[bytes]) -> dict[str, Any]:
         part.tar.unlink(missing_ok=True)
         return {"bytes": 0, "sha256": "", "offsets": [], "sizes": []}
     offsets, at, digest = [], 0, hashlib.sha256()
-    with files.whole(part.tar, listed=False) as temporary, temporary.open("wb") as file:
+    with files.atomic_write(part.tar, listed=False) as temporary, temporary.open("wb") as file:
         for header, data in members(part, images):
             offsets.append(at + len(header))
             piece = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
@@ -338,7 +338,7 @@ def alone(out: Path) -> Iterator[None]:
     """Holds OUT for this process and its workers. Raises UserError when another build is at work there."""
     with ExitStack() as held:
         try:
-            held.enter_context(locks.exclusive(out / CLAIM, with_children=True))
+            held.enter_context(locks.exclusive_lock(out / CLAIM, with_children=True))
         except locks.Taken:
             raise UserError(f"another make_shards is at work in {out}; wait for it or stop it") from None
         except OSError as error:

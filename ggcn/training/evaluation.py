@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ggcn.config.schema import Config
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.errors import UserError
-from ggcn.evaluation import feature_cache as cache
-from ggcn.evaluation.evaluate import Judge
+from ggcn.evaluation import feature_cache
+from ggcn.evaluation.evaluate import Evaluator
 from ggcn.evaluation.feature_cache import Cache
 from ggcn.evaluation.features import features, network
 from ggcn.evaluation.images import read, to_bytes
@@ -30,8 +30,8 @@ class Scorer:
         self.config, self.run, self.device = config, run, device
         told = config.evaluation
         self.net = network(told.features, Path(told.weights) if told.weights else None, device)
-        found = _judge(config, self.net) if ranks.is_first() else None
-        problem = ranks.from_first(found if isinstance(found, UserError) else None)
+        found = _judge(config, self.net) if process_group.is_main_process() else None
+        problem = process_group.broadcast_from_main(found if isinstance(found, UserError) else None)
         if problem:
             raise problem
         self.judge = found
@@ -42,8 +42,8 @@ class Scorer:
         Sample number i is the same at every evaluation and on any number of ranks, so that scores compare.
         """
         began, told = time.monotonic(), self.config.evaluation
-        gathered = ranks.gather(self._features(sampler))
-        if not isinstance(self.judge, Judge):
+        gathered = process_group.gather(self._features(sampler))
+        if not isinstance(self.judge, Evaluator):
             return
         row = self.judge.row(torch.cat(gathered)[: told.count])
         line = {"step": step, "time": time.time(), "features": self.net.name, "seed": told.seed, **row}
@@ -64,12 +64,12 @@ class Scorer:
         return torch.cat([features(self.net, to_bytes(part.nan_to_num())) for part in parts])
 
 
-def _judge(config: Config, net: Any) -> Judge | UserError:
+def _judge(config: Config, net: Any) -> Evaluator | UserError:
     told = config.evaluation
     try:
         real = read(config.data.shards, config.model.grids[-1], told.real, config.data.crop, config.data)
-        folder = Path(told.cache) if told.cache else cache.default()
-        judge = Judge(net, real, Cache(folder, "evaluation.cache=FOLDER"))
+        folder = Path(told.cache) if told.cache else feature_cache.default()
+        judge = Evaluator(net, real, Cache(folder, "evaluation.cache=FOLDER"))
         judge.release()
         return judge
     except UserError as error:

@@ -3,7 +3,7 @@
 The judgement is arithmetic on plain values: a history goes in and comes out, a checkpoint holds it as JSON, so a
 resumed run judges as one that never stopped, and all ranks judge alike.
 
-Signals that swing widely in good health (gap, gradient norms) get a limit from their own running median; a
+Signals that swing widely in good health (energy gap, gradient norms) get a limit from their own running median; a
 limit may be passed for a moment, since healthy runs do. What counts is how far and how long: the excess over the
 limit, in powers of ten, adds up from step to step and leaks away in quiet ones.
 """
@@ -43,11 +43,11 @@ class History:
 
     past: dict[str, list[float]] = field(default_factory=dict)
     """last values of each signal, oldest first, at most guard.window"""
-    excess: dict[str, float] = field(default_factory=dict)
+    severity: dict[str, float] = field(default_factory=dict)
     """powers of ten by which each signal has passed its limit, summed over steps; those above 0"""
-    wary: int = 0
+    cooldown_left: int = 0
     """quiet steps still wanted before a checkpoint counts as healthy again"""
-    still: int = 0
+    stalled_steps: int = 0
     """steps in a row in which the chains of some grid only diffused"""
 
 
@@ -66,27 +66,27 @@ class Verdict:
 def judge(guard: GuardConfig, history: History, values: dict[str, float]) -> tuple[History, Verdict]:
     """The history with a step's `values` (Journal's names) added, and the verdict.
 
-    diverged: a value is not finite, or the excess of a signal has reached guard.excess. suspect: a signal has
-    passed its limit within the last guard.calm steps, or chains have stood still for guard.window.
+    diverged: a value is not finite, or the excess of a signal has reached guard.severity. suspect: a signal has
+    passed its limit within the last guard.cooldown_steps steps, or chains have stood still for guard.window.
     """
     broken = [name for name, value in values.items() if not isfinite(value)]
     if broken:
         return history, Verdict(DIVERGED, [f"{name} is not finite" for name in broken])
     limits = list(_limits(guard, history.past, values))
-    excess = {name: _sum(history.excess.get(name, 0.0), value, limit) for name, value, limit in limits}
-    excess = {name: powers for name, powers in excess.items() if powers > 0}
-    still = history.still + 1 if _stand_still(values) else 0
-    wary = guard.calm if excess else max(history.wary - 1, 0)
-    after = History(_remember(guard, history.past, values), excess, wary, still)
+    severity = {name: _sum(history.severity.get(name, 0.0), value, limit) for name, value, limit in limits}
+    severity = {name: powers for name, powers in severity.items() if powers > 0}
+    stalled_steps = history.stalled_steps + 1 if _stand_still(values) else 0
+    cooldown_left = guard.cooldown_steps if severity else max(history.cooldown_left - 1, 0)
+    after = History(_remember(guard, history.past, values), severity, cooldown_left, stalled_steps)
     passed = [f"{name} {value:.4g}, limit {limit:.4g}" for name, value, limit in limits if value > limit]
-    if any(powers >= log10(guard.excess) for powers in excess.values()):
+    if any(powers >= log10(guard.severity) for powers in severity.values()):
         return after, Verdict(DIVERGED, passed)
     return after, _suspicion(guard, after, passed)
 
 
 def health(history: History) -> str:
     """Of a checkpoint saved now. Chains that stand still are no damage, and do not count here."""
-    return SUSPECT if history.wary else HEALTHY
+    return SUSPECT if history.cooldown_left else HEALTHY
 
 
 def _limits(
@@ -95,10 +95,10 @@ def _limits(
     """(signal, value, limit) of each signal that has one."""
     for name, value in values.items():
         kind, before = name.split("/")[0], past.get(name, [])
-        if kind == "gap":
-            yield name, abs(value), max(guard.gap, guard.band * _typical(before))
+        if kind == "energy_gap":
+            yield name, abs(value), max(guard.energy_gap, guard.max_ratio * _typical(before))
         elif name in GRADIENTS:
-            yield name, value, max(guard.gradient, guard.band * _typical(before))
+            yield name, value, max(guard.gradient, guard.max_ratio * _typical(before))
         elif name in WEIGHTS and len(before) >= min(YOUNG, guard.window):
             yield name, value, guard.growth * before[-1]
         elif kind == "saturation":
@@ -118,7 +118,7 @@ def _sum(powers: float, value: float, limit: float) -> float:
 def _remember(
     guard: GuardConfig, past: dict[str, list[float]], values: dict[str, float]
 ) -> dict[str, list[float]]:
-    watched = [name for name in values if name.startswith("gap/") or name in (*GRADIENTS, *WEIGHTS)]
+    watched = [name for name in values if name.startswith("energy_gap/") or name in (*GRADIENTS, *WEIGHTS)]
     return {name: [*past.get(name, []), abs(values[name])][-guard.window :] for name in watched}
 
 
@@ -129,10 +129,10 @@ def _stand_still(values: dict[str, float]) -> bool:
 
 def _suspicion(guard: GuardConfig, history: History, passed: list[str]) -> Verdict:
     reasons = list(passed)
-    if history.wary and not passed:
-        reasons.append(f"a limit was passed less than {guard.calm} steps ago")
-    if history.still >= guard.window:
-        reasons.append(f"chains have only diffused for {history.still} steps")
+    if history.cooldown_left and not passed:
+        reasons.append(f"a limit was passed less than {guard.cooldown_steps} steps ago")
+    if history.stalled_steps >= guard.window:
+        reasons.append(f"chains have only diffused for {history.stalled_steps} steps")
     return Verdict(SUSPECT, reasons) if reasons else Verdict()
 
 
@@ -160,7 +160,7 @@ def note(
         "step": step,
         "attempt": attempt,
         "reasons": verdict.reasons,
-        "rolled_back_to": refuge(run.checkpoints, former),
+        "rolled_back_to": rollback_target(run.checkpoints, former),
         "healthy": (healthy := next(_healthy(run.checkpoints), 0)),
         "config": (config := _identity(run)),
         "gave_up": len(counted(guard, former, healthy, config)) >= guard.max_rollbacks,
@@ -171,7 +171,7 @@ def note(
     return incident
 
 
-def refuge(root: Path, former: list[Incident]) -> int:
+def rollback_target(root: Path, former: list[Incident]) -> int:
     """The step of the last healthy and whole checkpoint in `root`; 0, the initial weights, where there is none.
 
     If the last roll-back went there and was in vain, the one before it, as long as there is one.
@@ -247,7 +247,7 @@ def summary(incident: Incident) -> tuple[int, str, int]:
     return incident["step"], "; ".join(incident["reasons"][:3]), incident["rolled_back_to"]
 
 
-def surrender(run: RunDir, incident: Incident, guard: GuardConfig | None = None) -> UserError:
+def give_up_error(run: RunDir, incident: Incident, guard: GuardConfig | None = None) -> UserError:
     """The sentence that ends a run which diverges again and again, `incident` being the last on its record."""
     guard = guard or GuardConfig()
     step, why, back = summary(incident)

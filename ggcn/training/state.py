@@ -9,11 +9,11 @@ import torch
 
 from ggcn import files
 from ggcn.config.schema import Config
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner, Metrics
-from ggcn.run import code as snapshot
+from ggcn.run import code_snapshot
 from ggcn.sampling.sampler import WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class State:
             "format": FORMAT,
             "engine": _engine_name(self.config),
             "data": data,
-            **snapshot.facts(),
+            **code_snapshot.facts(),
         }
 
     def norms(self) -> Metrics:
@@ -55,11 +55,11 @@ class State:
         """Writes engines, chains and averaged weights; every rank calls it."""
         learner = self.learner
         learner.energy_engine.save(folder / "energy")
-        if learner.teaching_engine:
-            learner.teaching_engine.save(folder / "upsampler")
-        if learner.bank:
-            learner.bank.save(folder / "lanes")
-        if ranks.is_first():
+        if learner.amortization_engine:
+            learner.amortization_engine.save(folder / "upsampler")
+        if learner.replay_buffer:
+            learner.replay_buffer.save(folder / "lanes")
+        if process_group.is_main_process():
             with files.growing(folder / WEIGHTS) as file:
                 torch.save({name: module.state_dict() for name, module in self._averages()}, file)
 
@@ -67,7 +67,11 @@ class State:
         """Reads what `write` wrote; raises UserError when it does not fit this run's shards or config.
         Which engine wrote it, on how many ranks, does not matter."""
         self._check_same(folder, facts, data)
-        changes = snapshot.changes(facts, folder.parents[1] / "code") if ranks.is_first() else []
+        changes = (
+            code_snapshot.changes(facts, folder.parents[1] / "code")
+            if process_group.is_main_process()
+            else []
+        )
         if changes:
             log.warning("%s was written by other code or packages: %s", folder, "; ".join(changes))
         try:
@@ -94,10 +98,10 @@ class State:
     def _read(self, folder: Path) -> None:
         learner = self.learner
         learner.energy_engine.load(folder / "energy")
-        if learner.teaching_engine:
-            learner.teaching_engine.load(folder / "upsampler")
-        if learner.bank:
-            learner.bank.load(folder / "lanes")
+        if learner.amortization_engine:
+            learner.amortization_engine.load(folder / "upsampler")
+        if learner.replay_buffer:
+            learner.replay_buffer.load(folder / "lanes")
         weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
         for name, module in self._averages():
             module.load_state_dict(weights[name])

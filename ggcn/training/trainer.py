@@ -12,24 +12,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ggcn import images as pictures
-from ggcn import report
+from ggcn import image_grid, report
 from ggcn.config.data import DataConfig
 from ggcn.config.schema import Config
 from ggcn.data import stream
 from ggcn.data.decoding import refuse_smaller
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.evaluation.images import LEAST, batches
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.models import fitted
-from ggcn.run import checkpoint
-from ggcn.run import samples as gallery
+from ggcn.run import checkpoint, sample_images
 from ggcn.run.checkpoint import Checkpoints
 from ggcn.run.directory import RunDir
-from ggcn.run.heartbeat import Heart
-from ggcn.run.metric_logger import Journal, Stopwatch, forget_after, has_step, memory
+from ggcn.run.heartbeat import Heartbeat
+from ggcn.run.metric_logger import MetricLogger, Stopwatch, forget_after, has_step, memory
 from ggcn.sampling.sampler import Sampler
 from ggcn.training import guard
 from ggcn.training.evaluation import Scorer
@@ -40,7 +38,7 @@ from ggcn.training.state import State
 log = logging.getLogger(__name__)
 
 
-class Wish(Protocol):
+class StopRequest(Protocol):
     """Somebody who may want the run to stop."""
 
     @property
@@ -89,7 +87,7 @@ class Outcome:
     """what may still be under way: pictures, and the report"""
 
 
-def train(config: Config, run: RunDir, stop: Wish, device: torch.device, heart: Heart) -> Outcome:
+def train(config: Config, run: RunDir, stop: StopRequest, device: torch.device, heart: Heartbeat) -> Outcome:
     """Trains from the newest checkpoint to config.train.steps, or until a rank is asked to stop.
 
     Every rank calls it. Raises UserError when the run cannot go on.
@@ -99,12 +97,12 @@ def train(config: Config, run: RunDir, stop: Wish, device: torch.device, heart: 
 
 
 def _train(
-    config: Config, run: RunDir, stop: Wish, device: torch.device, heart: Heart, ends: ExitStack
+    config: Config, run: RunDir, stop: StopRequest, device: torch.device, heart: Heartbeat, ends: ExitStack
 ) -> Outcome:
     trainer = Trainer(config, run, device)
     step = trainer.resume()
-    ranks.barrier()  # one may have had more shards to verify; the first step's collectives do not wait so long
-    journal = Journal(run, step, config.train.steps) if ranks.is_first() else None
+    process_group.barrier()  # one may have had more shards to verify; the first step's collectives do not wait so long
+    journal = MetricLogger(run, step, config.train.steps) if process_group.is_main_process() else None
     ends.callback(lambda: trainer.stream.close())
     ends.callback(lambda: journal.close() if journal else None)
     watch = Stopwatch(device)
@@ -131,8 +129,8 @@ def _train(
                     journal.close()
                 with heart.starting_over():
                     step = saved = trainer.roll_back(step + 1, verdict, values)
-                    ranks.barrier()
-                journal = journal and Journal(run, step, config.train.steps)
+                    process_group.barrier()
+                journal = journal and MetricLogger(run, step, config.train.steps)
                 continue
             trainer.learner.average(step, particles)
         step += 1
@@ -143,11 +141,11 @@ def _train(
             journal.tick(values)
             if _due(step, config.log.every, config.train.steps):
                 journal.write(step, values | trainer.speed(watch), verdict.line())
-        if _due(step, config.log.pictures_every, config.train.steps):
+        if _due(step, config.log.samples_every, config.train.steps):
             with heart.between(step, "picture"):
-                if ranks.is_first():
+                if process_group.is_main_process():
                     trainer.picture(step, batch.images)
-                ranks.barrier()
+                process_group.barrier()
         scored = trainer.scored(step) and not stopping  # there may be seconds left
         if stopping or scored or trainer.checkpoints.due(step, config.train.steps):
             with heart.between(step, "save"):
@@ -200,11 +198,13 @@ class Trainer:
     def resume(self) -> int:
         """Restores the newest whole checkpoint and opens the data there; returns the steps completed."""
         every = self.config.checkpoint.keep_every
-        attempt = ranks.from_first(guard.settled(self.run, every) if ranks.is_first() else 0)
+        attempt = process_group.broadcast_from_main(
+            guard.settled(self.run, every) if process_group.is_main_process() else 0
+        )
         folder = self.checkpoints.newest()
         facts: dict[str, Any] = checkpoint.meta(folder) if folder else {"step": 0}
         step = int(facts["step"])
-        if ranks.is_first():
+        if process_group.is_main_process():
             forget_after(self.run.evaluations, step)
         self.replaced = int(facts.get("replaced", 0))
         self.history = guard.History(**facts.get("guard", {}))
@@ -226,10 +226,10 @@ class Trainer:
         """Fits the up-samplers' linear maps to the training pictures; rank 0 does it for all."""
         learner, model, data = self.learner, self.config.model, self.config.data
         exact = learner.ema_upsamplers.module  # float32, whatever the engine's precision
-        if ranks.is_first():
+        if process_group.is_main_process():
             parts = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
             fitted.fit(exact, parts, model.grids, mirrored=data.flip)
-        learner.adopt(ranks.from_first({name: x.cpu() for name, x in exact.named_buffers()}))
+        learner.adopt(process_group.broadcast_from_main({name: x.cpu() for name, x in exact.named_buffers()}))
 
     def save(self, step: int) -> None:
         """Commits a checkpoint of this step."""
@@ -255,11 +255,11 @@ class Trainer:
         }
         return {"replaced_share": replaced, **saturation}
 
-    def agree(self, metrics: Metrics, stop: Wish) -> tuple[dict[str, float], bool]:
+    def agree(self, metrics: Metrics, stop: StopRequest) -> tuple[dict[str, float], bool]:
         """The global batch's metrics, and whether any rank was asked to stop: one all-reduce for both."""
         wish = torch.tensor(float(stop.wanted), device=self.device)
         local = [value.reshape(()).double() for value in (*metrics.values(), wish)]
-        *values, wishes = ranks.mean(torch.stack(local)).tolist()
+        *values, wishes = process_group.mean(torch.stack(local)).tolist()
         return dict(zip(metrics, values, strict=True)), wishes > 0
 
     def check(self, step: int, values: dict[str, float]) -> Verdict:
@@ -284,9 +284,11 @@ class Trainer:
         self.aside.wait()  # the data's new workers are forked, with which threads do not mix
         self.stream.close()
         told = self.config.guard, self.run, step, self.learner.attempt, verdict, values
-        record = ranks.from_first(guard.note(*told) if ranks.is_first() else None)
+        record = process_group.broadcast_from_main(
+            guard.note(*told) if process_group.is_main_process() else None
+        )
         if record["gave_up"]:
-            raise guard.surrender(self.run, record, self.config.guard)
+            raise guard.give_up_error(self.run, record, self.config.guard)
         log.warning("step %d diverged (%s); going back to step %d", *guard.summary(record))
         self.learner.close()
         del self.learner, self.state
@@ -311,36 +313,40 @@ class Trainer:
 
     def unscored(self, step: int) -> bool:
         """Whether samples of the checkpoint that the run goes on from should have been measured and were not."""
-        return self.scored(step) and step > 0 and not ranks.from_first(has_step(self.run.evaluations, step))
+        return (
+            self.scored(step)
+            and step > 0
+            and not process_group.broadcast_from_main(has_step(self.run.evaluations, step))
+        )
 
     def score(self, step: int) -> None:
         """Measures fresh samples against the training pictures, and refreshes the report."""
         assert self.scorer is not None
         self.scorer.score(self.sampler(), step)
-        if ranks.is_first():
+        if process_group.is_main_process():
             self.aside.start("report.html", lambda: report.write(self.run))
-        ranks.barrier()  # rank 0 measures alone
+        process_group.barrier()  # rank 0 measures alone
 
     def picture(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png: data above, then start and refined per grid from the same z every time, and
         persistent chains where there are any. Meanwhile training goes on: the files, and the report, are written aside.
         """
-        count, sampler = self.config.log.pictures, self.sampler()
+        count, sampler = self.config.log.samples, self.sampler()
         particles = sampler.draw(0, count, self.config.seed)
         rows = [("data", images[:count].float() / 127.5 - 1)]
         for grid, start, end in zip(sampler.grids, particles.starts, particles.ends, strict=True):
             rows += [(f"{grid.size} px start", start[:count]), (f"{grid.size} px refined", end[:count])]
-        if bank := self.learner.bank:
-            rows += [("bank", bank.chains.flatten(0, 1)[:count])]
+        if buffer := self.learner.replay_buffer:
+            rows += [("replay buffer", buffer.chains.flatten(0, 1)[:count])]
         chains = ", ".join(str(grid.steps) for grid in sampler.grids)
         title = f"{self.config.run}, step {step}, averaged weights, Langevin steps per grid: {chains}"
-        page = pictures.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
+        page = image_grid.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
         finest, folder, settings = rows[2 * len(sampler.grids)][1], self.run.samples, self.config.log
-        width = max(gallery.WIDTH // len(finest) - 1, 8)
-        row = pictures.row_of(finest, min(width, max(64, finest.shape[-1])))
+        width = max(sample_images.WIDTH // len(finest) - 1, 8)
+        row = image_grid.row_of(finest, min(width, max(64, finest.shape[-1])))
         self.aside.start(
             "the picture",
-            lambda: gallery.keep(page, row, folder / f"step_{step:06d}.png", step),
-            lambda: gallery.prune(folder, settings.pictures_kept, settings.pictures_every),
+            lambda: sample_images.keep(page, row, folder / f"step_{step:06d}.png", step),
+            lambda: sample_images.prune(folder, settings.samples_kept, settings.samples_every),
             lambda: report.write(self.run),
         )

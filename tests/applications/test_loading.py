@@ -200,7 +200,7 @@ def test_checkpoints_may_be_pruned_while_they_are_read(
         return true_sum(path)
 
     monkeypatch.setattr(checkpoint.files, "sha256", pruned)
-    found = checkpoint.newest_whole(run / "checkpoints")
+    found = checkpoint.newest_valid(run / "checkpoints")
     assert found is not None
     assert found.name == "step_00000015"
 

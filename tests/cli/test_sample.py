@@ -13,10 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ggcn import images as pictures
-from ggcn.applications import export
+from ggcn import image_grid
+from ggcn.applications import export, user_images
 from ggcn.applications import inpainting as tasks
-from ggcn.applications import user_images as given
 from ggcn.cli import sample
 from ggcn.config.compose import compose, to_yaml
 from ggcn.config.schema import Grid
@@ -108,13 +107,13 @@ def test_coarse_pixels_are_known_where_all_their_fine_ones_are() -> None:
     "words",
     [
         [],
-        ["model=gcn", "model.grids=[16]", "model.bank.fresh_rounds=4"],
+        ["model=gcn", "model.grids=[16]", "model.replay_buffer.cold_start_factor=4"],
         ["model=multigrid", "model.grids=[4,16]"],
     ],
 )
 def test_inpainting_keeps_what_is_known_and_knows_nothing_of_the_batch(words: list[str]) -> None:
     sampler, images = tiny(*words), faces(5)
-    mask = given.mask("centre", 16)
+    mask = user_images.mask("centre", 16)
     whole = tasks.inpaint(sampler, images, mask, 0, seed=1)
     assert torch.equal(whole[:, :, mask], images[:, :, mask])
     assert whole.isfinite().all()
@@ -133,7 +132,7 @@ def test_z_is_found_from_half_a_picture() -> None:
     z = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         pixels = sampler.upsamplers.start(0, z)
-    fact = tasks.Known(pixels, given.mask("left", 4))
+    fact = tasks.Known(pixels, user_images.mask("left", 4))
     begun = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
     found = tasks.fitted(sampler.upsamplers, begun, fact)
 
@@ -152,7 +151,7 @@ def test_z_is_found_from_half_a_picture() -> None:
     [
         [],
         ["model=coopnets", "model.grids=[16]"],
-        ["model=wgcn", "model.grids=[16]", "model.bank.fresh_rounds=4"],
+        ["model=wgcn", "model.grids=[16]", "model.replay_buffer.cold_start_factor=4"],
     ],
 )
 def test_denoising_knows_nothing_of_the_batch(words: list[str]) -> None:
@@ -212,7 +211,7 @@ def test_a_walk_stays_on_the_sphere() -> None:
 
 
 def test_there_is_no_walk_without_z() -> None:
-    with pytest.raises(UserError, match="no z to interpolate in gcn, whose chains start from bank"):
+    with pytest.raises(UserError, match="no z to interpolate in gcn, whose chains start from replay_buffer"):
         tasks.interpolate(tiny("model=gcn", "model.grids=[16]"), range(1), 0, 3)
 
 
@@ -226,29 +225,29 @@ def test_energies_are_the_samplers() -> None:
 
 
 def test_masks(tmp_path: Path) -> None:
-    assert (~given.mask("centre", 16)).sum() == 64
-    assert not given.mask("left", 16)[:, :8].any()
+    assert (~user_images.mask("centre", 16)).sum() == 64
+    assert not user_images.mask("left", 16)[:, :8].any()
     page = Image.new("L", (64, 64), 0)
     page.putpixel((63, 0), 255)
     page.save(tmp_path / "mask.png")
-    known = given.mask(str(tmp_path / "mask.png"), 16)
+    known = user_images.mask(str(tmp_path / "mask.png"), 16)
     assert not known[0, 15]
     assert known.sum() == 255
     for name, picture in (("black", Image.new("L", (8, 8), 0)), ("white", Image.new("L", (8, 8), 255))):
         picture.save(tmp_path / f"{name}.png")
         with pytest.raises(UserError, match="has nothing"):
-            given.mask(str(tmp_path / f"{name}.png"), 4)
+            user_images.mask(str(tmp_path / f"{name}.png"), 4)
     Image.new("L", (8, 9)).save(tmp_path / "oblong.png")
     with pytest.raises(UserError, match="must be square"):
-        given.mask(str(tmp_path / "oblong.png"), 4)
+        user_images.mask(str(tmp_path / "oblong.png"), 4)
     with pytest.raises(UserError, match="say centre, left or a PNG file"):
-        given.mask("center", 4)
+        user_images.mask("center", 4)
 
 
 def test_masks_are_read_as_pictures_are(tmp_path: Path) -> None:
     def known(page: Image.Image, name: str, **how: object) -> Tensor:
         page.save(tmp_path / name, **how)
-        return given.mask(str(tmp_path / name), 8)
+        return user_images.mask(str(tmp_path / name), 8)
 
     hole = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
     hole.paste((0, 0, 0, 0), (0, 0, 8, 2))  # cut out, not painted
@@ -271,7 +270,7 @@ def test_a_mask_that_is_too_large_or_no_picture_is_one_sentence(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for name, reason in (("large.png", "exceeds limit"), ("text.png", "not an image")):
         with pytest.raises(UserError, match=f"{name} is no picture .*{reason}"):
-            given.mask(str(tmp_path / name), 8)
+            user_images.mask(str(tmp_path / name), 8)
 
 
 def test_a_picture_may_lie_above_or_have_no_ending(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,12 +280,12 @@ def test_a_picture_may_lie_above_or_have_no_ending(folder: Path, monkeypatch: py
     (folder / "plain").write_bytes(data)
     (folder / ".hidden/1.png").write_bytes(data)
     monkeypatch.chdir(folder / "below")
-    expected = given.images(str(folder / "1.png"), 16)[1]
+    expected = user_images.images(str(folder / "1.png"), 16)[1]
     for place in ("../1.png", "../plain", "../.hidden/1.png"):
-        assert given.images(place, 16)[1].equal(expected)
+        assert user_images.images(place, 16)[1].equal(expected)
     (folder / "plain").write_text("text")
     with pytest.raises(UserError, match=r"plain cannot be read \(not an image"):
-        given.images("../plain", 16)
+        user_images.images("../plain", 16)
 
 
 @pytest.fixture
@@ -294,7 +293,7 @@ def folder(tmp_path: Path) -> Path:
     """Six pictures of 32 x 40 pixels."""
     place = tmp_path / "images"
     place.mkdir()
-    for number, tile in enumerate(pictures.to_bytes(faces(6, 40))):
+    for number, tile in enumerate(image_grid.to_bytes(faces(6, 40))):
         Image.fromarray(tile[:32]).save(place / f"{number}.png")
     return place
 
@@ -303,29 +302,29 @@ def test_an_image_may_be_given_by_any_path(folder: Path, monkeypatch: pytest.Mon
     (folder / ".hidden").mkdir()
     monkeypatch.chdir(folder / ".hidden")
     for place in ("../2.png", "./../2.png", str(folder / ".hidden" / ".." / "2.png")):
-        assert given.images(place, 16)[0] == ["2.png"]
+        assert user_images.images(place, 16)[0] == ["2.png"]
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UserError, match="is a named pipe"):
-        given.images(str(tmp_path / "pipe.png"), 16)
+        user_images.images(str(tmp_path / "pipe.png"), 16)
     with pytest.raises(UserError, match="is no picture"):
-        given.mask(str(tmp_path / "pipe.png"), 4)
+        user_images.mask(str(tmp_path / "pipe.png"), 4)
 
 
 def test_images_are_squares_of_the_models_size_by_name(folder: Path) -> None:
-    names, images = given.images(str(folder), 16, 4)
+    names, images = user_images.images(str(folder), 16, 4)
     assert names == ["0.png", "1.png", "2.png", "3.png"]
     assert images.shape == (4, 3, 16, 16)
     assert images.min() >= -1
     assert images.max() <= 1
-    alone = given.images(str(folder / "2.png"), 16)
+    alone = user_images.images(str(folder / "2.png"), 16)
     assert alone[0] == ["2.png"]
     assert torch.equal(alone[1][0], images[2])
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:100])
     with pytest.raises(UserError, match=r"3\.png cannot be read .*; mend it or leave it out"):
-        given.images(str(folder), 16)
+        user_images.images(str(folder), 16)
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +389,7 @@ def test_scores_name_the_lowest_and_the_highest(
     assert head == ["name", "energy_4", "energy_16"]
     values = [float(row[2]) for row in rows]
     assert values == sorted(values)
-    names, images = given.images(str(folder), 16)
+    names, images = user_images.images(str(folder), 16)
     truth = dict(zip(names, tasks.energies(export.load(model), images)[:, 1].tolist(), strict=True))
     assert {row[0]: float(row[2]) for row in rows} == pytest.approx(truth, rel=1e-4, abs=1e-5)
     told = capsys.readouterr().out

@@ -116,7 +116,7 @@ def test_what_is_typed_is_what_is_meant(words: list[str], key: str, value: objec
         ("model=gcn,wgcn", "--sweep"),
         ("run=a,b", "--sweep"),
         ("seed=1,2", "--sweep"),
-        ("model.start=bank,noise", "--sweep"),
+        ("model.chain_init=replay_buffer,noise", "--sweep"),
         ("train.steps=1e3", "train.steps=1e3 must be a whole number"),
         ("train.steps=true", "must be a whole number"),
         ("train.steps=", "must be a whole number"),

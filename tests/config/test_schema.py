@@ -69,7 +69,7 @@ def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
 
 
 def test_hidden_chains_want_a_hidden_z() -> None:
-    with pytest.raises(UserError, match="steps=2 moves z, and model.start=data has none"):
+    with pytest.raises(UserError, match="steps=2 moves z, and model.chain_init=data has none"):
         compose(["model=multigrid", "model.hidden_chain.steps=2"])
 
 

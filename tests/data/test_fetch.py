@@ -30,9 +30,9 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 
 from ggcn.config.data import DataConfig
 from ggcn.data import fetch, manifest, stream
-from ggcn.data.shared_buffers import Ring
+from ggcn.data.shared_buffers import SharedBuffers
 from ggcn.distributed.lanes import Lanes
-from ggcn.errors import Outage, UserError
+from ggcn.errors import TransientError, UserError
 from ggcn.evaluation import images
 
 
@@ -347,7 +347,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again_whatever_it_raises(folder
     Failing.error, Failing.left = error, 2
     assert first(failing) == first(folder)
     Failing.error, Failing.left, Failing.asked = error, 10**9, 0
-    with pytest.raises(Outage, match=r"failing://set/00000\d.tar cannot be read \(.+\); .*network"):
+    with pytest.raises(TransientError, match=r"failing://set/00000\d.tar cannot be read \(.+\); .*network"):
         first(failing)
     assert Failing.asked == 3
 
@@ -357,7 +357,7 @@ def test_what_cannot_pass_is_not_tried_again(failing, error):
     Failing.error, Failing.left = error, 10**9
     with pytest.raises(UserError, match=r"failing://set/00000\d.tar cannot be read") as refused:
         first(failing)
-    assert not isinstance(refused.value, Outage)
+    assert not isinstance(refused.value, TransientError)
     assert Failing.asked == 1
 
 
@@ -387,7 +387,7 @@ def paused(monkeypatch: pytest.MonkeyPatch, error: Exception, retries: int, back
         raise error
 
     with pytest.raises(UserError):
-        fetch.patiently(read, "url", retries, backoff)
+        fetch.with_retries(read, "url", retries, backoff)
     return pauses
 
 
@@ -474,7 +474,7 @@ def test_what_torch_says_of_full_shared_memory_becomes_a_sentence(folder, text, 
 def test_slots_that_no_memory_holds_are_refused_in_a_sentence(folder, monkeypatch):
     for impossible in (1 << 48, 1 << 70):
         monkeypatch.setattr(
-            stream, "Ring", lambda workers, each, shape, n=impossible: Ring(workers, n, shape)
+            stream, "Ring", lambda workers, each, shape, n=impossible: SharedBuffers(workers, n, shape)
         )
         with pytest.raises(UserError, match=r"no memory left.*data\.prefetch"):
             stream.build(config(folder), Lanes(4), 1, 8)

@@ -36,7 +36,7 @@ from ggcn.data import fetch, stream
 from ggcn.data.decoding import View
 from ggcn.data.stream import Batch, Stream
 from ggcn.distributed.lanes import Lanes
-from ggcn.errors import Outage, UserError
+from ggcn.errors import TransientError, UserError
 
 
 def opened(
@@ -286,10 +286,10 @@ def test_batches_that_are_kept_keep_their_images(folder, workers):
         kept = [next(batches).images[1:, :, 2:, ::2] for _ in range(20)]
         for _ in range(10):
             next(batches)
-        passing = [next(batches).images.numpy().transpose(1, 2, 3, 0) for _ in range(10)]
+        is_transient = [next(batches).images.numpy().transpose(1, 2, 3, 0) for _ in range(10)]
     for got, whole in zip(kept, want[:20], strict=True):
         assert torch.equal(got, whole[1:, :, 2:, ::2])
-    for array, whole in zip(passing, want[30:], strict=True):
+    for array, whole in zip(is_transient, want[30:], strict=True):
         assert (array == whole.permute(1, 2, 3, 0).numpy()).all()
 
 
@@ -436,7 +436,7 @@ def test_a_server_that_fails_for_a_while_is_asked_again(folder, server):
 def test_a_server_that_keeps_failing_is_named(server, workers):
     batches = opened(server.url, workers=workers)
     server.refuse = 10**6
-    with batches, pytest.raises(Outage, match=rf"{server.url}/00000\d.tar cannot be read .*503"):
+    with batches, pytest.raises(TransientError, match=rf"{server.url}/00000\d.tar cannot be read .*503"):
         list(itertools.islice(batches, 10))
     if workers == 0:
         assert server.refused == 3
@@ -742,7 +742,7 @@ def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder)
     worker.kill()
     until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
     time.sleep(0.2)  # an error that came at once would come here
-    with batches, pytest.raises(Outage, match="a loader worker died"):
+    with batches, pytest.raises(TransientError, match="a loader worker died"):
         list(itertools.islice(batches, 50))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.config.compose import compose
 from ggcn.engine import base, zero
 from ggcn.engine.portable import STATE
@@ -30,15 +30,15 @@ def learn(
     state = State(config, lanes, learner, torch.device("cpu"))
     if first and keep:
         state.restore(keep / f"step_{first}", state.facts("shards"), "shards")
-    metrics = {f"metric/{step}": ranks.mean(_iteration(learner, step)) for step in range(first, end)}
+    metrics = {f"metric/{step}": process_group.mean(_iteration(learner, step)) for step in range(first, end)}
     _check_agreement(learner)
     with tempfile.TemporaryDirectory() as place:
-        folder = (keep or Path(ranks.from_first(place))) / f"step_{end}"
+        folder = (keep or Path(process_group.broadcast_from_main(place))) / f"step_{end}"
         folder.mkdir(parents=True, exist_ok=True)
         state.write(folder)
-        ranks.barrier()
+        process_group.barrier()
         numbers = {**_read(folder), **metrics} if rank == 0 else {}
-        ranks.barrier()
+        process_group.barrier()
     return numbers
 
 
@@ -70,7 +70,7 @@ def _check_agreement(learner: Learner) -> None:
     """The networks of all ranks hold the same bits."""
     for side in (learner.energies, learner.upsamplers):
         for name, parameter in side.named_parameters():
-            assert torch.equal(parameter, ranks.from_first(parameter.detach())), f"ranks disagree on {name}"
+            assert torch.equal(parameter, process_group.broadcast_from_main(parameter.detach())), f"ranks disagree on {name}"
 
 
 def _read(folder: Path) -> Numbers:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 
 
 class Crew:
@@ -33,9 +33,9 @@ class Crew:
         """`function(rank, world, *arguments)` on every rank, an importable function; what each returned."""
         while len(self.lines) < world:
             self._hire()
-        port = ranks.free_port()
+        port = process_group.free_port()
         for rank, line in enumerate(self.lines[:world]):
-            line.send((ranks.Place(rank, world, rank, world, port=port), function, arguments))
+            line.send((process_group.RankInfo(rank, world, rank, world, port=port), function, arguments))
         answers = [torch.load(io.BytesIO(line.recv()), weights_only=False) for line in self.lines[:world]]
         for rank, (fine, answer) in enumerate(answers):
             assert fine, f"rank {rank} of {world}: {answer}"
@@ -61,7 +61,7 @@ def _serve(line: Connection) -> None:
         line.send(buffer.getvalue())
 
 
-def _join(place: ranks.Place) -> None:
+def _join(place: process_group.RankInfo) -> None:
     """Meets the other ranks of this call; DeepSpeed must forget those of the call before."""
     comm: Any = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
@@ -69,5 +69,5 @@ def _join(place: ranks.Place) -> None:
         comm.cdb = None
     elif dist.is_initialized():
         dist.destroy_process_group()
-    ranks.join(place, 60)
+    process_group.init_distributed(place, 60)
     torch.set_num_threads(1)

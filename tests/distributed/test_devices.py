@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from ggcn.distributed import process_group as ranks
-from ggcn.distributed.process_group import Place, device_index
+from ggcn.distributed import process_group
+from ggcn.distributed.process_group import RankInfo, device_index
 from ggcn.errors import UserError
 
 
@@ -42,7 +42,9 @@ def test_deepspeed_hears_of_the_device_in_use(index: int, monkeypatch: pytest.Mo
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # restored afterwards
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
-    ranks._export(Place(rank=7, world=8, local_rank=3, local_world=4, port=1), torch.device("cuda", index))
+    process_group._export(
+        RankInfo(rank=7, world=8, local_rank=3, local_world=4, port=1), torch.device("cuda", index)
+    )
     assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("7", str(index))
     assert "OMPI_COMM_WORLD_LOCAL_RANK" not in os.environ
 
@@ -68,22 +70,22 @@ def test_who_asked_for_gpus(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv(variable, value)
-    assert ranks.asked_for_gpus() == asked
+    assert process_group.asked_for_gpus() == asked
     if torch.cuda.is_available():
         return
     if asked is None:
-        assert ranks.choose_device(Place(), ranks.asked_for_gpus()).type == "cpu"
+        assert process_group.choose_device(RankInfo(), process_group.asked_for_gpus()).type == "cpu"
         return
     with pytest.raises(UserError) as raised:
-        ranks.choose_device(Place(), ranks.asked_for_gpus())
+        process_group.choose_device(RankInfo(), process_group.asked_for_gpus())
     assert f"GPUs were asked for ({asked})" in str(raised.value)
-    assert ranks.why_no_cuda() in str(raised.value)
+    assert process_group.why_no_cuda() in str(raised.value)
 
 
 def test_the_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert ranks.described(torch.device("cpu"), Place()) == "CPU, 1 thread"
+    assert process_group.described(torch.device("cpu"), RankInfo()) == "CPU, 1 thread"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert ranks.described(torch.device("cpu"), Place(0, 2, 0, 2)) == "2 x CPU, 3 threads"
+    assert process_group.described(torch.device("cpu"), RankInfo(0, 2, 0, 2)) == "2 x CPU, 3 threads"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
-    assert ranks.described(torch.device("cuda", 0), Place(0, 2, 0, 2)) == "2 x NVIDIA H100"
+    assert process_group.described(torch.device("cuda", 0), RankInfo(0, 2, 0, 2)) == "2 x NVIDIA H100"

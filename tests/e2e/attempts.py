@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ggcn.config.compose import compose
 from ggcn.config.schema import Config
-from ggcn.distributed.process_group import Place, free_port
+from ggcn.distributed.process_group import RankInfo, free_port
 from ggcn.launch import job
 from ggcn.launch.signals import Stop
 from ggcn.run import checkpoint
@@ -76,10 +76,10 @@ def live(config: Config, run: RunDir) -> list[int]:
     """Starts the ranks of a life."""
     run.freeze(config)
     port, world = free_port(), config.cluster.ranks or 1
-    return [_fork(run, Place(rank, world, rank, world, port=port)) for rank in range(world)]
+    return [_fork(run, RankInfo(rank, world, rank, world, port=port)) for rank in range(world)]
 
 
-def _fork(run: RunDir, place: Place) -> int:
+def _fork(run: RunDir, place: RankInfo) -> int:
     pid = os.fork()
     if pid == 0:
         with open(os.devnull, "w") as nowhere:

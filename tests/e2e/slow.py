@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ggcn import progress
 from ggcn.cli import launch
 from ggcn.console import run_cli
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.training import trainer
 from ggcn.training.evaluation import Scorer
 from ggcn.training.state import State
@@ -34,7 +34,7 @@ def slow_down(name: str) -> None:
     work = getattr(owner, method)
 
     def slow(*args: object) -> object:
-        if ranks.is_first():
+        if process_group.is_main_process():
             if os.environ.get("HANG") == name:
                 time.sleep(1e6)
             for _ in range(2 * int(os.environ["SECONDS"])):

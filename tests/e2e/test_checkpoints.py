@@ -23,7 +23,7 @@ from ggcn.errors import UserError
 from ggcn.run import checkpoint
 from ggcn.run.checkpoint import Pace
 
-PLAIN = ["engine=plain", "log.pictures_every=100000"]
+PLAIN = ["engine=plain", "log.samples_every=100000"]
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def chains_run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run=chains",
         "model=gcn",
         "model.grids=[16]",
-        "model.bank.fresh_rounds=2",
+        "model.replay_buffer.cold_start_factor=2",
         "train.steps=10",
     )
     return root / "chains"
@@ -181,7 +181,7 @@ def test_any_damage_to_any_file_is_noticed(chains_run: Path, tmp_path: Path, dam
         fault = checkpoint.faults(root / newest.name)
         assert fault is not None
         assert name in fault or name in ("COMPLETE", "meta.json")
-        assert checkpoint.newest_whole(root) == root / checkpoint.name(5)
+        assert checkpoint.newest_valid(root) == root / checkpoint.name(5)
 
 
 def test_a_checkpoint_can_be_looked_at(chains_run: Path, tmp_path: Path) -> None:

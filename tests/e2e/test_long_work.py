@@ -37,7 +37,7 @@ def test_healthy_work_of_rank_0_may_take_longer_than_any_limit(
             "evaluation.real=12",
             f"evaluation.cache={tmp_path}/c",
         ]
-    done = launch([*words, "log.pictures_every=2"], SLOW=work)
+    done = launch([*words, "log.samples_every=2"], SLOW=work)
     assert done.returncode == 0, done.stderr
     assert not any(path.stat().st_size for path in (tmp_path / "x/logs").glob("*.stacks"))
 
@@ -52,7 +52,7 @@ def test_a_hang_in_long_work_is_found_with_the_stacks_of_all_ranks(
         f"paths.runs={tmp_path}",
         "run=x",
         "train.steps=9",
-        "log.pictures_every=2",
+        "log.samples_every=2",
     ]
     done = launch([*words, "cluster.timeout_s=60"], HANG=work)
     assert done.returncode == 2

@@ -14,8 +14,8 @@ from helpers import TINY, command, quiet_environment
 
 from ggcn.config.compose import compose
 from ggcn.config.schema import GuardConfig
-from ggcn.distributed import process_group as ranks
-from ggcn.distributed.process_group import Place
+from ggcn.distributed import process_group
+from ggcn.distributed.process_group import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job
 from ggcn.launch.signals import Stop
@@ -48,9 +48,9 @@ def train(words: list[str]) -> RunDir:
     run = RunDir.of(config := compose(words))
     run.freeze(config)
     try:
-        job.run_rank(run, Place(), Stop(), watched=False)
+        job.run_rank(run, RankInfo(), Stop(), watched=False)
     finally:
-        ranks.leave()
+        process_group.shutdown()
     return run
 
 
@@ -76,7 +76,7 @@ def sound(line: dict) -> bool:
     numbers = [value for value in line.values() if isinstance(value, float)]
     return (
         all(map(isfinite, numbers))
-        and abs(line["gap/4"]) + abs(line["gap/16"]) < guard.gap
+        and abs(line["energy_gap/4"]) + abs(line["energy_gap/16"]) < guard.energy_gap
         and line["energy_gradient_norm"] < guard.gradient
         and line["saturation/16"] < guard.saturation
     )
@@ -118,7 +118,7 @@ def test_the_guard_saves_a_run_that_is_lost_without_it(
     assert GROWN < incident["step"] <= GROWN + 4
     assert (incident["rolled_back_to"], incident["attempt"], incident["gave_up"]) == (GROWN, 0, False)
     assert incident["reasons"]
-    assert not sound({"gap/4": 0.0, "saturation/16": 0.0, **incident["signals"]} | _numbers(incident))
+    assert not sound({"energy_gap/4": 0.0, "saturation/16": 0.0, **incident["signals"]} | _numbers(incident))
     saved = lines(run.metrics)
     assert [line["step"] for line in saved] == list(range(1, END + 1))
     assert all(sound(line) for line in saved)
@@ -185,7 +185,13 @@ def test_at_the_cap_a_sentence_and_a_healthy_checkpoint(words: list[str], tmp_pa
 
 def two_ranks(faces: Path, place: Path, stage: int = 2, model: str = "gcn") -> list[str]:
     """Overrides of a run of 16 steps by DeepSpeed, with persistent chains if the model has them."""
-    words = ["train.steps=16", f"engine.zero_stage={stage}", f"model={model}", "model.bank.chains=8", "run=x"]
+    words = [
+        "train.steps=16",
+        f"engine.zero_stage={stage}",
+        f"model={model}",
+        "model.replay_buffer.chains=8",
+        "run=x",
+    ]
     grids = ["model.grids=[16]"] if model == "gcn" else []
     return [*TINY, *words, *grids, f"data.shards={faces}", f"paths.runs={place}"]
 
@@ -197,7 +203,7 @@ def test_a_nan_on_one_of_two_ranks_rolls_both_back(faces: Path, tmp_path: Path) 
     assert "going back to step 10" in done.stderr
     (incident,) = lines(tmp_path / "x/incidents.jsonl")
     assert (incident["step"], incident["rolled_back_to"]) == (13, 10)
-    assert all(sound({"gap/4": 0.0, **line}) for line in lines(tmp_path / "x/metrics.jsonl"))
+    assert all(sound({"energy_gap/4": 0.0, **line}) for line in lines(tmp_path / "x/metrics.jsonl"))
 
 
 @pytest.mark.slow

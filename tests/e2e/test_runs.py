@@ -108,7 +108,7 @@ def test_one_and_two_ranks_train_the_same_run(words: list[str], tmp_path: Path, 
             "energy_loss",
             "energy_data/16",
             "energy_samples/4",
-            "teaching/16",
+            "amortization/16",
             "energy_gradient_norm",
         ):
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (one["step"], name)
@@ -164,7 +164,7 @@ def _children(pid: int) -> list[str]:
 def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
     run = tmp_path / "life"
     words = [*words, "run=life", "checkpoint.keep=2"]
-    first = launch(*words, "train.steps=10", "log.pictures_every=5")
+    first = launch(*words, "train.steps=10", "log.samples_every=5")
     assert first.returncode == 0, first.stderr
     assert {path.name for path in (run / "samples").glob("*.png")} == {"step_000005.png", "step_000010.png"}
     _has_all_metrics(metrics(run)[-1])
@@ -205,7 +205,15 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
 
 
 def _has_all_metrics(line: dict) -> None:
-    per_grid = ("energy_data", "energy_samples", "gap", "jko", "teaching", "displacement", "saturation")
+    per_grid = (
+        "energy_data",
+        "energy_samples",
+        "energy_gap",
+        "jko",
+        "amortization",
+        "displacement",
+        "saturation",
+    )
     wanted = {
         f"{name}/{size}" for name in (*per_grid, "relative_displacement", "gradient") for size in (4, 16)
     }

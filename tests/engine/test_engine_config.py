@@ -22,7 +22,7 @@ def test_warm_up_rises_to_lr_and_stays() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
-    found = rates(warmup=2, schedule=schedule, horizon=10, final=0.1)
+    found = rates(warmup=2, schedule=schedule, decay_steps=10, final=0.1)
     assert found[:3] == [1.0, 2.0, 2.0]
     assert all(later < earlier for earlier, later in pairwise(found[2:11]))
     assert found[6] == pytest.approx(1.1)  # half way, half gone
@@ -39,7 +39,10 @@ def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
             ["engine.precision=bf16_parameters", "engine.zero_stage=2", "model.chain.precision=fp32"],
             "leaves no fp32 weights to compute with",
         ),
-        (["train.energy.schedule=cosine"], "needs train.energy.horizon, the step at which the decay ends"),
+        (
+            ["train.energy.schedule=cosine"],
+            "needs train.energy.decay_steps, the step at which the decay ends",
+        ),
         (["train.upsampler.schedule=step"], "is none of constant, cosine, linear"),
         (["lanes=8", "train.accumulation=3"], "must divide lanes=8"),
     ],

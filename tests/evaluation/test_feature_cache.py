@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ggcn.evaluation import feature_cache as caching
+from ggcn.evaluation import feature_cache
 from ggcn.evaluation.feature_cache import Cache
 
 PIXELS = torch.arange(10 * 3 * 4 * 4).remainder(256).to(torch.uint8).view(10, 3, 4, 4)
@@ -26,7 +26,7 @@ class Maker:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching, "PART", 4)
+    monkeypatch.setattr(feature_cache, "PART", 4)
 
 
 def test_what_is_known_is_not_made_again(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_cache_that_cannot_be_used_costs_a_warning(
     for folder in (tmp_path / "file", tmp_path / "taken", None):
         features = Cache(folder, "some.key").features("net/data", PIXELS, made)
         assert torch.equal(features, PIXELS.float().flatten(1))
-    monkeypatch.setattr(caching, "save_file", full)
+    monkeypatch.setattr(feature_cache, "save_file", full)
     Cache(tmp_path / "full", "some.key").features("net/data", PIXELS, made)
     assert made.seen == 40
     assert [path for path in (tmp_path / "full").rglob("*") if path.is_file()] == []
@@ -94,12 +94,12 @@ def test_where_features_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert caching.default() == tmp_path / ".cache/ggcn/features"
+    assert feature_cache.default() == tmp_path / ".cache/ggcn/features"
     for word in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", word)
-        assert caching.default() == tmp_path / ".cache/ggcn/features"
+        assert feature_cache.default() == tmp_path / ".cache/ggcn/features"
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert caching.default() == Path("/elsewhere/ggcn/features")
+    assert feature_cache.default() == Path("/elsewhere/ggcn/features")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    assert caching.default() is None
+    assert feature_cache.default() is None

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ggcn.evaluation.images import Images, gaussian
-from ggcn.evaluation.memorization import memorisation
+from ggcn.evaluation.memorization import memorization
 
 
 def scenes(count: int, seed: int) -> Tensor:
@@ -31,7 +31,7 @@ HELD = scenes(60, 1)
 
 def judged(samples: Tensor, flip: bool = False, held: bool = True) -> dict:
     real = (HELD, look(HELD)) if held else None
-    return memorisation(TRAIN, look(TRAIN.pixels), samples, look(samples), real, flip)
+    return memorization(TRAIN, look(TRAIN.pixels), samples, look(samples), real, flip)
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -78,5 +78,5 @@ def test_a_copy_of_a_symmetrical_picture_counts_where_training_mirrors() -> None
     even = TRAIN.pixels.clone()
     even[:, :, :, 8:] = even[:, :, :, :8].flip(3)
     train = Images(even, "hash", "key", "shards")
-    told = memorisation(train, look(even), even[:40], look(even[:40]), None, flip=True)
+    told = memorization(train, look(even), even[:40], look(even[:40]), None, flip=True)
     assert told["pixels"]["copies"] == 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ggcn.config.compose import compose
 from ggcn.config.schema import Config, Grid, grids
-from ggcn.learning.objectives import EnergyObjective, TeachingObjective
+from ggcn.learning.objectives import AmortizationObjective, EnergyObjective
 from ggcn.models import Energies, build
 
 PARTICLES = ("samples", "data", "both", "segments")
@@ -41,7 +41,7 @@ def test_gamma_0_is_the_kl_flow_bit_for_bit() -> None:
     def likelihood() -> Tensor:
         terms = []
         for number, pair in enumerate(zip(data, samples, strict=True)):
-            f_data, f_samples = energies.score(number, torch.cat(pair)).chunk(2)
+            f_data, f_samples = energies.neg_energy(number, torch.cat(pair)).chunk(2)
             terms.append(f_samples.mean() - f_data.mean())
         return torch.stack(terms).sum()
 
@@ -141,7 +141,7 @@ def test_the_gaussian_reference_is_part_of_the_energy() -> None:
     config = tiny("model.sigma=0.5", "model.grids=[4]")
     energies, _ = build(config)
     x = torch.randn(3, 3, 4, 4)
-    wanted = x.square().flatten(1).sum(1) / (2 * 0.5**2) - energies.score(0, x)
+    wanted = x.square().flatten(1).sum(1) / (2 * 0.5**2) - energies.neg_energy(0, x)
     assert torch.allclose(energies.energy(0, x), wanted)
 
 
@@ -150,7 +150,7 @@ def test_teaching_is_the_mean_squared_distance_to_the_chain_ends() -> None:
     _, upsamplers = build(config)
     z, coarse = torch.randn(4, 8), torch.randn(4, 3, 4, 4)
     fine = torch.randn(4, 3, 16, 16)
-    loss, errors = TeachingObjective(upsamplers)([z, coarse], [coarse, fine])
+    loss, errors = AmortizationObjective(upsamplers)([z, coarse], [coarse, fine])
     wanted = [
         (upsamplers.start(0, z) - coarse).square().mean(),
         (upsamplers.start(1, coarse) - fine).square().mean(),

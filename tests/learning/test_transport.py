@@ -32,7 +32,7 @@ class Potential(nn.Module):
         )
         self.jko_precision = "fp32"
 
-    def score(self, grid: int, x: Tensor, precision: str | None = None) -> Tensor:
+    def neg_energy(self, grid: int, x: Tensor, precision: str | None = None) -> Tensor:
         flat = x.flatten(1)
         return torch.tanh(flat @ self.A.T) @ self.w - (flat @ self.B.T).square().sum(1) / 2
 
@@ -45,11 +45,11 @@ def coupled(count: int = 4) -> tuple[Tensor, Tensor]:
 def test_the_contrastive_loss_with_starts_as_negatives_is_a_regression() -> None:
     f, (start, data), gamma = Potential(3), coupled(), 0.7
     nodes, weights = Gauss.legendre(40)
-    left = (f.score(0, start) - f.score(0, data)).mean()
+    left = (f.neg_energy(0, start) - f.neg_energy(0, data)).mean()
     right = -(data - start).square().flatten(1).sum(1).mean() / (2 * gamma)
     for t, weight in zip(nodes, weights, strict=True):
         x = start.lerp(data, t).requires_grad_()
-        slope = torch.autograd.grad(f.score(0, x).sum(), x)[0]
+        slope = torch.autograd.grad(f.neg_energy(0, x).sum(), x)[0]
         left = left + weight * gamma / 2 * slope.square().flatten(1).sum(1).mean()
         error = (slope - (data - start) / gamma).square().flatten(1).sum(1).mean()
         right = right + weight * gamma / 2 * error
@@ -85,7 +85,7 @@ def test_a_perfect_force_has_no_loss() -> None:
     data = start + torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64).view(1, 3, 1, 1)
 
     class Straight(Potential):
-        def score(self, grid: int, x: Tensor, precision: str | None = None) -> Tensor:
+        def neg_energy(self, grid: int, x: Tensor, precision: str | None = None) -> Tensor:
             return x.flatten(1) @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 
     loss, terms = TransportObjective(Straight(3), 1.0)([start], [data], [torch.rand(4).double()], (5.25,))
@@ -172,15 +172,15 @@ def test_chains_come_in_every_nth_step_and_start_at_the_linear_maps() -> None:
     found = particles[2]
     assert found is not None
     assert torch.equal(found.starts[1], one.upsamplers.base(1, found.sources[1]))
-    assert one.learn_upsamplers(found, 2).keys() >= {"teaching/4", "teaching/16"}
+    assert one.learn_upsamplers(found, 2).keys() >= {"amortization/4", "amortization/16"}
     assert one.learn_upsamplers(None, 3) == {}
 
 
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("model.upsampler.base=plain", "set model.start=hidden and model.upsampler.base=fitted"),
-        ("model.start=noise", "set model.start=hidden"),
+        ("model.upsampler.base=plain", "set model.chain_init=hidden and model.upsampler.base=fitted"),
+        ("model.chain_init=noise", "set model.chain_init=hidden"),
         ("model.energy.kind=frame", "transport needs convnet"),
         ("model.flow.decay_from=0", r"must lie in \(0, 1\]"),
         ("model.flow.start_noise=[0.1,0.2,0.3]", "has 3 entries for 2 grids"),

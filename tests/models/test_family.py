@@ -45,9 +45,9 @@ def weights(learner: Learner) -> list[Tensor]:
 
 PLAIN = [
     "model.upsampler.base=plain",
-    "model.chain.pace=0.01",
-    "model.flow.strength=2",
-    "model.flow.share=1",
+    "model.chain.step_size_scale=0.01",
+    "model.flow.gamma_ratio=2",
+    "model.flow.jko_fraction=1",
     "train.energy.lr=1e-3",
     "train.upsampler.lr=1e-3",
 ]
@@ -58,7 +58,7 @@ EQUALS = {
         ["model=coopnets", "model.grids=[16]"],
     ),
     "ggcn with fixed up-sampling from the data's colours and gamma 0 is multigrid": (
-        ["model=ggcn", *PLAIN, "model.upsampler.kind=fixed", "model.start=data", "model.flow.gamma=[0]"],
+        ["model=ggcn", *PLAIN, "model.upsampler.kind=fixed", "model.chain_init=data", "model.flow.gamma=[0]"],
         ["model=multigrid"],
     ),
     "wgcn with gamma 0 is gcn": (
@@ -139,7 +139,7 @@ def test_hidden_chains_descend_the_energy_of_what_z_becomes() -> None:
     energies.grids[0].readout.weight.data *= 30
 
     def level(z: Tensor) -> float:
-        return (z.square().sum(1) / 2 - energies.score(0, upsamplers.start(0, z))).mean().item()
+        return (z.square().sum(1) / 2 - energies.neg_energy(0, upsamplers.start(0, z))).mean().item()
 
     z = torch.randn(64, 8)
     settings = HiddenChainConfig(steps=30, step_size=0.05, temperature=0.0)

@@ -15,16 +15,14 @@ import torch
 from helpers import TINY, call
 from PIL import Image
 
-from ggcn import images as pictures
-from ggcn import report
+from ggcn import image_grid, report
 from ggcn.cli import status
 from ggcn.config.compose import compose, to_yaml
 from ggcn.errors import UserError
 from ggcn.report.attempts import lives
 from ggcn.report.charts import Line, both_ways, chart, linear, logarithmic, number, scale, thin
 from ggcn.report.samples import STRIPS, finest_row
-from ggcn.run import events as history
-from ggcn.run import samples as gallery
+from ggcn.run import event_log, sample_images
 from ggcn.run.directory import RunDir
 
 HOSTILE = "</pre><script>alert(1)</script>&\"'"
@@ -73,10 +71,10 @@ def metric_lines(steps: int) -> list[dict]:
         line = {"step": step, "health": "suspect" if 200 < step < 230 else "healthy"}
         for place, size in enumerate((4, 16)):
             line |= {f"energy_data/{size}": 0.2 * noise[0] - place, f"energy_samples/{size}": 0.3 * noise[1]}
-            line |= {f"gap/{size}": float(noise[2]) * (40 if 200 < step < 230 else 1)}
+            line |= {f"energy_gap/{size}": float(noise[2]) * (40 if 200 < step < 230 else 1)}
             line |= {
                 f"jko/{size}": 1e-3 * step * np.exp(noise[3]),
-                f"teaching/{size}": 0.3 / step * np.exp(noise[4]),
+                f"amortization/{size}": 0.3 / step * np.exp(noise[4]),
             }
             line |= {
                 f"relative_displacement/{size}": 3 + noise[5] / 3,
@@ -101,11 +99,11 @@ def begun(folder: Path, *words: str) -> RunDir:
 def full(folder: Path, *words: str) -> RunDir:
     """A run that was stopped, killed and preempted, diverged once and goes on; last lines torn."""
     run = begun(folder, *words)
-    lines(run.metrics, metric_lines(300), torn='{"step": 301, "gap/4": 0.')
+    lines(run.metrics, metric_lines(300), torn='{"step": 301, "energy_gap/4": 0.')
     now = time.time()
     events = [("start", 0, 5000), ("stop", 90, 4200), ("start", 90, 4000), ("start", 130, 3000)]
     lines(
-        run.path / history.NAME,
+        run.path / event_log.NAME,
         [
             {"event": event, "time": now - ago, "job": None, "step": step, "world": 2, "host": "n1", "pid": 1}
             | ({"reason": "SIGUSR2"} if event == "stop" else {})
@@ -113,7 +111,12 @@ def full(folder: Path, *words: str) -> RunDir:
         ],
         torn='{"event": "st',
     )
-    incident = {"step": 230, "attempt": 0, "reasons": ["gap/16 1e+04, limit 50"], "rolled_back_to": 200}
+    incident = {
+        "step": 230,
+        "attempt": 0,
+        "reasons": ["energy_gap/16 1e+04, limit 50"],
+        "rolled_back_to": 200,
+    }
     lines(run.incidents, [incident | {"gave_up": False, "time": "2026-01-02T03:04:05+00:00", "signals": {}}])
     told = {"count": 400, "seed": 0, "features": "efficientnet-lite2", "best": False}
     scores = [(100, 180.0, 0.2), (200, 93.5, 0.08), (300, 101.0, 0.09)]
@@ -130,9 +133,9 @@ def sheet(run: RunDir, step: int, start: str = "hidden") -> torch.Tensor:
     rows = list(
         zip(["data", "4 px start", "4 px refined", "16 px start", "16 px refined"], images, strict=True)
     )
-    if start == "bank":
-        rows.append(("bank", images[1]))
-    pictures.save(pictures.labelled("title", rows, side=64), run.samples / f"step_{step:06d}.png")
+    if start == "replay_buffer":
+        rows.append(("replay buffer", images[1]))
+    image_grid.save(image_grid.labelled("title", rows, side=64), run.samples / f"step_{step:06d}.png")
     return images[-1]
 
 
@@ -166,7 +169,7 @@ def test_the_page_shows_all_and_refers_to_nothing_outside(tmp_path: Path) -> Non
         "at step 200",
         "1 divergence",
         "went back to",
-        "gap/16 1e+04, limit 50",
+        "energy_gap/16 1e+04, limit 50",
     ):
         assert told.replace("301", "300") in page.words
     for told in ("SIGUSR2", "killed", "45 %", "efficientnet-lite2", "train.steps"):
@@ -180,7 +183,7 @@ def test_the_page_shows_all_and_refers_to_nothing_outside(tmp_path: Path) -> Non
 
 def test_restarts_and_the_divergence_are_marked_in_the_curves(tmp_path: Path) -> None:
     text = report.write(full(tmp_path)).read_text()
-    gap = text[text.index("<figcaption>Gap") :].partition("</figure>")[0]
+    gap = text[text.index("<figcaption>Energy gap") :].partition("</figure>")[0]
     assert gap.count('class="mark restart"') == 2
     assert "restart at step 90: stopped by SIGUSR2" in gap
     assert gap.count('class="mark incident"') == 1
@@ -209,11 +212,11 @@ def test_the_row_that_is_cut_out_is_that_of_the_samples(tmp_path: Path, model: s
         ("start", others[0]),
         ("ends", ends),
     ]
-    rows += [("bank", others[0])] * (model == "gcn")
-    page = pictures.labelled("title", rows, side=64)
+    rows += [("replay buffer", others[0])] * (model == "gcn")
+    page = image_grid.labelled("title", rows, side=64)
     row = finest_row(page, config)
     assert row is not None
-    assert np.array_equal(np.asarray(row), np.asarray(pictures.sheet(ends, 4, 4)))
+    assert np.array_equal(np.asarray(row), np.asarray(image_grid.sheet(ends, 4, 4)))
     assert finest_row(page.crop((0, 0, page.width, page.height - 9)), config) is None
 
 
@@ -232,8 +235,12 @@ def test_damaged_lines_are_passed_over(tmp_path: Path, name: str) -> None:
 def test_values_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
     run = full(tmp_path)
     odd = metric_lines(60)
-    odd[20]["gap/16"], odd[21]["gap/16"], odd[22]["gap/16"] = float("nan"), float("inf"), "torn"
-    odd[30]["teaching/4"] = None
+    odd[20]["energy_gap/16"], odd[21]["energy_gap/16"], odd[22]["energy_gap/16"] = (
+        float("nan"),
+        float("inf"),
+        "torn",
+    )
+    odd[30]["amortization/4"] = None
     lines(run.metrics, odd)
     text = report.write(run).read_text()
     Page(text)
@@ -260,7 +267,7 @@ def test_a_hostile_config_stays_words(tmp_path: Path) -> None:
     config = compose([*TINY, "train.steps=400"])
     config.data.shards = config.cluster.account = HOSTILE
     run.config.write_text(to_yaml(config))
-    with (run.path / history.NAME).open("w") as file:
+    with (run.path / event_log.NAME).open("w") as file:
         file.write(
             json.dumps(
                 {"event": "start", "time": 1.0, "job": HOSTILE, "world": 1, "step": 0, "host": HOSTILE}
@@ -317,9 +324,9 @@ def test_lives_end_as_the_events_say() -> None:
 
 def test_a_job_that_waits_has_no_life_yet(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    history.add(run, "asking", array="1", index=0)
-    history.add(run, "submit", nodes=1)
-    assert lives(history.read(run), 99, running=False) == []
+    event_log.add(run, "asking", array="1", index=0)
+    event_log.add(run, "submit", nodes=1)
+    assert lives(event_log.read(run), 99, running=False) == []
     assert "submit" in Page(report.write(run).read_text()).words
 
 
@@ -329,7 +336,7 @@ def test_a_job_that_waits_has_no_life_yet(tmp_path: Path) -> None:
 def test_numbers_beyond_all_range_and_endless_nesting_are_passed_over(tmp_path: Path, name: str) -> None:
     run = full(tmp_path)
     path = run.path / name
-    keys = ("time", "gap/16", "fid", "kid", "step_s", "energy_loss")
+    keys = ("time", "energy_gap/16", "fid", "kid", "step_s", "energy_loss")
     vast = {"event": "start", "step": 300, **dict.fromkeys(keys, 10**400)}
     beat = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "save_s"), 10**400)}
     run.heartbeats.mkdir(parents=True, exist_ok=True)
@@ -345,7 +352,7 @@ def test_numbers_beyond_all_range_and_endless_nesting_are_passed_over(tmp_path: 
 def test_old_records_are_shown_without_credentials(tmp_path: Path) -> None:
     run = full(tmp_path)
     secret = "https://me:hunter2@host/x?sig=hunter2 cannot be read"
-    history.add(run, "stop", reason=secret, step=5)
+    event_log.add(run, "stop", reason=secret, step=5)
     lines(run.incidents, [{"step": 230, "reasons": [secret], "rolled_back_to": 200}])
     logged = metric_lines(60)
     logged[-1] |= {"health": "suspect", "reasons": [secret]}
@@ -360,12 +367,12 @@ def test_a_link_shows_no_picture_from_outside_the_run(tmp_path: Path) -> None:
     private = Image.new("RGB", (321, 123), "red")
     private.save(tmp_path / "private.jpg")
     private.save(tmp_path / "private.png")
-    page, row = gallery.thumbnails(run.samples / "step_000300.png")
+    page, row = sample_images.thumbnails(run.samples / "step_000300.png")
     page.parent.mkdir()
     page.symlink_to(tmp_path / "private.jpg")
     row.symlink_to(tmp_path / "private.jpg")
     (run.samples / "step_000310.png").symlink_to(tmp_path / "private.png")
-    gallery.thumbnails(run.samples / "step_000280.png")[0].symlink_to("step_000280.jpg")
+    sample_images.thumbnails(run.samples / "step_000280.png")[0].symlink_to("step_000280.jpg")
     text = report.write(run).read_text()
     assert 'width="321"' not in text
     assert text.count('class="row"') > 2
@@ -373,7 +380,7 @@ def test_a_link_shows_no_picture_from_outside_the_run(tmp_path: Path) -> None:
 
 def test_a_thumbnail_is_encoded_again(tmp_path: Path) -> None:
     run = full(tmp_path)
-    for place in gallery.thumbnails(run.samples / "step_000300.png"):
+    for place in sample_images.thumbnails(run.samples / "step_000300.png"):
         place.parent.mkdir(exist_ok=True)
         Image.new("RGB", (321, 123), "red").save(place, comment=b"hunter2")
     text = report.write(run).read_text()
@@ -397,7 +404,7 @@ def test_inside_its_own_job_the_run_is_running(tmp_path: Path, monkeypatch: pyte
     run = begun(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("GGCN_JOB", "77")
-    history.add(run, "start", mode="slurm", world=1, step=0, host="elsewhere", pid=1)
+    event_log.add(run, "start", mode="slurm", world=1, step=0, host="elsewhere", pid=1)
     assert report.read(run, {}).running
     monkeypatch.delenv("SLURM_JOB_ID")
     assert not report.read(run, {}).running  # SLURM was asked and has no such job

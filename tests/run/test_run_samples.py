@@ -10,12 +10,10 @@ import torch
 from helpers import TINY, call
 from PIL import Image
 
-from ggcn import images as pictures
-from ggcn import report
+from ggcn import image_grid, report
 from ggcn.config.compose import compose, to_yaml
 from ggcn.report import samples as strips
-from ggcn.run import events as history
-from ggcn.run import samples as gallery
+from ggcn.run import event_log, sample_images
 from ggcn.run.directory import RunDir
 
 
@@ -31,7 +29,7 @@ def picture(folder: Path, step: int, colour: str = "red") -> Path:
     """A picture as a run keeps it."""
     path = folder / f"step_{step:06d}.png"
     page, row = Image.new("RGB", (300, 200), colour), Image.new("RGB", (250, 60), colour)
-    gallery.keep(page, row, path, step)
+    sample_images.keep(page, row, path, step)
     return path
 
 
@@ -39,50 +37,50 @@ def picture(folder: Path, step: int, colour: str = "red") -> Path:
 def test_a_sheet_of_fine_grids_stays_below_8_megapixels(sizes: list[int]) -> None:
     rows = [("data", torch.zeros(16, 3, sizes[-1], sizes[-1]))]
     rows += [(f"{size} px", torch.zeros(16, 3, size, size)) for size in sizes for _ in range(2)]
-    page = pictures.labelled("title", rows, side=sizes[-1])
+    page = image_grid.labelled("title", rows, side=sizes[-1])
     assert 2_000_000 < page.width * page.height < 8_000_000
 
 
 def test_a_sheet_of_many_wide_rows_shows_fewer_images_and_not_specks() -> None:
     rows = [("row", torch.zeros(100, 3, 256, 256))] * 12
-    page = pictures.labelled("title", rows, side=256)
+    page = image_grid.labelled("title", rows, side=256)
     assert page.width * page.height < 8_000_000
-    assert page.height > 12 * pictures.LEAST_SIDE
+    assert page.height > 12 * image_grid.LEAST_SIDE
 
 
 def test_small_sheets_are_laid_out_as_ever() -> None:
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    page = pictures.labelled("title", [("a", images)], side=64)
-    strip = pictures.sheet(images, 4, 4)
+    page = image_grid.labelled("title", [("a", images)], side=64)
+    strip = image_grid.sheet(images, 4, 4)
     assert page.height == 26 + strip.height + 4
 
 
 def test_images_are_averaged_down_where_there_is_no_room() -> None:
     fine = torch.rand(2, 3, 128, 128) * 2 - 1
     small = torch.nn.functional.avg_pool2d(fine, 2)
-    assert pictures.row_of(fine, 64).tobytes() == pictures.sheet(small, 2).tobytes()
+    assert image_grid.row_of(fine, 64).tobytes() == image_grid.sheet(small, 2).tobytes()
 
 
 def test_of_a_long_run_the_newest_stay_and_an_even_history(tmp_path: Path) -> None:
     for step in range(100, 10_100, 100):
         picture(tmp_path, step)
-        gallery.prune(tmp_path, 5, 100)
-    found = list(gallery.steps(tmp_path))
+        sample_images.prune(tmp_path, 5, 100)
+    found = list(sample_images.steps(tmp_path))
     assert found[-5:] == [9600, 9700, 9800, 9900, 10000]
     older = found[:-5]
     assert 3 <= len(older) <= 5
     assert older[0] == 100  # the first
     gaps = {after - before for before, after in pairwise(older[1:])}
     assert len(gaps) == 1
-    thumbs = {path.name for path in (tmp_path / gallery.THUMBNAILS).iterdir()}
+    thumbs = {path.name for path in (tmp_path / sample_images.THUMBNAILS).iterdir()}
     assert thumbs == {f"step_{step:06d}{end}" for step in found for end in (".jpg", "-finest.jpg")}
 
 
 def test_all_stay_where_the_config_says_so(tmp_path: Path) -> None:
     for step in range(1, 30):
         picture(tmp_path, step)
-    gallery.prune(tmp_path, 0, 1)
-    assert len(gallery.steps(tmp_path)) == 29
+    sample_images.prune(tmp_path, 0, 1)
+    assert len(sample_images.steps(tmp_path)) == 29
 
 
 def test_what_a_user_put_there_is_never_removed(tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_what_a_user_put_there_is_never_removed(tmp_path: Path) -> None:
     link = tmp_path / "step_000014.png"
     link.unlink()
     link.symlink_to(tmp_path / "step_000029.png")
-    gallery.prune(tmp_path, 2, 1)
+    sample_images.prune(tmp_path, 2, 1)
     assert all(path.exists() for path in (*mine, own, copy, damaged, link))
     assert not (tmp_path / "step_000015.png").exists()
 
@@ -127,8 +125,8 @@ def test_missing_and_damaged_thumbnails_and_huge_sheets_are_left_out(tmp_path: P
     huge = Image.new("1", (20_000, 20_000))  # a few kilobytes that Pillow takes for a bomb
     for step in (300, 400):
         huge.save(run.samples / f"step_{step:06d}.png")
-    gallery.thumbnails(run.samples / "step_000300.png")[1].write_bytes(b"damaged")
-    for path in gallery.thumbnails(run.samples / "step_000400.png"):
+    sample_images.thumbnails(run.samples / "step_000300.png")[1].write_bytes(b"damaged")
+    for path in sample_images.thumbnails(run.samples / "step_000400.png"):
         path.unlink()
     text = report.write(run).read_text()
     assert text.count('class="row"') == 2
@@ -138,7 +136,7 @@ def test_missing_and_damaged_thumbnails_and_huge_sheets_are_left_out(tmp_path: P
 def test_pictures_beyond_a_million_steps_are_in_order(tmp_path: Path) -> None:
     for step in (999_900, 1_000_000, 5):
         picture(tmp_path, step)
-    assert list(gallery.steps(tmp_path)) == [5, 999_900, 1_000_000]
+    assert list(sample_images.steps(tmp_path)) == [5, 999_900, 1_000_000]
 
 
 def test_a_million_lines_of_metrics_are_not_read_whole(
@@ -148,8 +146,8 @@ def test_a_million_lines_of_metrics_are_not_read_whole(
     filler = "x" * 500
     with run.metrics.open("w") as file:
         for step in range(1, many + 1):
-            file.write(json.dumps({"step": step, "gap/16": step / 7, "note": filler}) + "\n")
-        file.write('{"step": 60001, "gap')
+            file.write(json.dumps({"step": step, "energy_gap/16": step / 7, "note": filler}) + "\n")
+        file.write('{"step": 60001, "energy_gap')
     found = report.read(run).lines
     steps = [line["step"] for line in found]
     assert steps[0] == 1
@@ -160,7 +158,7 @@ def test_a_million_lines_of_metrics_are_not_read_whole(
 
 def test_a_run_whose_steps_are_all_saved_was_not_killed(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    history.add(run, "start", world=1, step=0, host="elsewhere", pid=1)
+    event_log.add(run, "start", world=1, step=0, host="elsewhere", pid=1)
     saved = run.checkpoints / "step_00000400"
     saved.mkdir(parents=True)
     (saved / "COMPLETE").touch()
@@ -170,16 +168,16 @@ def test_a_run_whose_steps_are_all_saved_was_not_killed(tmp_path: Path) -> None:
 
 
 def test_a_run_leaves_thumbnails_and_a_report_that_says_how_it_ended(faces: Path, tmp_path: Path) -> None:
-    words = ["run=tiny", "train.steps=6", "log.pictures_every=1", "log.pictures_kept=2", "cluster.ranks=1"]
+    words = ["run=tiny", "train.steps=6", "log.samples_every=1", "log.samples_kept=2", "cluster.ranks=1"]
     done = call(
         "cluster/launch.py", "-m", "local", *TINY, *words, f"data.shards={faces}", f"paths.runs={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
     run = RunDir(tmp_path / "tiny")
-    found = gallery.steps(run.samples)
+    found = sample_images.steps(run.samples)
     assert list(found)[-2:] == [5, 6]
     assert len(found) <= 4
-    assert all(thumb.exists() for path in found.values() for thumb in gallery.thumbnails(path))
+    assert all(thumb.exists() for path in found.values() for thumb in sample_images.thumbnails(path))
     text = (run.path / "report.html").read_text()
     assert "killed" not in text
     assert "complete" in text

@@ -29,9 +29,9 @@ WORDS = [
     "model.flow.gamma=[0]",
     "model.chain.temperature=[1]",
     "model.chain.step_size=[0.005]",
-    "model.start_sd=1",
-    "model.bank.chains=1024",
-    "model.bank.renewal=0.01",
+    "model.init_std=1",
+    "model.replay_buffer.chains=1024",
+    "model.replay_buffer.reinit_prob=0.01",
 ]
 SYSTEMS = {
     "persistent": ["model=gcn", "model.chain.steps=[10]"],
@@ -47,7 +47,7 @@ def eight_gaussians() -> torch.distributions.Distribution:
     return torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(8)), one)
 
 
-class Ring:
+class SharedBuffers:
     """Radius ~ N(1, 0.15^2), any angle."""
 
     radius = torch.distributions.Normal(1.0, 0.15)
@@ -72,7 +72,7 @@ def learner_of_points(words: list[str]) -> Learner:
     energies, upsamplers = Energies(config.model, "fp32"), Upsamplers(config.model, "fp32", 1)
     energies.grids[0] = nn.Sequential(plain_net(2, 1), nn.Flatten(0))
     energies.shape = (2, 1, 1)
-    if config.model.start == "hidden":
+    if config.model.chain_init == "hidden":
         upsamplers.grids[0] = nn.Sequential(plain_net(8, 2), nn.Unflatten(1, (2, 1, 1)))
     lanes = Lanes(1, width=config.train.batch)
     return Learner(config, lanes, torch.device("cpu"), (energies, upsamplers))
@@ -82,7 +82,7 @@ def learner_of_points(words: list[str]) -> Learner:
 @pytest.mark.parametrize("system", list(SYSTEMS))
 @pytest.mark.parametrize("name", ["eight gaussians", "ring"])
 def test_the_energy_learned_is_the_true_log_density(name: str, system: str) -> None:
-    law = Ring() if name == "ring" else eight_gaussians()
+    law = SharedBuffers() if name == "ring" else eight_gaussians()
     learner = learner_of_points(SYSTEMS[system])
     torch.manual_seed(0)
     for step in range(700):

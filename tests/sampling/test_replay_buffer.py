@@ -9,20 +9,20 @@ from helpers import TINY
 from ggcn.config.compose import compose
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.sampling.replay_buffer import Bank
+from ggcn.sampling.replay_buffer import ReplayBuffer
 
 CPU = torch.device("cpu")
 
 
-def banks(world: int, *words: str) -> list[Bank]:
-    config = compose([*TINY, "model=gcn", "model.grids=[4]", "model.bank.chains=6", *words])
+def banks(world: int, *words: str) -> list[ReplayBuffer]:
+    config = compose([*TINY, "model=gcn", "model.grids=[4]", "model.replay_buffer.chains=6", *words])
     return [
-        Bank(config.model, Lanes(4, rank, world, width=3), config.seed, (3, 4, 4), CPU)
+        ReplayBuffer(config.model, Lanes(4, rank, world, width=3), config.seed, (3, 4, 4), CPU)
         for rank in range(world)
     ]
 
 
-def advance(bank: Bank, step: int) -> torch.Tensor:
+def advance(bank: ReplayBuffer, step: int) -> torch.Tensor:
     taken, states = bank.take(bank.lanes.keys(0, "bank", "step", step))
     bank.put(taken, states + 1)
     return states
@@ -30,7 +30,10 @@ def advance(bank: Bank, step: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_take_and_renew_the_same_chains_as_one(world: int) -> None:
-    (alone,), many = banks(1, "model.bank.renewal=0.3"), banks(world, "model.bank.renewal=0.3")
+    (alone,), many = (
+        banks(1, "model.replay_buffer.reinit_prob=0.3"),
+        banks(world, "model.replay_buffer.reinit_prob=0.3"),
+    )
     for step in range(10):
         assert torch.equal(advance(alone, step), torch.cat([advance(bank, step) for bank in many]))
     assert torch.equal(alone.chains, torch.cat([bank.chains for bank in many]))
@@ -50,7 +53,7 @@ def test_saved_lanes_are_dealt_again_to_other_ranks(tmp_path: Path) -> None:
 
 
 def test_a_step_takes_each_chain_at_most_once_and_ages_it() -> None:
-    (bank,) = banks(1, "model.bank.renewal=0")
+    (bank,) = banks(1, "model.replay_buffer.reinit_prob=0")
     before = bank.chains.clone()
     (slots, numbers), states = bank.take(bank.lanes.keys(0, "bank", "step", 0))
     assert len({*zip(slots.tolist(), numbers.tolist(), strict=True)}) == 12
@@ -62,7 +65,7 @@ def test_a_step_takes_each_chain_at_most_once_and_ages_it() -> None:
 
 
 def test_renewal_gives_chains_that_start_anew() -> None:
-    (bank,) = banks(1, "model.bank.renewal=1")
+    (bank,) = banks(1, "model.replay_buffer.reinit_prob=1")
     advance(bank, 0)
     states = advance(bank, 1)
     assert states.abs().mean() < 0.5  # fresh noise of 0.3, never a state that was moved by 1
@@ -70,5 +73,5 @@ def test_renewal_gives_chains_that_start_anew() -> None:
 
 
 def test_a_bank_smaller_than_the_batch_is_refused() -> None:
-    with pytest.raises(UserError, match="model.bank.chains=3 per lane"):
-        banks(1, "model.bank.chains=3", "train.batch=16")
+    with pytest.raises(UserError, match="model.replay_buffer.chains=3 per lane"):
+        banks(1, "model.replay_buffer.chains=3", "train.batch=16")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from ggcn.applications import user_images as given
+from ggcn.applications import user_images
 from ggcn.cli import make_shards, verify_shards
 from ggcn.errors import UserError
 from ggcn.shards import build, color, crop, image_file, sources
@@ -548,7 +548,7 @@ def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, 
         assert built is not None
         assert built[0].rejects == [("a.png", why)]
     with pytest.raises(UserError, match="is no picture"):
-        given.mask(str(folder / "a.png"), 16)
+        user_images.mask(str(folder / "a.png"), 16)
     assert verify_shards.undecodable(data, 40, "png").startswith("cannot be decoded")
     assert not ran.exists()
 

@@ -16,14 +16,12 @@ import torch
 from helpers import ROOT, TINY, call, command, quiet_environment
 
 from ggcn.config.compose import compose
-from ggcn.distributed import process_group as ranks
-from ggcn.distributed.process_group import Place
-from ggcn.errors import Outage, UserError
-from ggcn.launch import job
-from ggcn.launch import requeue as after
+from ggcn.distributed import process_group
+from ggcn.distributed.process_group import RankInfo
+from ggcn.errors import TransientError, UserError
+from ggcn.launch import job, requeue
 from ggcn.launch.signals import Stop
-from ggcn.run import events as history
-from ggcn.run import heartbeat
+from ggcn.run import event_log, heartbeat
 from ggcn.run.directory import RunDir
 
 Start = Callable[..., subprocess.Popen]
@@ -129,7 +127,7 @@ def test_a_dry_run_tells_all_writes_nothing_and_imports_no_torch(words: list[str
         (["cluster.nodes=0"], "cluster.nodes=0 must be a number of nodes"),
         (["cluster.hang_s=700"], "cluster.hang_s=700 must be below cluster.timeout_s=600"),
         (["cluster.sbatch=[exclusive]"], "its entries look like --option=value"),
-        (["cluster.lead_s=600", "cluster.time_min=10"], "cluster.lead_s=600 must lie in [0, 599]"),
+        (["cluster.stop_lead_s=600", "cluster.time_min=10"], "cluster.stop_lead_s=600 must lie in [0, 599]"),
         (["--sweep"], "--sweep needs an override with several values"),
     ],
 )
@@ -182,14 +180,14 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
     run.freeze(config)
     in_job(monkeypatch, "1")
 
-    def life(code: int, saved: int, stop: str = "") -> after.Verdict:
-        history.add(run, "start", step=saved, world=2)
+    def life(code: int, saved: int, stop: str = "") -> requeue.Verdict:
+        event_log.add(run, "start", step=saved, world=2)
         (run.checkpoints / f"step_{saved:08d}").mkdir(parents=True, exist_ok=True)
         (run.checkpoints / f"step_{saved:08d}/COMPLETE").touch()
         if stop:
-            history.add(run, "stop", step=saved, reason=stop)
-        found = after.verdict(run, code)
-        history.add(run, "end", **found._asdict(), step=saved)
+            event_log.add(run, "stop", step=saved, reason=stop)
+        found = requeue.verdict(run, code)
+        event_log.add(run, "end", **found._asdict(), step=saved)
         return found
 
     assert life(137, saved=5) == ("crash", "a rank was killed (SIGKILL: out of memory?)", True)
@@ -201,13 +199,15 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
     gave_up = life(137, saved=10)
     assert not gave_up.again
     assert gave_up.reason.startswith("3 crashes in a row at step 10, the last: a rank was killed (SIGKILL")
-    assert [each["reason"] for each in history.restarts(history.read(run))][1] == "asked to stop by SIGTERM"
+    assert [each["reason"] for each in event_log.restarts(event_log.read(run))][
+        1
+    ] == "asked to stop by SIGTERM"
     in_job(monkeypatch, "2")
     assert life(1, saved=10).again, "a new submission counts anew"
-    history.add(run, "cancel", job="1")
+    event_log.add(run, "cancel", job="1")
     assert life(0, saved=10, stop="SIGTERM").again, "cancelled was the job before"
-    history.add(run, "cancel", job="2")
-    history.add(run, "submit", job="3")
+    event_log.add(run, "cancel", job="2")
+    event_log.add(run, "submit", job="3")
     assert life(0, saved=10, stop="SIGTERM") == ("cancelled", "cancelled", False)
 
 
@@ -216,7 +216,7 @@ def rank_in_a_fork(run: RunDir) -> int:
     pid = os.fork()
     if pid == 0:
         gc.disable()  # what other tests left of process groups must not be ended here: its threads are not
-        job.exit_code(run, Place(), Stop())
+        job.exit_code(run, RankInfo(), Stop())
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -227,7 +227,7 @@ def rank_in_a_fork(run: RunDir) -> int:
         (OSError(errno.ENOSPC, "No space left on device"), "mistake"),
         (FileNotFoundError(errno.ENOENT, "No such file"), "mistake"),
         (OSError(errno.ESTALE, "Stale file handle"), "crash"),
-        (Outage("a loader worker died"), "crash"),
+        (TransientError("a loader worker died"), "crash"),
         (RuntimeError("a bug"), "crash"),
     ],
 )
@@ -239,13 +239,13 @@ def test_what_needs_a_person_ends_a_job_and_what_may_pass_has_it_requeued(
     run.freeze(config)
 
     def fail(*_: object) -> None:
-        history.add(run, "start")
+        event_log.add(run, "start")
         if isinstance(error, OSError):
             raise UserError("cannot write a checkpoint") from error
         raise error
 
     monkeypatch.setattr(job, "run_rank", fail)
-    found = after.verdict(run, rank_in_a_fork(run))
+    found = requeue.verdict(run, rank_in_a_fork(run))
     assert (found.kind, found.again) == (kind, kind == "crash")
     told = str(error) if not isinstance(error, OSError) else "cannot write a checkpoint"
     assert found.reason == ("a rank failed with exit code 1" if type(error) is RuntimeError else told)
@@ -259,8 +259,8 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_oth
     run.freeze(config)
     monkeypatch.setattr(job, "PATIENCE_S", 1)
 
-    def end() -> after.Verdict:
-        return after.verdict(run, rank_in_a_fork(run))  # the lock is this process's
+    def end() -> requeue.Verdict:
+        return requeue.verdict(run, rank_in_a_fork(run))  # the lock is this process's
 
     with run.alone("rank"):
         assert end().kind == "mistake"
@@ -279,11 +279,11 @@ def test_a_job_whose_gpus_cannot_be_used_ends_with_the_cause(
     run.freeze(config)
     in_job(monkeypatch, "7")
     monkeypatch.setenv(variable, "2")
-    found = after.verdict(run, rank_in_a_fork(run))
+    found = requeue.verdict(run, rank_in_a_fork(run))
     assert (found.kind, found.again) == ("mistake", False)
     assert "GPUs were asked for (" in found.reason
-    assert ranks.why_no_cuda() in found.reason
-    assert history.last(history.read(run), "start") is None
+    assert process_group.why_no_cuda() in found.reason
+    assert event_log.last(event_log.read(run), "start") is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
@@ -299,7 +299,7 @@ def test_a_local_run_that_leaves_gpus_alone_says_so_and_names_its_device(
     )
     assert done.returncode == 0, done.stderr
     assert "trains on the CPU although there should be GPUs (CUDA_VISIBLE_DEVICES=0)" in done.stderr
-    (start,) = [event for event in history.read(RunDir(tmp_path / "run")) if event["event"] == "start"]
+    (start,) = [event for event in event_log.read(RunDir(tmp_path / "run")) if event["event"] == "start"]
     assert (start["mode"], start["device"], start["job"]) == ("local", "2 x CPU, 1 thread", None)
     assert "rank 1 of 2 uses cpu (2 x CPU, 1 thread)" in (tmp_path / "run/logs/rank_0001.log").read_text()
 
@@ -310,19 +310,19 @@ def test_who_is_asked_to_stop_before_the_first_step_makes_none(
     run = RunDir.of(config := compose([*words, "cluster.ranks=1"]))
     run.freeze(config)
     in_job(monkeypatch, "7")
-    history.add(run, "cancel", job="7")
+    event_log.add(run, "cancel", job="7")
     try:
-        outcome = job.run_rank(run, Place(), Stop(), watched=False)
+        outcome = job.run_rank(run, RankInfo(), Stop(), watched=False)
     finally:
-        ranks.leave()
+        process_group.shutdown()
     assert (outcome.step, outcome.finished) == (0, False)
-    assert history.read(run)[-1]["reason"] == "cancel"
+    assert event_log.read(run)[-1]["reason"] == "cancel"
     assert not run.metrics.exists()
-    assert after.verdict(run, 0).kind == "cancelled"
+    assert requeue.verdict(run, 0).kind == "cancelled"
 
 
 def test_the_time_before_a_deadline_counts_what_seldom_comes(tmp_path: Path) -> None:
-    heart = heartbeat.Heart(tmp_path, 0, 1, tmp_path / "stacks")
+    heart = heartbeat.Heartbeat(tmp_path, 0, 1, tmp_path / "stacks")
     for kind, seconds in (("picture", 0.3), ("save", 0.2)):
         with heart.between(1, kind):
             time.sleep(seconds)
@@ -333,7 +333,7 @@ def test_the_time_before_a_deadline_counts_what_seldom_comes(tmp_path: Path) -> 
     assert heart.slowest_s < 0.3
     with heart.between(200, "save"):
         pass
-    known = heartbeat.Heart(tmp_path, 0, 1, tmp_path / "stacks").lead_s()
+    known = heartbeat.Heartbeat(tmp_path, 0, 1, tmp_path / "stacks").lead_s()
     assert known >= 1.5 * (0.3 + 0.8 * 0.2) + 5, "in the next life"
 
 
@@ -389,19 +389,19 @@ def test_points_of_a_sweep_that_would_share_a_directory_are_refused(words: list[
 def test_an_event_whose_writer_was_killed_costs_no_other(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for event in ("submit", "start"):
-        history.add(run, event)
-    path = tmp_path / history.NAME
+        event_log.add(run, event)
+    path = tmp_path / event_log.NAME
     path.write_bytes(path.read_bytes()[:-20])
     for event in ("stop", "end"):
-        history.add(run, event)
-    assert [event["event"] for event in history.read(run)] == ["submit", "stop", "end"]
+        event_log.add(run, event)
+    assert [event["event"] for event in event_log.read(run)] == ["submit", "stop", "end"]
 
 
 def test_a_local_run_tells_its_state_and_can_be_cancelled(
     words: list[str], tmp_path: Path, start: Start
 ) -> None:
     run = tmp_path / "run"
-    process = start(*words, "train.steps=100000", "log.pictures_every=100000")
+    process = start(*words, "train.steps=100000", "log.samples_every=100000")
     wait(lambda: len(beats(run)) == 2)
     wait(lambda: (run / "metrics.jsonl").read_text().count("\n") > 2)
     running = call("cluster/status.py", run).stdout

@@ -13,14 +13,12 @@ from helpers import TINY, call, command, quiet_environment
 from slurm_cluster import events
 
 from ggcn.config.compose import compose
-from ggcn.distributed.process_group import Place
+from ggcn.distributed.process_group import RankInfo
 from ggcn.errors import UserError
-from ggcn.launch import job, slurm
-from ggcn.launch import requeue as after
-from ggcn.launch import sbatch_options as options
+from ggcn.launch import job, requeue, sbatch_options, slurm
 from ggcn.launch.request import NO_GPU, Request
 from ggcn.launch.signals import Stop
-from ggcn.run import events as history
+from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 
 
@@ -110,7 +108,7 @@ def stand_ins(tmp_path: Path) -> StandIns:
     ],
 )
 def test_options_are_read_as_sbatch_reads_them(entry: str, name: str, value: str | None) -> None:
-    assert options.read([entry]) == {name: value}
+    assert sbatch_options.read([entry]) == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -121,8 +119,8 @@ def test_options_are_read_as_sbatch_reads_them(entry: str, name: str, value: str
         ("-N 2", "cluster.nodes"),
         ("--time=60", "cluster.time_min"),
         ("-t 60", "cluster.time_min"),
-        ("--signal=USR1@60", "cluster.lead_s"),
-        ("--sig=USR1@60", "cluster.lead_s"),
+        ("--signal=USR1@60", "cluster.stop_lead_s"),
+        ("--sig=USR1@60", "cluster.stop_lead_s"),
         ("--no-requeue", "cluster.max_crashes"),
         ("--ntasks=8", "cluster.ranks_per_node"),
         ("--ntasks-per-node=8", "cluster.ranks_per_node"),
@@ -147,7 +145,7 @@ def test_options_that_contradict_the_launcher_are_refused_with_what_to_say_inste
     entry: str, sentence: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        options.read([entry])
+        sbatch_options.read([entry])
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -284,7 +282,7 @@ def test_points_of_a_sweep_share_a_job_array_only_with_their_like(
     jobs = []
     for run in runs:
         told = events(run)
-        (run / history.NAME).write_text(
+        (run / event_log.NAME).write_text(
             "".join(f"{line}\n" for line in _lines(run) if '"submit"' not in line)
         )
         number = told[-1]["job"]
@@ -315,7 +313,7 @@ def test_a_sweep_may_lie_in_a_folder_with_an_odd_name(words: list[str], tmp_path
 
 
 def _lines(run: Path) -> list[str]:
-    return (run / history.NAME).read_text().splitlines()
+    return (run / event_log.NAME).read_text().splitlines()
 
 
 @dataclass
@@ -371,7 +369,7 @@ def test_an_element_of_an_array_speaks_to_slurm_of_itself(
     assert len(ports) == 5
 
 
-def _place(variables: dict[str, str]) -> Place:
+def _place(variables: dict[str, str]) -> RankInfo:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "SLURM_PROCID": "0",
@@ -440,21 +438,21 @@ def test_what_another_attempt_left_counts_for_nothing_whatever_the_clocks_say(
     monkeypatch.setenv("SLURM_JOB_ID", "1")
 
     def fail(*_: object) -> None:
-        history.add(run, "start")
+        event_log.add(run, "start")
         raise UserError("no shards")
 
     monkeypatch.setattr(job, "run_rank", fail)
-    monkeypatch.setenv(history.ATTEMPT, "first")
+    monkeypatch.setenv(event_log.ATTEMPT, "first")
     if (pid := os.fork()) == 0:
-        job.exit_code(run, Place(), Stop())
+        job.exit_code(run, RankInfo(), Stop())
     os.waitpid(pid, 0)
     note = run.error(0)
     for skew in (-3600, 3600):
         os.utime(note, (time.time() + skew,) * 2)
-        assert after.verdict(run, 137)[:2] == ("mistake", "no shards")
-    monkeypatch.setenv(history.ATTEMPT, "second")
-    history.add(run, "start")
-    assert after.verdict(run, 137).kind == "crash"
+        assert requeue.verdict(run, 137)[:2] == ("mistake", "no shards")
+    monkeypatch.setenv(event_log.ATTEMPT, "second")
+    event_log.add(run, "start")
+    assert requeue.verdict(run, 137).kind == "crash"
 
 
 def test_an_attempt_begins_with_no_notes_of_the_one_before(

@@ -15,7 +15,7 @@ import pytest
 from helpers import TINY
 from slurm_cluster import Machine, cluster, events, leftovers
 
-from ggcn.run import events as history
+from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 
 HANG = Path(__file__).parent / "hang"
@@ -238,7 +238,7 @@ def test_a_cancel_counts_for_its_own_job_and_at_any_moment(run: Run) -> None:
     run.cancel()
     first = run.job
     run.launch(ENDLESS)
-    history.add(RunDir(run.path), "cancel", job=first)  # it came too late
+    event_log.add(RunDir(run.path), "cancel", job=first)  # it came too late
     assert run.lives(2)["step"] == run.of("stop")[-1]["step"]
 
     run.cancel()
@@ -333,7 +333,7 @@ def test_the_time_limit_is_a_pause_and_what_no_restart_mends_is_an_end(
     mistaken.launch(ENDLESS, f"cluster.setup=['rm {moved}']")
     broken = Run(run.slurm, run.words, tmp_path, "broken")
     broken.launch(ENDLESS, "cluster.max_crashes=2", "cluster.setup=['export GLOO_SOCKET_IFNAME=nowhere']")
-    run.launch(ENDLESS, "cluster.time_min=1", "cluster.lead_s=45")
+    run.launch(ENDLESS, "cluster.time_min=1", "cluster.stop_lead_s=45")
 
     pause = run.goes_on_after_a_pause()
     assert "time limit" in pause["reason"]

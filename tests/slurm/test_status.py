@@ -17,7 +17,7 @@ from ggcn import report
 from ggcn.cli import status
 from ggcn.config.compose import compose
 from ggcn.launch import slurm
-from ggcn.run import events as history
+from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 from ggcn.run.status import QueuedJob
 
@@ -89,7 +89,7 @@ def squeue(place: Path, *rows: str) -> str:
     ],
 )
 def test_a_job_that_waits_says_why(run: RunDir, tmp_path: Path, state: str, reason: str, said: str) -> None:
-    history.add(run, "submit", job="12")
+    event_log.add(run, "submit", job="12")
     comment = "a|b, of the user's own"
     path = squeue(tmp_path / "bin", f"12|{state}|{reason}{slurm.SEPARATOR}{comment}", "garbage")
     assert tell(run.path, PATH=path).stdout.splitlines()[1].strip() == said
@@ -100,7 +100,7 @@ def test_a_job_that_waits_says_why(run: RunDir, tmp_path: Path, state: str, reas
 
 
 def test_a_launcher_says_why_its_job_waits(run: RunDir, tmp_path: Path, faces: Path) -> None:
-    history.add(run, "submit", job="12")
+    event_log.add(run, "submit", job="12")
     path = squeue(tmp_path / "bin", f"12|PENDING|JobHeldUser{slurm.SEPARATOR}x")
     for name in ("sbatch", "srun"):
         (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
@@ -119,8 +119,8 @@ def test_a_launcher_says_why_its_job_waits(run: RunDir, tmp_path: Path, faces: P
 
 
 def test_when_slurm_does_not_answer_the_files_still_speak(run: RunDir, tmp_path: Path) -> None:
-    history.add(run, "submit", job="12")
-    history.add(run, "start", mode="slurm", job="12", world=1, step=0, host="node7", pid=1)
+    event_log.add(run, "submit", job="12")
+    event_log.add(run, "start", mode="slurm", job="12", world=1, step=0, host="node7", pid=1)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     (tmp_path / "bin/squeue").chmod(0o755)
@@ -153,10 +153,10 @@ def test_a_local_run_in_an_allocation_is_one(
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         time.sleep(0.05)
         facts = {"mode": "local", "world": 1, "step": 0, "host": socket.gethostname(), "pid": process.pid}
-        history.add(run, "start", **facts)
-        (event,) = history.read(run)
+        event_log.add(run, "start", **facts)
+        (event,) = event_log.read(run)
         assert event["job"] is None
-        (run.path / history.NAME).write_text(json.dumps(STATES[how](event)) + "\n")
+        (run.path / event_log.NAME).write_text(json.dumps(STATES[how](event)) + "\n")
         assert tell(run.path).stdout.splitlines()[1].strip() == f"running on {socket.gethostname()}"
         assert f"asked rank 0 (process {process.pid})" in tell(run.path, "--cancel").stdout
         assert process.wait(20) == -15
@@ -167,27 +167,27 @@ def test_a_local_run_in_an_allocation_is_one(
 def test_what_a_job_of_ours_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "GGCN_JOB"):
         monkeypatch.delenv(name, raising=False)
-    assert history.job() is None
+    assert event_log.job() is None
     monkeypatch.setenv("SLURM_JOB_ID", "99")
-    assert history.job() is None
+    assert event_log.job() is None
     monkeypatch.setenv("GGCN_JOB", "98")  # inherited: this allocation was asked for inside a job of ours
-    assert history.job() is None
+    assert event_log.job() is None
     monkeypatch.setenv("GGCN_JOB", "99")
-    assert history.job() == "99"
+    assert event_log.job() == "99"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "97")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert history.job() is None
-    history.in_own_job()
-    assert history.job() == "97_2"
+    assert event_log.job() is None
+    event_log.in_own_job()
+    assert event_log.job() == "97_2"
 
 
 def test_a_run_of_another_machine_is_not_called_killed(run: RunDir) -> None:
-    history.add(run, "start", mode="local", world=1, step=0, host="elsewhere", pid=1)
+    event_log.add(run, "start", mode="local", world=1, step=0, host="elsewhere", pid=1)
     assert "running on elsewhere, as its files say; only that machine can tell" in tell(run.path).stdout
     refused = tell(run.path, "--cancel")
     assert refused.returncode == 2
     assert "run this command on elsewhere" in refused.stderr
-    history.add(run, "stop", step=0, reason="SIGTERM")
+    event_log.add(run, "stop", step=0, reason="SIGTERM")
     assert "stopped: SIGTERM" in tell(run.path).stdout
 
 
@@ -202,9 +202,9 @@ RUBBISH: dict[str, Callable[[RunDir], object]] = {
     "a folder": lambda run: (run.config.unlink(), run.config.mkdir()),
     "a broken link": lambda run: (run.config.unlink(), run.config.symlink_to("/nowhere/config.yaml")),
     "a link to itself": lambda run: (run.config.unlink(), run.config.symlink_to("config.yaml")),
-    "events": lambda run: (run.path / history.NAME).write_text(EVENTS),
-    "binary events": lambda run: (run.path / history.NAME).write_bytes(bytes(range(256)) * 9),
-    "a folder of events": lambda run: (run.path / history.NAME).mkdir(),
+    "events": lambda run: (run.path / event_log.NAME).write_text(EVENTS),
+    "binary events": lambda run: (run.path / event_log.NAME).write_bytes(bytes(range(256)) * 9),
+    "a folder of events": lambda run: (run.path / event_log.NAME).mkdir(),
     "beats": lambda run: [
         _append(run.path / f"heartbeats/rank_{n:04d}.json", beat) for n, beat in enumerate(BEATS)
     ],
@@ -246,11 +246,14 @@ BEATS = (
 )
 METRICS = "\n".join(
     [
-        *("[1]", "{", '{"step": 1}', '{"step": NaN, "gap/16": "x"}', '{"step": "3", "health": ["a"]}'),
-        *('{"step": 2, "gap/16": null, "health": 5, "reasons": 7, "seconds/step": "fast"}', '{"step": true}'),
+        *("[1]", "{", '{"step": 1}', '{"step": NaN, "energy_gap/16": "x"}', '{"step": "3", "health": ["a"]}'),
+        *(
+            '{"step": 2, "energy_gap/16": null, "health": 5, "reasons": 7, "seconds/step": "fast"}',
+            '{"step": true}',
+        ),
         *(
             '{"health": "healthy\\nnot"}',
-            '{"step": 4, "gap/16": NaN, "seconds/step": NaN}',
+            '{"step": 4, "energy_gap/16": NaN, "seconds/step": NaN}',
             '{"step": 5, "torn',
         ),
     ]
@@ -288,11 +291,11 @@ def test_one_broken_run_costs_the_others_nothing(run: RunDir, what: str, tmp_pat
 
 
 def test_a_rank_starts_on_the_beats_of_any_version(tmp_path: Path) -> None:
-    from ggcn.run.heartbeat import Heart
+    from ggcn.run.heartbeat import Heartbeat
 
     for beat in BEATS:
         (tmp_path / "rank_0000.json").write_text(beat)
-        Heart(tmp_path, 0, 1, tmp_path / "stacks").stop()
+        Heartbeat(tmp_path, 0, 1, tmp_path / "stacks").stop()
 
 
 def test_a_clock_that_is_ahead_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +307,6 @@ def test_a_clock_that_is_ahead_is_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_device_is_in_the_status(run: RunDir) -> None:
     here = {"host": socket.gethostname(), "pid": psutil.Process().pid}
-    history.add(run, "start", mode="local", device="2 x NVIDIA H100", world=2, step=0, **here)
+    event_log.add(run, "start", mode="local", device="2 x NVIDIA H100", world=2, step=0, **here)
     assert "device     2 x NVIDIA H100" in tell(run.path).stdout
     assert run.heartbeats == run.path / "heartbeats"

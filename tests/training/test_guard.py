@@ -20,7 +20,7 @@ from ggcn.training.guard import DIVERGED, HEALTHY, SUSPECT, History, Verdict
 
 GUARD = GuardConfig()
 CALM = {
-    "gap/16": 0.3,
+    "energy_gap/16": 0.3,
     "energy_loss": 0.3,
     "energy_gradient_norm": 2.0,
     "energy_weight_norm": 5.0,
@@ -56,7 +56,7 @@ def test_one_value_that_is_not_finite_is_divergence_at_once(name: str, broken: f
     assert history == before
 
 
-@pytest.mark.parametrize(("signal", "limit"), [("gap/16", 50.0), ("energy_gradient_norm", 1000.0)])
+@pytest.mark.parametrize(("signal", "limit"), [("energy_gap/16", 50.0), ("energy_gradient_norm", 1000.0)])
 @pytest.mark.parametrize(("times", "steps"), [(150, 1), (11, 2), (2, 7), (1.1, 49)])
 def test_the_further_over_the_limit_the_sooner(signal: str, limit: float, times: float, steps: int) -> None:
     """The first step at which times^steps reaches 100."""
@@ -66,14 +66,16 @@ def test_the_further_over_the_limit_the_sooner(signal: str, limit: float, times:
 
 
 def test_the_sign_of_the_gap_does_not_matter() -> None:
-    assert judged([{"gap/16": -5001.0}], after(200)) == [DIVERGED]
+    assert judged([{"energy_gap/16": -5001.0}], after(200)) == [DIVERGED]
 
 
 @settings(deadline=None)  # a busy machine is slow
 @given(st.lists(st.booleans(), max_size=80))
 def test_jumps_that_seldom_come_are_forgiven(jumps: list[bool]) -> None:
     """A jump to 5 times the limit weighs 0.7 and is forgiven after 3 steps; 4 calm ones lie between any two."""
-    changes = [change for jump in jumps for change in ([{"gap/16": 250.0}] if jump else [{}]) + [{}] * 4]
+    changes = [
+        change for jump in jumps for change in ([{"energy_gap/16": 250.0}] if jump else [{}]) + [{}] * 4
+    ]
     assert DIVERGED not in judged(changes, after(200))
 
 
@@ -85,29 +87,31 @@ def test_jumps_that_come_every_other_step_are_not() -> None:
 
 def test_limits_grow_with_what_is_usual() -> None:
     """A model with a Gaussian reference, say, whose gap is thousands: 100 times its median, then 100 times that."""
-    usual = [{"gap/16": 5000.0 + step % 7} for step in range(200)]
+    usual = [{"energy_gap/16": 5000.0 + step % 7} for step in range(200)]
     history = History()
     for change in usual:
         history, verdict = guard.judge(GUARD, history, CALM | change)
         assert verdict.health == HEALTHY
-    assert judged([{"gap/16": 99 * 5000.0}], history) == [HEALTHY]
-    assert judged([{"gap/16": 101 * 5006.0}], history) == [SUSPECT]
-    assert judged([{"gap/16": 10_001 * 5006.0}], history) == [DIVERGED]
+    assert judged([{"energy_gap/16": 99 * 5000.0}], history) == [HEALTHY]
+    assert judged([{"energy_gap/16": 101 * 5006.0}], history) == [SUSPECT]
+    assert judged([{"energy_gap/16": 10_001 * 5006.0}], history) == [DIVERGED]
 
 
 def test_the_first_step_has_nothing_to_compare_with() -> None:
-    assert judged([{"gap/16": 1e9, "energy_gradient_norm": 1e9, "energy_weight_norm": 1e9}]) == [HEALTHY]
+    assert judged([{"energy_gap/16": 1e9, "energy_gradient_norm": 1e9, "energy_weight_norm": 1e9}]) == [
+        HEALTHY
+    ]
 
 
 def test_a_run_stays_suspect_for_a_while_and_its_checkpoints_with_it() -> None:
-    changes = [{"gap/16": 80.0}] + [{}] * (GUARD.calm + 5)
+    changes = [{"energy_gap/16": 80.0}] + [{}] * (GUARD.cooldown_steps + 5)
     healths = judged(changes, after(200))
-    assert healths[: GUARD.calm] == [SUSPECT] * GUARD.calm
-    assert healths[GUARD.calm + 2 :] == [HEALTHY] * (len(changes) - GUARD.calm - 2)
-    history, verdict = guard.judge(GUARD, after(200), CALM | {"gap/16": 80.0})
+    assert healths[: GUARD.cooldown_steps] == [SUSPECT] * GUARD.cooldown_steps
+    assert healths[GUARD.cooldown_steps + 2 :] == [HEALTHY] * (len(changes) - GUARD.cooldown_steps - 2)
+    history, verdict = guard.judge(GUARD, after(200), CALM | {"energy_gap/16": 80.0})
     assert guard.health(history) == SUSPECT
-    assert verdict.reasons == ["gap/16 80, limit 50"]
-    assert verdict.line() == {"health": "suspect", "reasons": ["gap/16 80, limit 50"]}
+    assert verdict.reasons == ["energy_gap/16 80, limit 50"]
+    assert verdict.line() == {"health": "suspect", "reasons": ["energy_gap/16 80, limit 50"]}
     assert Verdict().line() == {"health": "healthy"}
 
 
@@ -180,9 +184,9 @@ def test_back_to_the_last_healthy_checkpoint_and_one_further_if_that_was_in_vain
         committed(run, step)
     committed(run, 350, SUSPECT)
     (committed(run, 340) / "COMPLETE").write_text("torn")
-    first = guard.note(GUARD, run, 360, 0, Verdict(DIVERGED, ["gap"]), {"gap/16": nan, "x": 1.5})
+    first = guard.note(GUARD, run, 360, 0, Verdict(DIVERGED, ["gap"]), {"energy_gap/16": nan, "x": 1.5})
     assert (first["rolled_back_to"], first["attempt"], first["gave_up"]) == (300, 0, False)
-    assert first["signals"] == {"gap/16": "nan", "x": 1.5}
+    assert first["signals"] == {"energy_gap/16": "nan", "x": 1.5}
     assert guard.settled(run) == 1
     assert kept(run) == [300, 200, 100]
     second = guard.note(GUARD, run, 310, 1, Verdict(DIVERGED, ["gap"]), {})
@@ -201,7 +205,7 @@ def test_what_came_after_a_roll_back_is_kept(tmp_path: Path) -> None:
     for _ in range(2):
         assert guard.settled(run) == 1
         assert kept(run) == [200, 100]
-    assert guard.refuge(run.checkpoints, guard.incidents(run)) == 200
+    assert guard.rollback_target(run.checkpoints, guard.incidents(run)) == 200
 
 
 def test_a_roll_back_keeps_the_best_and_those_kept_for_good_out_of_the_way(tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_without_a_healthy_checkpoint_from_the_start_and_at_the_cap_no_further(t
         noted = guard.note(GUARD, run, 10, number, Verdict(DIVERGED, ["energy_loss is not finite"]), {})
         assert noted["rolled_back_to"] == 0
         assert noted["gave_up"] == (number == GUARD.max_rollbacks)
-    sentence = str(guard.surrender(run, noted))
+    sentence = str(guard.give_up_error(run, noted))
     assert "training diverged at step 10 (energy_loss is not finite) after 3 roll-backs" in sentence
     assert "lower train.energy.lr or model.chain.step_size" in sentence
     assert guard.settled(run) == 4
@@ -282,7 +286,7 @@ def test_divergences_far_apart_never_end_a_run_and_close_ones_still_do(tmp_path:
         False,
         True,
     ]
-    assert "after 3 roll-backs" in str(guard.surrender(run, guard.incidents(run)[-1]))
+    assert "after 3 roll-backs" in str(guard.give_up_error(run, guard.incidents(run)[-1]))
 
 
 def test_with_another_config_the_count_begins_again(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     images = to_floats(read(told.shards, told.size, 50_000).pixels[:])
     images = images.to("cuda" if torch.cuda.is_available() else "cpu")
     generator = train(images, told.loss, told.steps, told.batch, told.width)
-    with files.whole(told.out) as temporary:
+    with files.atomic_write(told.out) as temporary:
         torch.save(sample(generator, told.count, told.seed, told.batch), temporary)
 
 

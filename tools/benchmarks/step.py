@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ggcn.config.compose import compose
 from ggcn.config.schema import Config
-from ggcn.distributed import process_group as ranks
+from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner
@@ -35,12 +35,12 @@ def steps(told: argparse.Namespace) -> Iterator[Table]:
     if min(told.rounds, told.threads) < 1:
         raise UserError("--rounds and --threads must be at least 1")
     config = compose(["engine=plain", *told.overrides])
-    device = ranks.join(ranks.Place(), 60)
+    device = process_group.init_distributed(process_group.RankInfo(), 60)
     torch.set_num_threads(told.threads)  # join() shares out the cores
     try:
         yield _table(config, device, told.rounds)
     finally:
-        ranks.leave()
+        process_group.shutdown()
 
 
 def _table(config: Config, device: torch.device, rounds: int) -> Table:

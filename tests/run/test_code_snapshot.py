@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ggcn.run import code as snapshot
+from ggcn.run import code_snapshot
 
 Use = Callable[[Path], None]
 
@@ -20,14 +20,14 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Makes a folder the code that runs."""
 
     def take(root: Path) -> None:
-        monkeypatch.setattr(snapshot, "ROOT", root)
-        snapshot.running.cache_clear()
-        snapshot.commit.cache_clear()
+        monkeypatch.setattr(code_snapshot, "ROOT", root)
+        code_snapshot.running.cache_clear()
+        code_snapshot.commit.cache_clear()
 
     yield take
     monkeypatch.undo()
-    snapshot.running.cache_clear()
-    snapshot.commit.cache_clear()
+    code_snapshot.running.cache_clear()
+    code_snapshot.commit.cache_clear()
 
 
 @pytest.fixture
@@ -52,15 +52,15 @@ def test_the_owner_may_write_a_copy_of_code_that_may_only_be_read(
     for path in places:
         path.chmod(0o555 if path.is_dir() else 0o444)
     use(checkout)
-    copy = tmp_path / "code" / snapshot.digest()
+    copy = tmp_path / "code" / code_snapshot.digest()
     old = os.umask(umask)
     try:
-        snapshot.keep(copy)
+        code_snapshot.keep(copy)
     finally:
         os.umask(old)
         for path in places:
             path.chmod(0o755)
-    assert files(copy) == files(checkout) | {snapshot.COMMIT}
+    assert files(copy) == files(checkout) | {code_snapshot.COMMIT}
     for path in (copy, *copy.rglob("*")):
         wanted = stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR
         assert path.stat().st_mode & wanted == wanted, path
@@ -70,28 +70,28 @@ def test_what_editors_and_crashes_leave_is_no_code(
     checkout: Path, tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(checkout)
-    clean = snapshot.digest()
+    clean = code_snapshot.digest()
     whole = files(checkout)
     for name in (".one.py.swp", ".nfs0000001", "one.py~", "#one.py#", "core.4711", "__pycache__/one.pyc"):
         (checkout / "ggcn" / name).parent.mkdir(exist_ok=True)
         (checkout / "ggcn" / name).write_bytes(b"\0")
     (checkout / "ggcn/gone.py").symlink_to("/nowhere/gone.py")
     (checkout / "ggcn/around").symlink_to(checkout / "ggcn")
-    monkeypatch.setattr(snapshot, "LARGEST", 1000)
+    monkeypatch.setattr(code_snapshot, "LARGEST", 1000)
     (checkout / "ggcn/dump.bin").write_bytes(bytes(2000))
     monkeypatch.chdir(checkout / "ggcn")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
     use(checkout)
-    assert snapshot.digest() == clean
+    assert code_snapshot.digest() == clean
     copy = tmp_path / "code" / clean
-    snapshot.keep(copy)
-    assert files(copy) == whole | {snapshot.COMMIT}
+    code_snapshot.keep(copy)
+    assert files(copy) == whole | {code_snapshot.COMMIT}
 
 
 def test_code_made_of_links_is_copied_as_files(checkout: Path, tmp_path: Path, use: Use) -> None:
     use(checkout)
-    clean = snapshot.digest()
+    clean = code_snapshot.digest()
     farm = tmp_path / "farm"
     farm.mkdir()
     (farm / "cluster").symlink_to(checkout / "cluster")
@@ -99,8 +99,8 @@ def test_code_made_of_links_is_copied_as_files(checkout: Path, tmp_path: Path, u
     shutil.copytree(checkout / "ggcn", farm / "ggcn", copy_function=os.symlink)
     (farm / "pyproject.toml").symlink_to(checkout / "pyproject.toml")
     use(farm)
-    assert snapshot.digest() == clean
-    snapshot.keep(tmp_path / "code" / clean)
+    assert code_snapshot.digest() == clean
+    code_snapshot.keep(tmp_path / "code" / clean)
     shutil.rmtree(checkout)
     assert (tmp_path / "code" / clean / "cluster/job.py").read_text() == "# cluster/job.py\n"
 
@@ -110,37 +110,40 @@ def test_copies_lie_side_by_side_and_an_edited_one_is_replaced(
 ) -> None:
     code = tmp_path / "code"
     use(checkout)
-    first = snapshot.digest()
-    snapshot.keep(code / first)
+    first = code_snapshot.digest()
+    code_snapshot.keep(code / first)
     (checkout / "ggcn/one.py").write_text("other\n")
     use(checkout)
-    second = snapshot.digest()
+    second = code_snapshot.digest()
     (code / f".tmp-7-{second}").mkdir()  # a launcher was killed
-    snapshot.keep(code / second)
+    code_snapshot.keep(code / second)
     assert {path.name for path in code.iterdir()} == {first, second}
     assert (code / first / "ggcn/one.py").read_text() == "# ggcn/one.py\n"
     (code / second / "ggcn/one.py").write_text("edited here\n")
-    snapshot.keep(code / second)
+    code_snapshot.keep(code / second)
     assert (code / second / "ggcn/one.py").read_text() == "other\n"
 
 
 def test_changes_are_named(checkout: Path, tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     use(checkout)
-    old = snapshot.facts()
-    snapshot.keep(tmp_path / "code" / old["code"])
-    assert snapshot.changes(old, tmp_path / "code") == []
+    old = code_snapshot.facts()
+    code_snapshot.keep(tmp_path / "code" / old["code"])
+    assert code_snapshot.changes(old, tmp_path / "code") == []
     (checkout / "ggcn/one.py").write_text("other\n")
     (checkout / "ggcn/three.py").write_text("new\n")
     (checkout / "cluster/job.py").unlink()
     use(checkout)
-    monkeypatch.setattr(snapshot, "versions", lambda: {**old["versions"], "numpy": "9.9"})
-    assert snapshot.changes(old, tmp_path / "code") == [
-        f"code {old['code']} -> {snapshot.digest()} (cluster/job.py, ggcn/one.py, ggcn/three.py)",
+    monkeypatch.setattr(code_snapshot, "versions", lambda: {**old["versions"], "numpy": "9.9"})
+    assert code_snapshot.changes(old, tmp_path / "code") == [
+        f"code {old['code']} -> {code_snapshot.digest()} (cluster/job.py, ggcn/one.py, ggcn/three.py)",
         f"numpy {old['versions']['numpy']} -> 9.9",
     ]
-    assert snapshot.changes(old, tmp_path / "removed")[0] == f"code {old['code']} -> {snapshot.digest()}"
     assert (
-        snapshot.changes({"versions": {"ggcn": old["versions"]["ggcn"]}}, tmp_path) == []
+        code_snapshot.changes(old, tmp_path / "removed")[0]
+        == f"code {old['code']} -> {code_snapshot.digest()}"
+    )
+    assert (
+        code_snapshot.changes({"versions": {"ggcn": old["versions"]["ggcn"]}}, tmp_path) == []
     )  # an older record
 
 
@@ -151,19 +154,19 @@ def test_the_commit_is_that_of_the_code(checkout: Path, tmp_path: Path, use: Use
         return done.stdout.strip()
 
     use(checkout)
-    assert snapshot.commit() == {}
+    assert code_snapshot.commit() == {}
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
     use(checkout)
-    assert snapshot.commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    clean = checkout / "runs/one/code" / snapshot.digest()
-    snapshot.keep(clean)
+    assert code_snapshot.commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    clean = checkout / "runs/one/code" / code_snapshot.digest()
+    code_snapshot.keep(clean)
     (checkout / "ggcn/one.py").write_text("other\n")
     use(checkout)
-    assert snapshot.commit()["dirty"] is True
+    assert code_snapshot.commit()["dirty"] is True
     use(clean)  # a job's ranks, whose code lies in the checkout of another commit by now
-    assert snapshot.commit()["dirty"] is False
-    (clean / snapshot.COMMIT).unlink()
+    assert code_snapshot.commit()["dirty"] is False
+    (clean / code_snapshot.COMMIT).unlink()
     use(clean)
-    assert snapshot.commit() == {}
+    assert code_snapshot.commit() == {}

@@ -73,5 +73,5 @@ def _room(rows: int, columns: int, side: int) -> tuple[int, int]:
 
 def save(picture: Image.Image, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         picture.save(temporary, format="PNG")

@@ -20,11 +20,11 @@ def keep(page: Image.Image, row: Image.Image, path: Path, step: int) -> None:
     for place, picture in zip(thumbnails(path), (page, row), strict=True):
         small = picture.copy()
         small.thumbnail((WIDTH, 2 * WIDTH))
-        with files.whole(place) as temporary:
+        with files.atomic_write(place) as temporary:
             small.save(temporary, "JPEG", quality=88, subsampling=0)
     facts = PngInfo()
     facts.add_text(WRITTEN, str(step))
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         page.save(temporary, format="PNG", pnginfo=facts)
 
 
