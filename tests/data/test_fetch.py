@@ -420,7 +420,7 @@ def test_a_server_that_names_a_short_pause_gets_it(monkeypatch):
 FEW_FILES = """
 import resource, sys
 from ggcn.data import fetch, manifest
-from ggcn.data.config import DataConfig
+from ggcn.config.data import DataConfig
 from pathlib import Path
 folder = Path(sys.argv[1])
 shards = [fetch.Remote(str(folder / s.name), s.bytes, s.sha256) for s in manifest.load(folder).shards]

@@ -661,8 +661,8 @@ LEFT_OPEN = """
 import sys, time
 import psutil
 from ggcn.data import stream
-from ggcn.data.config import DataConfig
-from ggcn.lanes import Lanes
+from ggcn.config.data import DataConfig
+from ggcn.distributed.lanes import Lanes
 batches = stream.build(DataConfig(shards=sys.argv[1], workers=2, backoff=30), Lanes(4), 1, 8)
 print(*[child.pid for child in psutil.Process().children()], flush=True)
 time.sleep(float(sys.argv[2]))
@@ -771,5 +771,5 @@ def test_settings_are_a_schema_and_need_no_torch():
     assert OmegaConf.to_object(merged).folders() == {"shards/faces": 3.0, "http://host/x": 1.0}  # type: ignore[union-attr]
     with pytest.raises(Exception, match="shard"):
         OmegaConf.merge(schema, {"shard": "typo"})
-    code = "import sys, ggcn.data.config, ggcn.data.order; sys.exit('torch' in sys.modules)"
+    code = "import sys, ggcn.config.data, ggcn.data.order; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0

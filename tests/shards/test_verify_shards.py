@@ -15,13 +15,12 @@ import pytest
 import shard_files as shards
 from PIL import Image
 
+from ggcn.cli import verify_shards
 from ggcn.data import manifest
 from ggcn.errors import UserError
 from ggcn.shards import build, crop, sources
 
 TOOL = Path(__file__).parents[2] / "tools" / "verify_shards.py"
-sys.path.insert(0, str(TOOL.parent))
-import verify_shards  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ import json, sys, time
 import numpy as np
 import psutil
 from ggcn.data import manifest, stream
-from ggcn.data.config import DataConfig
+from ggcn.config.data import DataConfig
 from ggcn.data.order import Order
-from ggcn.lanes import Lanes
+from ggcn.distributed.lanes import Lanes
 
 def own():
     return psutil.Process().memory_full_info().uss / 1e6
