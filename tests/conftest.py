@@ -8,6 +8,7 @@ import pytest
 from helpers import call
 
 from ggcn.distributed import process_group
+from ggcn.distributed.rank_info import RankInfo
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would refuse
 
@@ -24,6 +25,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def alone() -> Iterator[None]:
     """One rank, in this process."""
-    process_group.init_distributed(process_group.RankInfo(), 60)
+    process_group.init_distributed(RankInfo(), 60)
     yield
     process_group.shutdown()

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from ggcn import environment
-from ggcn.distributed import process_group
-from ggcn.distributed.process_group import RankInfo
+from ggcn.distributed import devices, process_group
+from ggcn.distributed.rank_info import RankInfo
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_number_is_read_in_every_legal_form_and_else_left_out(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert environment.integer("OMP_NUM_THREADS", least=1) == value
-    assert process_group.threads(1) >= 1
+    assert devices.cpu_threads(1) >= 1
 
 
 def test_what_is_left_out_is_said_once(

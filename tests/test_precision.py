@@ -17,6 +17,7 @@ from ggcn.applications import export
 from ggcn.cli import sample
 from ggcn.config.compose import compose, to_yaml
 from ggcn.distributed import process_group
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.evaluation.features import Network, features
 from ggcn.models import build
 from ggcn.sampling.sampler import Sampler
@@ -138,7 +139,7 @@ def test_older_and_newer_flags_agree_so_that_other_libraries_can_read_either(
 
 
 def test_a_rank_trains_under_them(loosened: dict[str, Any]) -> None:
-    process_group.init_distributed(process_group.RankInfo(), 60)
+    process_group.init_distributed(RankInfo(), 60)
     process_group.shutdown()
     assert flags() == EXACT
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -116,10 +116,11 @@ def measure(job: tuple[Run, str, int]) -> Run:
     import torch
 
     from ggcn.distributed import process_group
+    from ggcn.distributed.rank_info import RankInfo
 
     point, data, steps = job
     if not torch.distributed.is_initialized():
-        process_group.init_distributed(process_group.RankInfo(), 600)
+        process_group.init_distributed(RankInfo(), 600)
         torch.set_num_threads(1)
     curves = train(point, data, steps)
     return {**point, "steps": steps, **curves, "end": verdict(curves, steps)}

@@ -113,7 +113,7 @@ def local(config: Config, run: RunDir) -> int:
 
 def debug(config: Config, run: RunDir) -> int:
     """One rank in this process: a breakpoint() in any function works."""
-    from ggcn.distributed.process_group import RankInfo
+    from ggcn.distributed.rank_info import RankInfo
     from ggcn.launch import job
     from ggcn.launch.signals import Stop
 

@@ -25,7 +25,7 @@ from ggcn.run.heartbeat import Heartbeat
 if TYPE_CHECKING:
     import torch
 
-    from ggcn.distributed.process_group import RankInfo
+    from ggcn.distributed.rank_info import RankInfo
     from ggcn.training.trainer import Outcome
 
 log = logging.getLogger("ggcn")
@@ -48,7 +48,7 @@ def run_rank(
     `watched`: end the process with its stacks written when no step completes for cluster.hang_s. `mode`: how the
     run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
     """
-    from ggcn.distributed import process_group
+    from ggcn.distributed import devices, process_group
     from ggcn.training.trainer import Outcome, refresh_report, train
 
     config = resolved(load(run.config), strict=True)
@@ -60,7 +60,7 @@ def run_rank(
             code_snapshot.keep(run.code)  # may differ from the launcher's copy, which was edited meanwhile
             facts = {
                 "mode": mode,
-                "device": process_group.described(device, place),
+                "device": devices.device_summary(device, place),
                 **_here(),
                 **code_snapshot.facts(),
             }
@@ -68,9 +68,9 @@ def run_rank(
         heart = _heart(config.cluster, run, place, watched)
         stop.lead_s = _lead(config.cluster, heart, stop)
         process_group.init_distributed(place, config.cluster.timeout_s, device)
-        crew = process_group.crew()
-        heart.pulse, crew.others_work = crew.pulse, heart.others_work
-        crew.look_s = heart.look_s
+        barrier = process_group.progress_barrier()
+        heart.pulse, barrier.on_progress = barrier.report_progress, heart.others_work
+        barrier.poll_s = heart.look_s
         stop.cancelled = first and event_log.cancelled(event_log.read(run), event_log.job())
         if process_group.any_rank(stop.asked, device):  # already: then not even the first step
             outcome = Outcome(event_log.saved_step(run), finished=False)
@@ -85,7 +85,7 @@ def run_rank(
         if first:
             refresh_report(run)  # which says how it ended
         process_group.barrier()  # a rank that is gone while rank 0 still writes would look like a failure
-        process_group.shutdown()  # not after a failure: the goodbye would wait for ranks that wait for this one
+        process_group.shutdown()  # not after a failure: it would wait for ranks that wait for this one
         return outcome
 
 
@@ -176,7 +176,7 @@ class SlurmRank:
 
 def slurm_place() -> "RankInfo":
     """This rank's place, from the environment that srun gives its tasks. Raises UserError where srun gave none."""
-    from ggcn.distributed.process_group import RankInfo
+    from ggcn.distributed.rank_info import RankInfo
 
     rank, world, local = (_given(f"SLURM_{name}") for name in ("PROCID", "NTASKS", "LOCALID"))
     nodes = environment.integer("SLURM_STEP_NUM_NODES", least=1) or 1
@@ -197,22 +197,22 @@ def _given(name: str) -> int:
 def _device(cluster: ClusterConfig, place: "RankInfo", mode: str) -> "torch.device":
     """The device of a rank, named in its log. Raises UserError where a job's GPUs cannot be used; a local run that
     leaves GPUs alone says so."""
-    from ggcn.distributed import process_group
+    from ggcn.distributed import devices
 
     if mode == "slurm":
         if cluster.gpus_per_node == 0:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nodes may show GPUs that are somebody else's
         asked, on_node = (
-            process_group.asked_for_gpus(cluster.gpus_per_node),
-            process_group.gpus_of_node(cluster.gpus_per_node),
+            devices.gpu_request(cluster.gpus_per_node),
+            devices.gpus_on_node(cluster.gpus_per_node),
         )
-        device = process_group.choose_device(place, asked, on_node)
+        device = devices.choose_device(place, asked, on_node)
     else:
-        device = process_group.choose_device(place)
-        if place.rank == 0 and (unused := process_group.unused_gpus()):
+        device = devices.choose_device(place)
+        if place.rank == 0 and (unused := devices.unused_gpus_warning()):
             log.warning("%s", unused)
     log.info(
-        "rank %d of %d uses %s (%s)", place.rank, place.world, device, process_group.described(device, place)
+        "rank %d of %d uses %s (%s)", place.rank, place.world, device, devices.device_summary(device, place)
     )
     return device
 

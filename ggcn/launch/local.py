@@ -13,7 +13,8 @@ import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from ggcn import limits
-from ggcn.distributed.process_group import RankInfo, free_port
+from ggcn.distributed.process_group import free_port
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job
 from ggcn.launch.signals import Stop

@@ -133,7 +133,7 @@ class Learner:
 
     def _learn_transport(self, data: list[Tensor], step: int, lr: float) -> Metrics:
         pairs = self.pairs(step, data)
-        costs = tuple(process_group.mean(pairs.costs()).tolist())
+        costs = tuple(process_group.all_reduce_mean(pairs.costs()).tolist())
         loss, terms, norm = self.energy_engine.step(lr, pairs.starts, pairs.data, pairs.times, costs)
         named = self._per_grid({"transport_error": terms[:, 0], "transport_target": terms[:, 1]})
         return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
@@ -151,7 +151,7 @@ class Learner:
     def _assigned(self, starts: Tensor, data: Tensor) -> Tensor:
         """The datum of the global batch that each of this rank's starts goes to. Rank 0 decides for all: float
         differences between ranks cannot flip a pair."""
-        every_start, every_datum = process_group.concatenated(starts), process_group.concatenated(data)
+        every_start, every_datum = process_group.all_gather_cat(starts), process_group.all_gather_cat(data)
         width = self.lanes.width
         chosen = (
             assignment(every_start.cpu(), every_datum.cpu(), width)
@@ -179,7 +179,9 @@ class Learner:
             step, self.amortization_engine.weights() if self.amortization_engine else []
         )
         if particles and (colours := self.ema_upsamplers.module.colours):
-            colours.observe(process_group.mean(colours.moments(particles.sources[0])), 1 / (step + 1))
+            colours.observe(
+                process_group.all_reduce_mean(colours.moments(particles.sources[0])), 1 / (step + 1)
+            )
 
     def close(self) -> None:
         """Ends the engines; nothing else may be called after it."""

@@ -37,7 +37,7 @@ def r_squared(config: Config, energies: Energies, upsamplers: Upsamplers, images
         pairs.data[0] = data[0][assignment(pairs.starts[0].cpu(), data[0].cpu(), 1)]
         terms = objective.errors(pairs.starts, pairs.data, pairs.times)
         sums += torch.stack(terms).detach().double() * len(part)
-    error, target = process_group.mean(sums).T
+    error, target = process_group.all_reduce_mean(sums).T
     return 1 - error / target
 
 

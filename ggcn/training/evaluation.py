@@ -42,7 +42,7 @@ class Scorer:
         Sample number i is the same at every evaluation and on any number of ranks, so that scores compare.
         """
         began, told = time.monotonic(), self.config.evaluation
-        gathered = process_group.gather(self._features(sampler))
+        gathered = process_group.gather_to_main(self._features(sampler))
         if not isinstance(self.judge, Evaluator):
             return
         row = self.judge.row(torch.cat(gathered)[: told.count])

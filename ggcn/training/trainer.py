@@ -259,7 +259,7 @@ class Trainer:
         """The global batch's metrics, and whether any rank was asked to stop: one all-reduce for both."""
         wish = torch.tensor(float(stop.wanted), device=self.device)
         local = [value.reshape(()).double() for value in (*metrics.values(), wish)]
-        *values, wishes = process_group.mean(torch.stack(local)).tolist()
+        *values, wishes = process_group.all_reduce_mean(torch.stack(local)).tolist()
         return dict(zip(metrics, values, strict=True)), wishes > 0
 
     def check(self, step: int, values: dict[str, float]) -> Verdict:

@@ -30,7 +30,7 @@ def learn(
     state = State(config, lanes, learner, torch.device("cpu"))
     if first and keep:
         state.restore(keep / f"step_{first}", state.facts("shards"), "shards")
-    metrics = {f"metric/{step}": process_group.mean(_iteration(learner, step)) for step in range(first, end)}
+    metrics = {f"metric/{step}": process_group.all_reduce_mean(_iteration(learner, step)) for step in range(first, end)}
     _check_agreement(learner)
     with tempfile.TemporaryDirectory() as place:
         folder = (keep or Path(process_group.broadcast_from_main(place))) / f"step_{end}"

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ggcn.distributed import process_group
+from ggcn.distributed.rank_info import RankInfo
 
 
 class Crew:
@@ -35,7 +36,7 @@ class Crew:
             self._hire()
         port = process_group.free_port()
         for rank, line in enumerate(self.lines[:world]):
-            line.send((process_group.RankInfo(rank, world, rank, world, port=port), function, arguments))
+            line.send((RankInfo(rank, world, rank, world, port=port), function, arguments))
         answers = [torch.load(io.BytesIO(line.recv()), weights_only=False) for line in self.lines[:world]]
         for rank, (fine, answer) in enumerate(answers):
             assert fine, f"rank {rank} of {world}: {answer}"
@@ -61,7 +62,7 @@ def _serve(line: Connection) -> None:
         line.send(buffer.getvalue())
 
 
-def _join(place: process_group.RankInfo) -> None:
+def _join(place: RankInfo) -> None:
     """Meets the other ranks of this call; DeepSpeed must forget those of the call before."""
     comm: Any = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:

@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from ggcn.distributed import process_group
-from ggcn.distributed.process_group import RankInfo, device_index
+from ggcn.distributed import devices, process_group
+from ggcn.distributed.devices import device_index
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 
 
@@ -70,22 +71,22 @@ def test_who_asked_for_gpus(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv(variable, value)
-    assert process_group.asked_for_gpus() == asked
+    assert devices.gpu_request() == asked
     if torch.cuda.is_available():
         return
     if asked is None:
-        assert process_group.choose_device(RankInfo(), process_group.asked_for_gpus()).type == "cpu"
+        assert devices.choose_device(RankInfo(), devices.gpu_request()).type == "cpu"
         return
     with pytest.raises(UserError) as raised:
-        process_group.choose_device(RankInfo(), process_group.asked_for_gpus())
-    assert f"GPUs were asked for ({asked})" in str(raised.value)
-    assert process_group.why_no_cuda() in str(raised.value)
+        devices.choose_device(RankInfo(), devices.gpu_request())
+    assert f"GPUs were requested ({asked})" in str(raised.value)
+    assert devices.cuda_unavailable_reason() in str(raised.value)
 
 
 def test_the_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert process_group.described(torch.device("cpu"), RankInfo()) == "CPU, 1 thread"
+    assert devices.device_summary(torch.device("cpu"), RankInfo()) == "CPU, 1 thread"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert process_group.described(torch.device("cpu"), RankInfo(0, 2, 0, 2)) == "2 x CPU, 3 threads"
+    assert devices.device_summary(torch.device("cpu"), RankInfo(0, 2, 0, 2)) == "2 x CPU, 3 threads"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
-    assert process_group.described(torch.device("cuda", 0), RankInfo(0, 2, 0, 2)) == "2 x NVIDIA H100"
+    assert devices.device_summary(torch.device("cuda", 0), RankInfo(0, 2, 0, 2)) == "2 x NVIDIA H100"

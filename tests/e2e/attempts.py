@@ -18,7 +18,8 @@ from pathlib import Path
 
 from ggcn.config.compose import compose
 from ggcn.config.schema import Config
-from ggcn.distributed.process_group import RankInfo, free_port
+from ggcn.distributed.process_group import free_port
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.launch import job
 from ggcn.launch.signals import Stop
 from ggcn.run import checkpoint

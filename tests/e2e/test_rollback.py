@@ -15,7 +15,7 @@ from helpers import TINY, command, quiet_environment
 from ggcn.config.compose import compose
 from ggcn.config.schema import GuardConfig
 from ggcn.distributed import process_group
-from ggcn.distributed.process_group import RankInfo
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job
 from ggcn.launch.signals import Stop

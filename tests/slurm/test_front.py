@@ -16,8 +16,8 @@ import torch
 from helpers import ROOT, TINY, call, command, quiet_environment
 
 from ggcn.config.compose import compose
-from ggcn.distributed import process_group
-from ggcn.distributed.process_group import RankInfo
+from ggcn.distributed import devices, process_group
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import TransientError, UserError
 from ggcn.launch import job, requeue
 from ggcn.launch.signals import Stop
@@ -281,8 +281,8 @@ def test_a_job_whose_gpus_cannot_be_used_ends_with_the_cause(
     monkeypatch.setenv(variable, "2")
     found = requeue.verdict(run, rank_in_a_fork(run))
     assert (found.kind, found.again) == ("mistake", False)
-    assert "GPUs were asked for (" in found.reason
-    assert process_group.why_no_cuda() in found.reason
+    assert "GPUs were requested (" in found.reason
+    assert devices.cuda_unavailable_reason() in found.reason
     assert event_log.last(event_log.read(run), "start") is None
 
 

@@ -13,7 +13,7 @@ from helpers import TINY, call, command, quiet_environment
 from slurm_cluster import events
 
 from ggcn.config.compose import compose
-from ggcn.distributed.process_group import RankInfo
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job, requeue, sbatch_options, slurm
 from ggcn.launch.request import NO_GPU, Request

@@ -12,6 +12,7 @@ from ggcn.config.compose import compose
 from ggcn.config.schema import Config
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
+from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner
 from ggcn.training.state import State
@@ -35,7 +36,7 @@ def steps(told: argparse.Namespace) -> Iterator[Table]:
     if min(told.rounds, told.threads) < 1:
         raise UserError("--rounds and --threads must be at least 1")
     config = compose(["engine=plain", *told.overrides])
-    device = process_group.init_distributed(process_group.RankInfo(), 60)
+    device = process_group.init_distributed(RankInfo(), 60)
     torch.set_num_threads(told.threads)  # join() shares out the cores
     try:
         yield _table(config, device, told.rounds)
