@@ -1,14 +1,56 @@
-"""How a command starts and ends: UTF-8, one sentence for an error, exit codes."""
+"""How a command starts and ends: UTF-8, one sentence for an error, exit codes; and what users type to start one."""
 
 import io
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from ggcn.errors import UserError
 from ggcn.limits import explained
+
+SCRIPT = "ggcn"
+"""the console script, which has all commands as subcommands"""
+_FILES = {
+    "launch": "cluster/launch.py",
+    "status": "cluster/status.py",
+    "inspect": "tools/inspect_checkpoint.py",
+}
+
+
+def command_line(name: str) -> str:
+    """How to start a subcommand of `ggcn`: by the console script where this process was started by it or where there
+    is no checkout, else by the checkout's script."""
+    checkout = Path(__file__).parent.resolve().parent
+    if sys.argv[0].startswith(f"{SCRIPT} ") or not (checkout / _FILES["launch"]).is_file():
+        return f"{SCRIPT} {name}"
+    return f"python {_script(name)}"
+
+
+def this_command() -> str:
+    """The command that runs, as text to type into a shell again."""
+    program, *args = sys.argv
+    name = program.removeprefix(f"{SCRIPT} ")
+    return shlex.join([*([SCRIPT, name] if name != program else ["python", program]), *args])
+
+
+def document_commands(text: str) -> str:
+    """A command's help text, written for a checkout's scripts, with the console script in their place."""
+    return re.sub(
+        r"(?:python )?(?:cluster|tools)/(\w+)\.py", lambda found: f"{SCRIPT} {_subcommand(found[1])}", text
+    )
+
+
+def _script(name: str) -> str:
+    return _FILES.get(name, f"tools/{name.replace('-', '_')}.py")
+
+
+def _subcommand(stem: str) -> str:
+    return stem.removesuffix("_checkpoint").replace("_", "-")
 
 
 def speak_utf8() -> None:

@@ -75,7 +75,7 @@ def from_file(path: Path, device: str | torch.device = "cpu", step: int | None =
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}); export it again") from None
     if facts.get("format") != FORMAT or not {"config", "step"} <= facts.keys():
-        raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
+        raise UserError(f"{path} is no exported model of this version of ggcn")
     if "sha256" in facts and facts["sha256"] != digest(tensors):
         raise UserError(f"{path} is damaged: its weights are not those that were exported; export it again")
     if step is not None and facts.get("step") != str(step):

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from ggcn.config.compose import compose, to_yaml, unresolved
 from ggcn.config.schema import Config
 from ggcn.config.validation import validate_packages, validate_world
+from ggcn.console import command_line, this_command
 from ggcn.errors import UserError
 from ggcn.launch import data_check
 from ggcn.redact import redact
@@ -82,7 +83,7 @@ def refuse_job(run: RunDir) -> None:
     found = status.read(run, status.jobs_of([run])) if run.config.exists() else None
     if found and found.job:
         raise UserError(
-            f"{run.path} is {found.state}; cancel it with `cluster/status.py {run.path} --cancel` first"
+            f"{run.path} is {found.state}; cancel it with `{command_line('status')} {run.path} --cancel` first"
         )
 
 
@@ -156,7 +157,7 @@ def submit(points: list[Point]) -> int:
             for run, number in zip(runs, cluster.submit(group[0][0], runs), strict=True):
                 print(f"submitted {run.path} as job {number}")
                 print(f"  log:    {run.logs / 'rank_0000.log'}, batch script: {cluster.folder(runs)}")
-    print(f"  follow: python cluster/status.py {shlex.quote(os.path.relpath(points[0][1].path))} --follow")
+    print(f"  follow: {command_line('status')} {shlex.quote(os.path.relpath(points[0][1].path))} --follow")
     return 0
 
 
@@ -169,7 +170,7 @@ def _only_launcher(run: RunDir) -> Iterator[None]:
         except RunTaken:
             raise UserError(
                 f"another launcher is at work on {run.path}, so nothing was submitted; "
-                f"`cluster/status.py {run.path}` tells what became of it"
+                f"`{command_line('status')} {run.path}` tells what became of it"
             ) from None
         yield
 
@@ -286,5 +287,5 @@ def report(run: RunDir, done: bool) -> None:
     if done:
         print(f"complete, {where}; pictures: {run.samples}")
     else:
-        again = redact(shlex.join(["python", *sys.argv]))
+        again = redact(this_command())
         print(f"stopped, {where}; to go on: {again}")

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 from ggcn.config.schema import Config, GuardConfig, ModelConfig, OptimizerConfig
+from ggcn.console import command_line
 from ggcn.errors import UserError
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -324,7 +325,7 @@ def _evaluation_faults(config: Config) -> list[tuple[bool, str]]:
         (
             not config.data.shards,
             f"evaluation.every={told.every} compares samples with the pictures of data.shards, and a mixture is none; "
-            "set evaluation.every=0 and use tools/evaluate.py --data SHARDS",
+            f"set evaluation.every=0 and use `{command_line('evaluate')} RUN --data SHARDS`",
         ),
         (
             inception != bool(told.weights),

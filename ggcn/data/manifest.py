@@ -23,6 +23,7 @@ from typing import Any, overload
 import numpy as np
 
 from ggcn import files
+from ggcn.console import command_line
 from ggcn.errors import UserError
 
 NAME = "manifest.json"
@@ -202,7 +203,7 @@ def load(folder: str | Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no shards in {folder} (there is no {NAME}); build them with "
-            f"`python tools/make_shards.py SOURCE {folder} --size N`"
+            f"`{command_line('make-shards')} SOURCE {folder} --size N`"
         ) from None
     return parse(text, str(path), Path(folder))
 

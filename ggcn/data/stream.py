@@ -29,6 +29,7 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ggcn.config.data import DataConfig
+from ggcn.console import command_line
 from ggcn.data import fetch, manifest
 from ggcn.data.decoding import FORMATS, View, view
 from ggcn.data.manifest import Manifest
@@ -43,7 +44,7 @@ GRACE = 3  # so many bad images never stop a run, whatever their share
 NEIGHBOURS = 100  # draws tried in place of a bad image; as many bad ones in a row mean broken data
 FAULTS_KEPT = 1000
 REMOTES_KEPT = 4096  # shards' addresses that a process keeps made out: 1.5 MB
-MEND = "find all of them with `python tools/verify_shards.py FOLDER` and build the shards again"
+MEND = f"find all of them with `{command_line('verify-shards')} FOLDER` and build the shards again"
 
 
 class Fault(NamedTuple):

@@ -17,7 +17,9 @@ from ggcn.evaluation.images import Pixels, at_once
 from ggcn.precision import numeric_flags
 
 NAMES = ("efficientnet-lite2", "inception")
-MEND = "install what evaluation needs with `pip install -e .[eval]`"
+MEND = (
+    "install what evaluation needs with `pip install 'ggcn[eval]'` (in a checkout `pip install -e '.[eval]'`)"
+)
 BATCH = {"cpu": 4, "cuda": 128}
 """pictures at once: on a CPU twice as fast as 32, since the activations stay in memory that is reused"""
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.resolve().parents[1]  # of the folder: single files may be links to elsewhere
 PARTS = ("ggcn", "cluster", "configs", "tools", "pyproject.toml")
+"""of a checkout; an installed package has its configs in ggcn/, and next to it lie packages of other projects"""
 PACKAGES = ("torch", "deepspeed", "numpy", "Pillow", "simplejpeg", "webdataset", "submitit")
 JUNK = (".*", "__pycache__", "*.pyc", "*~", "#*#", "core", "core.[0-9]*")
 """what editors, file systems and crashes leave beside code"""
@@ -44,7 +45,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def _paths(root: Path) -> Iterator[Path]:
     seen: set[str] = set()
-    for part in PARTS:
+    for part in _parts(root):
         if (root / part).is_file():
             yield root / part
         for folder, folders, names in os.walk(root / part, followlinks=True):
@@ -53,6 +54,11 @@ def _paths(root: Path) -> Iterator[Path]:
             if real not in seen:
                 seen.add(real)
                 yield from (Path(folder, name) for name in names if not _junk(name))
+
+
+def _parts(root: Path) -> tuple[str, ...]:
+    """The files and folders of `root` that belong to this project."""
+    return ("ggcn",) if (root / "ggcn/configs").is_dir() else PARTS
 
 
 def _junk(name: str) -> bool:

@@ -207,7 +207,7 @@ def refused(*words: object, environment: dict[str, str] | None = None) -> str:
 def test_a_missing_extra_is_one_sentence(run: Path, tmp_path: Path) -> None:
     (tmp_path / "torchmetrics.py").write_text("raise ModuleNotFoundError('no', name='torchmetrics')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    assert "pip install -e .[eval]" in refused(run, environment={"PYTHONPATH": path})
+    assert "pip install 'ggcn[eval]'" in refused(run, environment={"PYTHONPATH": path})
 
 
 def test_inception_is_never_fetched(tmp_path: Path) -> None:
