@@ -1,4 +1,4 @@
-"""Whether a run's data are there and fit it: on a login node without torch, and before the ranks of a local run."""
+"""Checks a run's data: on a login node without torch, and before the ranks of a local run start."""
 
 from ggcn.config.compose import refuse_undefined
 from ggcn.config.schema import Config
@@ -9,14 +9,14 @@ from ggcn.data.order import of_counts
 from ggcn.paths import is_local, undefined
 
 
-def data(config: Config, remote: bool = False) -> None:
-    """Checks that shards are there, whole by size, enough for the lanes and of a size and colours that fit.
+def check(config: Config, remote: bool = False) -> None:
+    """Checks that the shards exist, have their sizes in bytes, are enough for the lanes, and fit the model's grids.
 
-    Remote ones are asked for their manifest if `remote`, which takes a second of imports; else the ranks do it.
-    Raises UserError with the first fault.
+    `remote`: also checks the manifests of remote shards, which takes a second of imports; else the ranks do it.
+    Raises UserError with the first error.
     """
     config.data.check()
-    if remote:  # the ranks run here: a variable that is missing now will be missing then
+    if remote:  # the ranks run here, where a variable that is undefined now stays undefined
         refuse_undefined(config)
     found = {}
     for folder, weight in config.data.folders().items():
@@ -36,7 +36,7 @@ def data(config: Config, remote: bool = False) -> None:
 def _manifest(folder: str, config: Config, remote: bool) -> Manifest | None:
     path = folder.removeprefix("file://")
     if undefined(folder) and is_local(folder):
-        return None  # known to the ranks alone
+        return None  # only the ranks can expand it
     if "://" not in path and not path.startswith("pipe:"):
         found = manifest.load(path)
         manifest.check_files(found)

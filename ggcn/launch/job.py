@@ -1,22 +1,19 @@
-"""One rank of a run, from joining the others to leaving them. Heavy imports wait until it runs."""
+"""One rank of a run, from joining the other ranks to leaving them. Heavy imports are delayed until it runs."""
 
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggcn import environment, files, limits, redact
+from ggcn import environment, limits
 from ggcn.config.compose import load, resolved
 from ggcn.config.schema import ClusterConfig
-from ggcn.console import speak_utf8
 from ggcn.errors import TransientError, UserError, is_transient
+from ggcn.launch import rank_errors, rank_log
 from ggcn.launch.signals import StopSignal
 from ggcn.run import code_snapshot, event_log
 from ggcn.run.directory import RunDir, RunTaken
@@ -32,259 +29,173 @@ log = logging.getLogger("ggcn")
 
 STOPPED = 130
 """exit code of a rank that was asked to stop before the run's end"""
-MISTAKE, FAILED = 2, 1
-
-_SIGNED = "attempt "
-"""begins the last line of what a rank leaves; the rest of it is event_log.attempt()"""
-PATIENCE_S = 60
-"""seconds that a requeued job waits for the rank 0 of its last life to be gone"""
+USER_ERROR, FAILED = 2, 1
+"""exit codes of a rank whose error the user must fix, and of one that failed otherwise"""
+LOCK_TIMEOUT_S = 60
+"""seconds that a requeued job waits for rank 0 of its last attempt to release the run"""
 
 
 def run_rank(
-    run: RunDir, place: "RankInfo", stop: StopSignal, watched: bool = True, mode: str | None = None
+    run: RunDir, rank_info: "RankInfo", stop: StopSignal, watched: bool = True, mode: str | None = None
 ) -> "Outcome":
-    """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` is requested.
+    """Trains as one rank of the run with its frozen config, until its end or until `stop` is requested.
 
-    `watched`: end the process with its stacks written when no step completes for cluster.hang_s. `mode`: how the
-    run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
+    `watched`: end the process, after writing its stack traces, when no step completes for cluster.hang_s. `mode`: how
+    the run was started, local, debug or slurm; by default slurm in a job that a launcher submitted, else local.
+    Returns the last saved step, and whether the run is finished.
     """
-    from ggcn.distributed import devices, process_group
+    from ggcn.distributed import process_group
     from ggcn.training.trainer import Outcome, refresh_report, train
 
     config = resolved(load(run.config), strict=True)
     mode = mode or ("slurm" if event_log.job() else "local")
-    device = _device(config.cluster, place, mode)
-    first = place.rank == 0
-    with _alone(run) if first else nullcontext():
-        if first:
-            code_snapshot.keep(run.code)  # may differ from the launcher's copy, which was edited meanwhile
-            facts = {
-                "mode": mode,
-                "device": devices.device_summary(device, place),
-                **_here(),
-                **code_snapshot.facts(),
-            }
-            event_log.add(run, "start", world=place.world, step=event_log.saved_step(run), **facts)
-        heart = _heart(config.cluster, run, place, watched)
-        stop.lead_s = _lead(config.cluster, heart, stop)
-        process_group.init_distributed(place, config.cluster.timeout_s, device)
+    device = _choose_device(config.cluster, rank_info, mode)
+    is_main = rank_info.rank == 0
+    with _run_lock(run) if is_main else nullcontext():
+        if is_main:
+            _log_start(run, rank_info, device, mode)
+        heart = _heartbeat(config.cluster, run, rank_info, watched)
+        stop.lead_s = _stop_lead(config.cluster, heart, stop)
+        process_group.init_distributed(rank_info, config.cluster.timeout_s, device)
         barrier = process_group.progress_barrier()
         heart.pulse, barrier.on_progress = barrier.report_progress, heart.others_work
         barrier.poll_s = heart.look_s
-        stop.cancelled = first and event_log.cancelled(event_log.read(run), event_log.job())
-        if process_group.any_rank(stop.received, device):  # already: then not even the first step
+        stop.cancelled = is_main and event_log.cancelled(event_log.read(run), event_log.job())
+        if process_group.any_rank(stop.received, device):  # before the first step
             outcome = Outcome(event_log.saved_step(run), finished=False)
         else:
             outcome = train(config, run, stop, device, heart)
         heart.stop()
-        if first and outcome.finished:
-            event_log.add(run, "finish", step=outcome.step)
-        elif first:
-            event_log.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
+        if is_main:
+            _log_end(run, outcome, stop)
         outcome.aside.wait()
-        if first:
+        if is_main:
             refresh_report(run)  # which says how it ended
-        process_group.barrier()  # a rank that is gone while rank 0 still writes would look like a failure
+        process_group.barrier()  # a rank that left while rank 0 still writes would look like a failure
         process_group.shutdown()  # not after a failure: it would wait for ranks that wait for this one
         return outcome
 
 
-def exit_code(run: RunDir, place: "RankInfo", stop: StopSignal, mode: str | None = None) -> int:
+def exit_code(run: RunDir, rank_info: "RankInfo", stop: StopSignal, mode: str | None = None) -> int:
     """Trains as one rank in a process of its own; returns 0 when the run is finished, else STOPPED.
 
-    A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
-    wait in a collective could hang.
+    After a failure it writes the error file for the launcher and exits this process at once: leaving the process
+    group could hang, because other ranks may still wait in a collective.
     """
-    log_to(run.log(place.rank), place.rank)
-    for old in (run.error(place.rank), run.transient_error(place.rank)):
-        old.unlink(missing_ok=True)
+    rank = rank_info.rank
+    rank_log.configure(run.log(rank), rank)
+    for path in (run.error(rank), run.transient_error(rank)):
+        path.unlink(missing_ok=True)
     try:
-        return 0 if run_rank(run, place, stop, True, mode).finished else STOPPED
+        return 0 if run_rank(run, rank_info, stop, True, mode).finished else STOPPED
     except Exception as error:
-        code = _failed(run, place.rank, limits.explained(error) or error)
+        code = _log_failure(run, rank, limits.explained(error) or error)
     logging.shutdown()
     os._exit(code)
 
 
-def _failed(run: RunDir, rank: int, error: Exception) -> int:
-    """Notes why a rank failed and returns its exit code: MISTAKE for what needs a person, else FAILED."""
+def _log_failure(run: RunDir, rank: int, error: Exception) -> int:
+    """Logs why a rank failed and returns its exit code: USER_ERROR for what the user must fix, else FAILED."""
     if not isinstance(error, UserError | OSError):
         log.error("rank %d failed", rank, exc_info=error)
         return FAILED
     if is_transient(error):
-        log.error("rank %d failed, which may pass", rank, exc_info=error)
-        _note(run.transient_error(rank), error)
+        log.error("rank %d failed; a restart may help", rank, exc_info=error)
+        rank_errors.write(run.transient_error(rank), error)
         return FAILED
     log.error("%s", error)
-    _note(run.error(rank), error)
-    return MISTAKE
+    rank_errors.write(run.error(rank), error)
+    return USER_ERROR
 
 
-def log_to(path: Path, rank: int) -> None:
-    """Sends this process's log to a file, rank 0's warnings also to the terminal."""
-    speak_utf8()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    form = redact.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
-    root = logging.getLogger()
-    root.setLevel(logging.INFO)
-    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    root.handlers = [_handler(file, form, logging.INFO)]
-    if rank == 0:
-        short = redact.Formatter("%(levelname)s: %(message)s")
-        root.addHandler(_handler(logging.StreamHandler(sys.stderr), short, logging.WARNING))
-    logging.captureWarnings(True)
-
-
-def _note(path: Path, error: Exception) -> None:
-    """Leaves the sentence, and whose it is, where the launcher looks for it."""
-    with suppress(OSError):  # which may be the very error
-        files.write_text(path, f"{redact.redact(str(error))}\n{_SIGNED}{event_log.attempt()}\n")
-
-
-def noted(path: Path) -> str | None:
-    """The sentence that a rank of this attempt left there, or None."""
-    try:
-        text = files.read_text(path)
-    except OSError:
-        return None
-    sentence, signed, attempt = text.rstrip("\n").rpartition(f"\n{_SIGNED}")
-    return sentence.strip() or None if signed and attempt == str(event_log.attempt()) else None
-
-
-@dataclass(frozen=True)
-class SlurmRank:
-    """What submitit pickles: the run directory, and the folder that relative paths of its config start from."""
-
-    run: str
-    home: str
-
-    def __call__(self) -> None:
-        """Trains as the rank that SLURM's environment describes.
-
-        A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
-        goodbye; whether the job is requeued is for the batch script to decide (ggcn/launch/requeue.py).
-        """
-        event_log.adopt_job()
-        # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
-        end = environment.seconds("GGCN_JOB_END") if environment.integer("SLURM_PROCID") == 0 else None
-        stop = StopSignal(end).install()
-        os.chdir(self.home)
-        if exit_code(RunDir(Path(self.run)), slurm_place(), stop, "slurm") == STOPPED:
-            logging.shutdown()
-            os._exit(0)  # every second of the grace time counts; and a return would be the job's result
-
-
-def slurm_place() -> "RankInfo":
-    """This rank's place, from the environment that srun gives its tasks. Raises UserError where srun gave none."""
-    from ggcn.distributed.rank_info import RankInfo
-
-    rank, world, local = (_given(f"SLURM_{name}") for name in ("PROCID", "NTASKS", "LOCALID"))
-    nodes = environment.integer("SLURM_STEP_NUM_NODES", minimum=1) or 1
-    # elements of an array have numbers in a row, and each its own count of restarts
-    number = _given("SLURM_JOB_ID") * 101 + (environment.integer("SLURM_RESTART_COUNT") or 0)
-    return RankInfo(rank, world, local, max(world // nodes, 1), _address(), 10000 + number % 20000)
-
-
-def _given(name: str) -> int:
-    value = environment.integer(name)
-    if value is None:
-        raise UserError(
-            f"{name}={os.environ.get(name, '')!r} is no number; ranks of a job are started by srun"
-        )
-    return value
-
-
-def _device(cluster: ClusterConfig, place: "RankInfo", mode: str) -> "torch.device":
-    """The device of a rank, named in its log. Raises UserError where a job's GPUs cannot be used; a local run that
-    leaves GPUs alone says so."""
+def _choose_device(cluster: ClusterConfig, rank_info: "RankInfo", mode: str) -> "torch.device":
+    """The device of a rank, which it logs. Raises UserError where a job's GPUs cannot be used; warns where a local run
+    leaves GPUs unused."""
     from ggcn.distributed import devices
 
     if mode == "slurm":
         if cluster.gpus_per_node == 0:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nodes may show GPUs that are somebody else's
-        asked, on_node = (
-            devices.gpu_request(cluster.gpus_per_node),
-            devices.gpus_on_node(cluster.gpus_per_node),
-        )
-        device = devices.choose_device(place, asked, on_node)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nodes may show GPUs of other jobs
+        request = devices.gpu_request(cluster.gpus_per_node)
+        on_node = devices.gpus_on_node(cluster.gpus_per_node)
+        device = devices.choose_device(rank_info, request, on_node)
     else:
-        device = devices.choose_device(place)
-        if place.rank == 0 and (unused := devices.unused_gpus_warning()):
-            log.warning("%s", unused)
-    log.info(
-        "rank %d of %d uses %s (%s)", place.rank, place.world, device, devices.device_summary(device, place)
-    )
+        device = devices.choose_device(rank_info)
+        if rank_info.rank == 0 and (warning := devices.unused_gpus_warning()):
+            log.warning("%s", warning)
+    summary = devices.device_summary(device, rank_info)
+    log.info("rank %d of %d uses %s (%s)", rank_info.rank, rank_info.world, device, summary)
     return device
 
 
-def _address() -> str:
-    """Where rank 0 listens: its node's name, or the address of srun's node where names do not resolve."""
-    from submitit.slurm.slurm import _parse_node_list
+def _log_start(run: RunDir, rank_info: "RankInfo", device: "torch.device", mode: str) -> None:
+    """Keeps the code, and logs the start of the attempt; see ggcn.run.event_log."""
+    from ggcn.distributed import devices
 
-    names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
-    first = next(iter(_parse_node_list(names)), "localhost")
-    try:
-        socket.getaddrinfo(first, None)
-    except OSError:
-        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
-    return first
-
-
-def _here() -> dict[str, object]:
-    restart = (environment.integer("SLURM_RESTART_COUNT") or 0) if event_log.job() else 0
-    asked = environment.integer("GGCN_GPUS_PER_NODE")  # by a batch script
-    gpus = {} if asked is None else {"gpus_per_node": asked}
-    return {"host": socket.gethostname(), "pid": os.getpid(), "restart": restart, **gpus}
+    code_snapshot.keep(run.code)  # differs from the launcher's copy if the code was edited meanwhile
+    gpus = environment.integer("GGCN_GPUS_PER_NODE")  # set by a batch script
+    facts = {
+        "mode": mode,
+        "device": devices.device_summary(device, rank_info),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "restart": (environment.integer("SLURM_RESTART_COUNT") or 0) if event_log.job() else 0,
+        **({} if gpus is None else {"gpus_per_node": gpus}),
+        **code_snapshot.facts(),
+    }
+    event_log.add(run, "start", world=rank_info.world, step=event_log.saved_step(run), **facts)
 
 
-def _heart(cluster: ClusterConfig, run: RunDir, place: "RankInfo", watched: bool) -> Heartbeat:
+def _log_end(run: RunDir, outcome: "Outcome", stop: StopSignal) -> None:
+    if outcome.finished:
+        event_log.add(run, "finish", step=outcome.step)
+    else:
+        event_log.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
+
+
+def _heartbeat(cluster: ClusterConfig, run: RunDir, rank_info: "RankInfo", watched: bool) -> Heartbeat:
     hang_s = cluster.hang_s if watched else 0
-    where = run.heartbeats, place.rank, place.world, run.stacks(place.rank)
+    where = run.heartbeats, rank_info.rank, rank_info.world, run.stacks(rank_info.rank)
     return Heartbeat(*where, hang_s, cluster.timeout_s, cluster.straggler)
 
 
-def _lead(cluster: ClusterConfig, heart: Heartbeat, stop: StopSignal) -> Callable[[], float]:
-    """Seconds before the job's end at which to stop: as configured or measured; before anything was measured a
-    minute, or a quarter of the job."""
-    half = (
-        (stop.deadline - time.time()) / 2 if stop.deadline else inf
-    )  # or a life might end at its first step
+def _stop_lead(cluster: ClusterConfig, heart: Heartbeat, stop: StopSignal) -> Callable[[], float]:
+    """The function that returns the seconds before the deadline at which to stop: as configured, else as measured.
+
+    Before anything was measured it is a minute or a quarter of the job, and always at most half of the job, so that an
+    attempt does not end at its first step.
+    """
+    half = (stop.deadline - time.time()) / 2 if stop.deadline else inf
     unmeasured = min(60.0, half / 2) if stop.deadline else 0.0
 
-    def lead() -> float:
+    def lead_s() -> float:
         if cluster.stop_lead_s is not None:
             return cluster.stop_lead_s
         measured = heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
         return min(measured, half)
 
-    return lead
+    return lead_s
 
 
 @contextmanager
-def _alone(run: RunDir) -> Iterator[None]:
-    """Holds the run as its rank 0; a requeued job waits for the one before it, which SLURM may still be ending.
+def _run_lock(run: RunDir) -> Iterator[None]:
+    """Locks the run for its rank 0; a requeued job waits for its last attempt, which SLURM may still be ending.
 
-    Raises RunTaken while another process has it; Outage in a job, where only a node that went down can have
-    left the lock behind.
+    Raises RunTaken while another process has it; in a job TransientError, because there only a node that went down
+    can have left the lock behind.
     """
-    patience = time.monotonic() + PATIENCE_S
-    with ExitStack() as held:
+    end = time.monotonic() + LOCK_TIMEOUT_S
+    with ExitStack() as stack:
         while True:
             try:
-                held.enter_context(run.exclusive("rank"))
+                stack.enter_context(run.exclusive("rank"))
                 break
             except RunTaken:
                 if not event_log.job():
                     raise
-            if time.monotonic() > patience:
+            if time.monotonic() > end:
                 raise TransientError(
-                    f"{run.path} was still locked after {PATIENCE_S} s, as by a node that went down"
+                    f"{run.path} was still locked after {LOCK_TIMEOUT_S} s, as by a node that went down"
                 )
             time.sleep(1)
         yield
-
-
-def _handler(handler: logging.Handler, form: logging.Formatter, level: int) -> logging.Handler:
-    handler.setFormatter(form)
-    handler.setLevel(level)
-    return handler

@@ -1,10 +1,10 @@
-"""What the batch script asks when its ranks have ended: shall the job run again?
+"""The one place that decides whether a job is requeued: its batch script asks this when its ranks have ended.
 
-    python -m ggcn.launch.requeue RUN CODE      exit code 0: requeue; 1: not. CODE is srun's exit code
-    python -m ggcn.launch.requeue RUN refused WHY   notes that SLURM would not requeue, with what it said
+    python -m ggcn.launch.requeue RUN CODE      exit code 0: requeue; 1: do not. CODE is srun's exit code
+    python -m ggcn.launch.requeue RUN refused WHY   logs that SLURM refused to requeue, with its message
 
-One place decides for every kind of end that leaves the batch script alive, so a job is requeued once. Where the
-script dies too (node down, scontrol requeue, end of the grace time) SLURM itself requeues.
+This covers every end that leaves the batch script alive, so a job is requeued once. Where the script dies too (node
+down, scontrol requeue, end of the grace time) SLURM itself requeues.
 """
 
 import subprocess
@@ -16,68 +16,75 @@ from typing import NamedTuple
 from ggcn import environment
 from ggcn.config.compose import load
 from ggcn.errors import UserError
-from ggcn.launch import job
+from ggcn.launch import rank_errors
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 from ggcn.run.event_log import Event
 
-UNHEARD = {128 + 10: "USR1", 128 + 12: "USR2", 128 + 15: "TERM"}
-"""exit codes of ranks whom a signal met before they listened"""
+EARLY_SIGNALS = {128 + 10: "USR1", 128 + 12: "USR2", 128 + 15: "TERM"}
+"""exit codes of ranks that a signal ended before they had installed their handlers"""
 CRASHES = ("crash", "hang")
 
 
 class Verdict(NamedTuple):
-    """How a job's ranks ended."""
+    """How a job's ranks ended, and whether to requeue it."""
 
     kind: str
-    """finished, cancelled, stop, mistake (the user's to mend), hang or crash"""
+    """finished, cancelled, stop, user_error, hang or crash"""
     reason: str
-    again: bool
-    """whether to requeue"""
+    requeue: bool
 
 
 def main() -> int:
-    """The command line."""
+    """Runs the command line; returns the exit code."""
     event_log.adopt_job()
     run, code = RunDir(Path(sys.argv[1])), sys.argv[2]
     if code == "refused":
-        why = " ".join(" ".join(sys.argv[3:]).split()) or "no reason given"
-        reason = f"SLURM refused to requeue the job ({why}); run the same command again"
-        event_log.add(run, "end", kind="refused", reason=reason, again=False, step=event_log.saved_step(run))
-        print(f"ggcn.launch.requeue: {reason}", flush=True)
-        return 1
-    found = verdict(run, int(code))
-    event_log.add(run, "end", **found._asdict(), step=event_log.saved_step(run), code=int(code))
-    print(f"ggcn.launch.requeue: {found.reason}; {'requeue' if found.again else 'no requeue'}", flush=True)
-    return 0 if found.again else 1
+        return _log_refusal(run, " ".join(sys.argv[3:]))
+    decision = verdict(run, int(code))
+    event_log.add(run, "end", **decision._asdict(), step=event_log.saved_step(run), code=int(code))
+    action = "requeue" if decision.requeue else "no requeue"
+    print(f"ggcn.launch.requeue: {decision.reason}; {action}", flush=True)
+    return 0 if decision.requeue else 1
+
+
+def _log_refusal(run: RunDir, message: str) -> int:
+    message = " ".join(message.split()) or "no reason given"
+    reason = f"SLURM refused to requeue the job ({message}); run the same command again"
+    step = event_log.saved_step(run)
+    event_log.add(run, "end", kind="refused", reason=reason, requeue=False, step=step)
+    print(f"ggcn.launch.requeue: {reason}", flush=True)
+    return 1
 
 
 def verdict(run: RunDir, code: int) -> Verdict:
-    """Reads from the run directory how the ranks ended that srun reports with `code`."""
-    number = event_log.job()
-    events = event_log.of_job(event_log.read(run), number)
-    attempt = event_log.attempt()
-    # not what an attempt left that was killed before its batch script noted its end
-    life = [event for event in events if event.get("attempt") == attempt] if attempt else events
-    life = event_log.after_last(event_log.after_last(life, "end"), "start")
-    if event_log.last(life, "finish"):
+    """Reads from the run directory how the ranks ended; `code` is srun's exit code."""
+    job_id = event_log.job()
+    job_events = event_log.of_job(event_log.read(run), job_id)
+    events = _of_attempt(job_events)
+    if event_log.last(events, "finish"):
         return Verdict("finished", "finished", False)
-    if event_log.cancelled(events, number):
+    if event_log.cancelled(job_events, job_id):
         return Verdict("cancelled", "cancelled", False)
-    if stop := event_log.last(life, "stop"):
-        return Verdict("stop", _cause(stop["reason"]), True)
-    if code in UNHEARD:
-        return Verdict("stop", _cause(f"SIG{UNHEARD[code]}"), True)
-    if said := _noted(run, "error"):
-        return Verdict("mistake", said, False)
-    if hung := [path for path in run.logs.glob("*.stacks") if path.stat().st_size]:
-        return _crash(
-            run,
-            events,
-            "hang",
-            f"no step for cluster.hang_s; stack traces of {len(hung)} ranks in {run.logs}",
-        )
-    return _crash(run, events, "crash", _noted(run, "transient") or _how(code))
+    if stop := event_log.last(events, "stop"):
+        return Verdict("stop", _stop_reason(stop["reason"]), True)
+    if code in EARLY_SIGNALS:
+        return Verdict("stop", _stop_reason(f"SIG{EARLY_SIGNALS[code]}"), True)
+    if sentence := rank_errors.first(run, "error"):
+        return Verdict("user_error", sentence, False)
+    if stacks := [path for path in run.logs.glob("*.stacks") if path.stat().st_size]:
+        reason = f"no step for cluster.hang_s; stack traces of {len(stacks)} ranks in {run.logs}"
+        return _crash(run, job_events, "hang", reason)
+    return _crash(run, job_events, "crash", rank_errors.first(run, "transient") or _exit_reason(code))
+
+
+def _of_attempt(events: list[Event]) -> list[Event]:
+    """A job's events since the start of this attempt; an attempt that was killed before it logged its end left some
+    events too."""
+    attempt = event_log.attempt()
+    if attempt:
+        events = [event for event in events if event.get("attempt") == attempt]
+    return event_log.after_last(event_log.after_last(events, "end"), "start")
 
 
 def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
@@ -86,53 +93,50 @@ def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
     count = 1 + crashes(events, step)
     if count < limit:
         return Verdict(kind, reason, True)
-    loop = f"{count} crashes in a row at step {step}, the last: {reason}" if count > 1 else reason
-    return Verdict(kind, f"{loop}; see {run.logs}, mend the cause and run the same command again", False)
+    repeated = f"{count} crashes in a row at step {step}, the last: {reason}" if count > 1 else reason
+    return Verdict(kind, f"{repeated}; see {run.logs}, fix the cause and run the same command again", False)
 
 
 def crashes(events: list[Event], step: int) -> int:
-    """Crashes among a job's events that got no further than checkpoint `step`."""
+    """The number of crashes among a job's events since its submission that got no further than checkpoint `step`."""
     ends = [event for event in event_log.after_last(events, "submit") if event["event"] == "end"]
     return sum(end["kind"] in CRASHES and end["step"] == step for end in ends)
 
 
-def _noted(run: RunDir, kind: str) -> str | None:
-    """The first sentence of a kind that the ranks of this attempt left in logs/."""
-    sentences = (job.noted(path) for path in sorted(run.logs.glob(f"*.{kind}")))
-    return next((sentence for sentence in sentences if sentence), None)
-
-
-def _how(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == 128 + 9:
         return "a rank was killed (SIGKILL: out of memory?)"
-    return (
-        f"a rank was killed by signal {code - 128}" if code > 128 else f"a rank failed with exit code {code}"
-    )
+    if code > 128:
+        return f"a rank was killed by signal {code - 128}"
+    return f"a rank failed with exit code {code}"
 
 
-def _cause(signal: str) -> str:
-    """Why the stop was asked for, as far as SLURM says."""
-    number, end = event_log.job(), environment.seconds("GGCN_JOB_END")
-    if number and _preempted(number):
+def _stop_reason(signal: str) -> str:
+    """Why the ranks were asked to stop, as far as SLURM can tell."""
+    job_id, end = event_log.job(), environment.seconds("GGCN_JOB_END")
+    if job_id and _preempted(job_id):
         return f"preempted ({signal})"
-    if signal == "deadline" or (end and end - time.time() < 90 + _signal_lead()):
+    lead_s = environment.seconds("GGCN_LEAD_S") or 0.0
+    if signal == "deadline" or (end and end - time.time() < 90 + lead_s):
         return f"time limit ({signal})"
     return f"asked to stop by {signal}"
 
 
-def _signal_lead() -> float:
-    return environment.seconds("GGCN_LEAD_S") or 0.0
-
-
-def _preempted(number: str) -> bool:
+def _preempted(job_id: str) -> bool:
     try:
-        words = ["scontrol", "-o", "show", "job", number]
+        command = ["scontrol", "-o", "show", "job", job_id]
         shown = subprocess.run(
-            words, capture_output=True, text=True, timeout=20, check=False, encoding="utf-8", errors="replace"
+            command,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
         ).stdout
-    except (OSError, subprocess.TimeoutExpired):  # in a container there may be no scontrol
+    except (OSError, subprocess.TimeoutExpired):  # a container may not have scontrol
         return False
-    return any(word.startswith("PreemptTime=") and word != "PreemptTime=None" for word in shown.split())
+    return any(field.startswith("PreemptTime=") and field != "PreemptTime=None" for field in shown.split())
 
 
 if __name__ == "__main__":

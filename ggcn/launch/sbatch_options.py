@@ -1,4 +1,4 @@
-"""Options of sbatch that users give next to the keys: entries of cluster.sbatch, and SBATCH_* variables."""
+"""Options of sbatch from users: entries of cluster.sbatch, and SBATCH_* environment variables."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import shlex
 from ggcn.errors import UserError
 
 Options = dict[str, str | None]
-"""values by sbatch's long name without dashes; None: the option takes none"""
+"""values by sbatch's long option name without dashes; None: the option takes no value"""
 
 SHORT = {
     "A": "account", "a": "array", "B": "extra-node-info", "b": "begin", "C": "constraint", "c": "cpus-per-task",
@@ -29,7 +29,7 @@ LONG = {
     *SHORT.values(),
     *_OTHERS.split(),
 }
-"""names that may be abbreviated; others are left to sbatch"""
+"""names that may be abbreviated; sbatch decides about others"""
 
 _RANKS = "ranks are counted by cluster.ranks_per_node=N"
 _LOGS = "what a job prints is in the run's folders slurm/ and logs/"
@@ -49,11 +49,11 @@ REFUSED = {
     ),
     "time": "set cluster.time_min=MINUTES",
     "signal": "set cluster.stop_lead_s=SECONDS",
-    "no-requeue": "jobs are requeued to go on; cluster.max_crashes=1 leaves out those after a crash",
-    "array": "say --sweep KEY=A,B",
+    "no-requeue": "jobs are requeued to resume; cluster.max_crashes=1 prevents requeues after a crash",
+    "array": "use --sweep KEY=A,B",
     **dict.fromkeys(("output", "error", "input", "open-mode"), _LOGS),
     "job-name": "set run=NAME",
-    "comment": "it holds the run's path, by which its job is known",
+    "comment": "it contains the run's path, by which its job is found",
     "chdir": "a job works in its copy of the code; set paths.runs=FOLDER for its files",
     "wrap": "set cluster.setup=[COMMAND]",
     "container": "set cluster.container",
@@ -63,7 +63,7 @@ REFUSED = {
     "tres-per-task": "set cluster.gpus_per_node=N and cluster.cpus_per_rank=N",
     **dict.fromkeys(("wait", "parsable", "quiet", "test-only", "help", "usage", "version"), _READ),
 }
-"""options that contradict what the launcher asks for, and what to say in their place"""
+"""options that the launcher sets itself, and what to use instead"""
 
 _INHERITED = """account acctg-freq cluster-constraint constraint core-spec cpus-per-gpu delay-boot
         distribution exclusive export gpu-bind gpu-freq gpus gpus-per-node gpus-per-task gres gres-flags hint
@@ -76,16 +76,16 @@ VARIABLES = {
     "MEM_PER_NODE": "mem",
     "REQ_SWITCH": "switches",
 }
-"""SBATCH_* variables that are taken over, and the options that they stand for"""
+"""SBATCH_* variables that are respected, and their options"""
 UNUSED = ("REQUEUE", "DEBUG", "IGNORE_PBS", "GET_USER_ENV", "MEM_BIND", "CPU_BIND", "BATCH")
-"""beginnings of SBATCH_* variables that make no difference, or that SLURM itself sets in a job"""
+"""prefixes of SBATCH_* variables that have no effect, or that SLURM itself sets in a job"""
 FLAGS = ("overcommit", "spread-job", "use-min-nodes")
 
 
 def read(entries: list[str]) -> Options:
     """The options in cluster.sbatch, whose entries look like --option=value, --option value, --option or -o value.
 
-    Raises UserError for what is no option, contradicts the launcher, or is given twice.
+    Raises UserError for an entry that is not an option, that the launcher sets itself, or that is given twice.
     """
     options: Options = {}
     for entry in entries:
@@ -95,12 +95,12 @@ def read(entries: list[str]) -> Options:
         if options.get(name, value) != value:
             raise UserError(f"cluster.sbatch has --{name} twice, the second time as {entry!r}; keep one")
         options[name] = value
-    options.pop("requeue", None)  # it is asked for anyway
+    options.pop("requeue", None)  # the launcher sets it anyway
     return options
 
 
 def environment() -> tuple[Options, list[str]]:
-    """The options in the user's SBATCH_* variables, and a sentence for each that cannot be followed."""
+    """The options in the user's SBATCH_* variables, and a warning for each variable that is not respected."""
     options: Options = {}
     warnings = []
     for variable, value in sorted(os.environ.items()):
@@ -120,31 +120,31 @@ def environment() -> tuple[Options, list[str]]:
 
 
 def quoted(name: str, value: object) -> str:
-    """A value as it must be handed to submitit, so that sbatch reads it back unchanged.
+    """A value escaped for submitit, so that sbatch reads it unchanged.
 
-    Raises UserError for what would leave the line.
+    Raises UserError for a value that is not one line.
     """
     one_line(f"--{name}", str(value))
-    return str(value).replace("\\", "\\\\")  # sbatch takes a backslash for an escape, within quotes too
+    return str(value).replace("\\", "\\\\")  # sbatch unescapes backslashes, within quotes too
 
 
 def one_line(name: str, value: str) -> None:
-    """Raises UserError where a value has characters that no line of a batch script can hold."""
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+    """Raises UserError where a value has control characters, which no line of a batch script can contain."""
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
         raise UserError(f"{name}={value!r} must be one line of printable characters; change it")
 
 
 def shell_command(name: str, value: str) -> None:
-    """Raises UserError unless a value is the beginning of one shell command: no further command, no comment."""
+    """Raises UserError unless a value is the start of a single shell command, without operators and comments."""
     one_line(name, value)
     try:
         lexer = shlex.shlex(value, posix=True, punctuation_chars=";&|<>")
         lexer.whitespace_split = True
         lexer.commenters = ""
-        parts = list(lexer)
+        tokens = list(lexer)
     except ValueError as error:
         raise UserError(f"{name}={value!r} cannot be read by a shell ({error}); close it") from None
-    if any(set(part) <= set(";&|<>") or part.startswith("#") for part in parts if part):
+    if any(set(token) <= set(";&|<>") or token.startswith("#") for token in tokens if token):
         raise UserError(f"{name}={value!r} must be one command; put further ones in cluster.setup")
 
 
@@ -155,12 +155,12 @@ def _parse(entry: str) -> tuple[str, str | None]:
         raise UserError(f"cluster.sbatch has {entry!r}; its entries look like --option=value")
     long, short, rest = match.groups()
     if short and short not in SHORT:
-        raise UserError(f"cluster.sbatch has {entry!r}, which sbatch does not know; write its name out")
-    return _full(long) if long else SHORT[short], _value(entry, rest) if "=" in entry or rest else None
+        raise UserError(f"cluster.sbatch has {entry!r}, which sbatch does not know; use its long name")
+    return _full_name(long) if long else SHORT[short], _value(entry, rest) if "=" in entry or rest else None
 
 
 def _value(entry: str, text: str) -> str:
-    """The value of an entry without quotes around it."""
+    """The value of an entry without the quotes around it."""
     try:
         parts = shlex.split(text)
     except ValueError:
@@ -170,8 +170,8 @@ def _value(entry: str, text: str) -> str:
     return parts[0] if len(parts) == 1 else text
 
 
-def _full(name: str) -> str:
-    """An option's whole name. sbatch, too, takes abbreviations."""
+def _full_name(name: str) -> str:
+    """The full name of an option, which may be abbreviated as for sbatch."""
     name = _dashed(name)
     known = sorted(long for long in LONG if long.startswith(name))
     if name in LONG or not known:

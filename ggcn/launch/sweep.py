@@ -14,56 +14,57 @@ from ggcn.errors import UserError
 from ggcn.redact import redact
 
 
-def points(words: Sequence[str]) -> list[Config]:
+def points(overrides: Sequence[str]) -> list[Config]:
     """One validated config per combination; run directories are RUNS/NAME/KEY-VALUE_KEY-VALUE.
 
-    Of overrides with several values (a,b or range(1,4) or choice(a,b)) every combination is a point.
+    Overrides may have several values: a,b or range(1,4) or choice(a,b).
     Raises UserError when there is none, when two points have one name, or for what compose() refuses.
     """
-    values = [sweep_values(word) for word in words]
-    swept = [each for each in values if len(each) > 1]
-    fixed = [word for word, each in zip(words, values, strict=True) if len(each) == 1]
+    values = [sweep_values(override) for override in overrides]
+    swept = [choices for choices in values if len(choices) > 1]
+    fixed = [override for override, choices in zip(overrides, values, strict=True) if len(choices) == 1]
     if not swept:
         raise UserError("--sweep needs an override with several values, such as seed=1,2,3")
-    keys = [each[0].partition("=")[0].lstrip("+") for each in swept]
-    if bad := {"run", "paths.runs"}.intersection(keys):
+    keys = [choices[0].partition("=")[0].lstrip("+") for choices in swept]
+    if reserved := {"run", "paths.runs"}.intersection(keys):
         raise UserError(
-            f"--sweep names the runs of its points itself; give one value of {bad.pop()}, and several of others"
+            f"--sweep names the runs of its points itself; give one value of {reserved.pop()}, and several of others"
         )
-    base = compose([*fixed, *(each[0] for each in swept)])
+    base = compose([*fixed, *(choices[0] for choices in swept)])
     folder = Path(base.paths.runs).resolve() / base.run
-    found = [_point([*fixed, *choice], _name(_short(keys), choice), folder) for choice in product(*swept)]
-    _refuse_shared([config.run for config in found], folder)
-    return found
+    configs = [_point([*fixed, *choice], _name(_short(keys), choice), folder) for choice in product(*swept)]
+    _refuse_shared([config.run for config in configs], folder)
+    return configs
 
 
-def _point(words: Sequence[str], name: str, folder: Path) -> Config:
-    config = compose(words)
+def _point(overrides: Sequence[str], name: str, folder: Path) -> Config:
+    config = compose(overrides)
     config.run, config.paths.runs = name, str(folder)
     config.typed.pop("paths.runs", None)
     validate_name(name)
     return config
 
 
-def _name(keys: Sequence[str], words: Sequence[str]) -> str:
-    return "_".join(f"{key}-{_plain(word)}" for key, word in zip(keys, words, strict=True))
+def _name(keys: Sequence[str], overrides: Sequence[str]) -> str:
+    pairs = zip(keys, overrides, strict=True)
+    return "_".join(f"{key}-{_file_name(override)}" for key, override in pairs)
 
 
 def _refuse_shared(names: list[str], folder: Path) -> None:
     """Raises UserError when two points would train in one run directory."""
     if shared := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(
-            f"several points of the sweep would be {folder / shared[0]}, whose name has letters, digits, '.', '+' "
-            "and '-' of the values only; sweep values that differ in those"
+            f"several points of the sweep would train in {folder / shared[0]}, whose name has letters, digits, '.', "
+            "'+' and '-' of the values only; sweep values that differ in those"
         )
 
 
 def _short(keys: list[str]) -> list[str]:
-    """The keys' last words, where those are all different."""
+    """The last parts of the keys, where those are all different."""
     short = [key.rpartition(".")[2] for key in keys]
     return short if len(set(short)) == len(short) else keys
 
 
-def _plain(word: str) -> str:
-    """The value of KEY=VALUE in letters that a folder's name can have."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", redact(word.partition("=")[2])).strip("-") or "none"
+def _file_name(override: str) -> str:
+    """The value of KEY=VALUE in characters for a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", redact(override.partition("=")[2])).strip("-") or "none"

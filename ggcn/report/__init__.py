@@ -1,9 +1,9 @@
-"""A run on one page: RUN/report.html, a file that needs nothing else and is cheap enough to be written often.
+"""The report of a run: RUN/report.html, one self-contained page that is cheap enough to be written often.
 
-It reads what is there, of a run that goes on, was killed or has just begun; torn lines are passed over.
+It shows what is there, also of a run that goes on, was killed or has just started; torn lines are skipped.
 """
 
-from ggcn.report.facts import read
 from ggcn.report.layout import write
+from ggcn.report.run_data import read
 
 __all__ = ["read", "write"]

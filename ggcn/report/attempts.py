@@ -1,103 +1,117 @@
-"""When a run was at work: its starts and ends along the time, and all that happened."""
+"""The attempts of a run: a time line of its starts and ends, and its events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ggcn.report import page
-from ggcn.report.facts import Facts, told, value
+from ggcn.report.run_data import RunData, text, value
 from ggcn.run import event_log
 from ggcn.run.event_log import Event
 from ggcn.run.status import duration
 
-ENDS = {"finished": 2, "running": 0, "stopped": 4, "failed": 1, "killed": 3}
-"""how a life ended: colours"""
+OUTCOMES = {"finished": 2, "running": 0, "stopped": 4, "failed": 1, "killed": 3}
+"""how an attempt ended: its colour"""
+HIDDEN = ("event", "time", "code", "commit", "dirty", "versions", "pid", "restart", "attempt")
+"""fields of events that the table leaves out"""
 
 
 @dataclass(frozen=True)
-class Life:
-    """A stretch of the run from a start to its end, unix seconds; `how` it ended, one of ENDS."""
+class Attempt:
+    """The time from a start of the run to its end, in unix seconds; `outcome` is one of OUTCOMES."""
 
     begin: float
     end: float
-    how: str
-    words: str
+    outcome: str
+    title: str
 
 
-def lives(
-    events: Sequence[Event], now: float, running: bool, beat: float = 0.0, complete: bool = False
-) -> list[Life]:
-    """The lives of a run; `complete`: all its steps are saved, so that the last one is finished even where it has
-    not said so yet. One killed from outside ended, as far as is known, at the latest when the next thing
-    happened; the last one at `beat`, its newest heartbeat. None ends before it began, though nodes' clocks differ."""
-    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
-    found = [
-        _one_life(
+def timeline(
+    events: Sequence[Event], now: float, running: bool, heartbeat: float = 0.0, complete: bool = False
+) -> list[Attempt]:
+    """The attempts of a run by its events.
+
+    An attempt that was killed from outside ended at the latest when the next one started; the last one at `heartbeat`,
+    the time of the newest heartbeat. `complete`: all steps are saved, so the last attempt is finished even before it
+    has logged that. No attempt ends before it begins, although clocks of nodes differ.
+    """
+    starts = [index for index, event in enumerate(events) if event["event"] == "start"]
+    attempts = [
+        _attempt(
             events[first:following],
             value(events[following], "time") if following < len(events) else None,
             now,
             running,
-            beat,
+            heartbeat,
             complete and following == len(events),
         )
         for first, following in zip(starts, [*starts, len(events)][1:], strict=True)
     ]
-    return [life for life in found if life.begin <= life.end]
+    return [attempt for attempt in attempts if attempt.begin <= attempt.end]
 
 
-def _one_life(
-    events: Sequence[Event], then: float | None, now: float, running: bool, beat: float, complete: bool
-) -> Life:
-    """then: when the next life began."""
-    start, names = events[0], {"stop": "stopped", "finish": "finished", "end": "failed"}
-    words = f"{page.count(start.get('world', 0), 'rank')} from step {told(start, 'step')}"
+def _attempt(
+    events: Sequence[Event],
+    next_start: float | None,
+    now: float,
+    running: bool,
+    heartbeat: float,
+    complete: bool,
+) -> Attempt:
+    """One attempt from the events since its start."""
+    start, outcomes = events[0], {"stop": "stopped", "finish": "finished", "end": "failed"}
+    title = f"{page.count(start.get('world', 0), 'rank')} from step {text(start, 'step')}"
     begin = value(start, "time")
     for event in events:
-        if event["event"] in names:
-            how = names[event["event"]]
-            return Life(
-                begin, max(begin, value(event, "time")), how, f"{words}; {how} {event.get('reason', '')}"
-            )
+        if outcome := outcomes.get(event["event"]):
+            end = max(begin, value(event, "time"))
+            return Attempt(begin, end, outcome, f"{title}; {outcome} {event.get('reason', '')}")
     if complete:
-        return Life(begin, max(beat, begin), "finished", f"{words}; all steps are saved")
-    if then is None and running:
-        return Life(begin, max(begin, now), "running", words)
-    return Life(begin, max(begin, beat if then is None else then), "killed", f"{words}; killed from outside")
+        return Attempt(begin, max(heartbeat, begin), "finished", f"{title}; all steps are saved")
+    if next_start is None and running:
+        return Attempt(begin, max(begin, now), "running", title)
+    end = heartbeat if next_start is None else next_start
+    return Attempt(begin, max(begin, end), "killed", f"{title}; killed from outside")
 
 
-def life(facts: Facts) -> str:
-    """The time line, and the last events as a table."""
-    events = facts.status.events
+def attempts(data: RunData) -> str:
+    """The time line of the attempts, and the last events as a table; HTML."""
+    events = data.status.events
     if not events:
         return page.note("Not started yet.")
-    beat = max((value(each, "time") for each in facts.status.beats), default=0.0)
-    found = lives(events, facts.now, facts.running, beat, facts.state == "complete")
-    rows = [
-        [page.clock(value(event, "time")), event["event"], _happened(event)] for event in events[-page.ROWS :]
-    ]
-    rest = len(events) - len(rows)
-    more = page.note(f"{rest} earlier ones are in {event_log.NAME}.", soft=True) if rest else ""
-    return (_timeline(found) if found else "") + page.table(["when", "event", "what"], rows) + more
+    heartbeat = max((value(each, "time") for each in data.status.heartbeats), default=0.0)
+    found = timeline(events, data.now, data.running, heartbeat, data.state == "complete")
+    shown = events[-page.ROWS :]
+    rows = [[page.clock(value(event, "time")), event["event"], _details(event)] for event in shown]
+    omitted = len(events) - len(rows)
+    note = page.note(f"{omitted} earlier events are in {event_log.NAME}.", soft=True) if omitted else ""
+    return (_time_bar(found) if found else "") + page.table(["time", "event", "details"], rows) + note
 
 
-def _timeline(found: Sequence[Life]) -> str:
-    begin, end = found[0].begin, max(life.end for life in found)
-    whole = max(end - begin, 1e-9)
+def _time_bar(attempts: Sequence[Attempt]) -> str:
+    begin, end = attempts[0].begin, max(attempt.end for attempt in attempts)
+    total = max(end - begin, 1e-9)
     blocks = [
-        page.Block(ENDS[life.how], (life.end - life.begin) / whole, life.words, (life.begin - begin) / whole)
-        for life in found
+        page.Block(
+            OUTCOMES[attempt.outcome],
+            (attempt.end - attempt.begin) / total,
+            attempt.title,
+            (attempt.begin - begin) / total,
+        )
+        for attempt in attempts
     ]
-    hows = [life.how for life in found]
-    key = page.key([(ENDS[how], how, str(hows.count(how))) for how in dict.fromkeys(hows)])
-    worked = sum(life.end - life.begin for life in found)
-    words = page.note(
-        f"{page.count(len(found), 'start')}; at work for {duration(worked)} of {duration(end - begin)}."
+    outcomes = [attempt.outcome for attempt in attempts]
+    legend = page.legend(
+        [(OUTCOMES[outcome], outcome, str(outcomes.count(outcome))) for outcome in dict.fromkeys(outcomes)]
     )
-    ends = f'<div class="ends"><span>{page.clock(begin)}</span><span>{page.clock(end)}</span></div>'
-    return words + key + page.bar(blocks) + ends
+    trained = sum(attempt.end - attempt.begin for attempt in attempts)
+    note = page.note(
+        f"{page.count(len(attempts), 'attempt')}; trained for {duration(trained)} of {duration(end - begin)}."
+    )
+    axis = f'<div class="ends"><span>{page.clock(begin)}</span><span>{page.clock(end)}</span></div>'
+    return note + legend + page.bar(blocks) + axis
 
 
-def _happened(event: Event) -> str:
-    hidden = ("event", "time", "code", "commit", "dirty", "versions", "pid", "restart", "attempt")
+def _details(event: Event) -> str:
     return ", ".join(
-        f"{name} {value}" for name, value in event.items() if name not in hidden and value not in (None, "")
+        f"{name} {value}" for name, value in event.items() if name not in HIDDEN and value not in (None, "")
     )

@@ -1,4 +1,4 @@
-"""How the metrics went, step by step; and where the time of a step goes."""
+"""Charts of the metrics by step, and the share of each phase in a step's time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from math import isfinite
 
 from ggcn.report import page
 from ggcn.report.charts import Line, Mark, chart, number
-from ggcn.report.facts import Facts, Record, points, reasons, value
+from ggcn.report.run_data import Record, RunData, points, reasons, value
 from ggcn.run import event_log
 
 RECENT = 100
-"""logged steps that the phases' shares are taken from"""
+"""logged steps from which the phases' shares are computed"""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Curve:
     title: str
     note: str
     names: dict[str, str]
-    """metric: how the legend calls it. Metrics per grid are coloured by grid, and dashed but for the first"""
+    """metric: label in the legend. Metrics per grid are coloured by grid; all but the first are dashed"""
     level: float | None = None
     percent: bool = False
 
@@ -29,24 +29,28 @@ CURVES = (
     Curve("Energies", "mean of a batch", {"energy_samples": "samples", "energy_data": "data"}),
     Curve(
         "Energy gap",
-        "energy of data less that of samples; 0 is balance",
+        "energy of data minus energy of samples; 0: equilibrium",
         {"energy_gap": "energy gap"},
         level=0,
     ),
-    Curve("JKO term", "mean |grad f|²; the loss has gamma/2 of it", {"jko": "JKO"}),
+    Curve("JKO term", "mean |grad f|², weighted by gamma/2 in the loss", {"jko": "JKO"}),
     Curve(
         "Displacement",
-        "over that of pure noise; 1: only diffusion",
+        "of chains, relative to pure noise; 1: only diffusion",
         {"relative_displacement": "chains"},
         level=1,
     ),
-    Curve("Amortization error", "up-sampler against chain end, squared", {"amortization": "amortization"}),
+    Curve(
+        "Amortization error",
+        "squared distance of the up-sampler's output to the chain end",
+        {"amortization": "amortization"},
+    ),
     Curve(
         "Gradient norms",
         "of the weights, before clipping",
         {"energy_gradient_norm": "energies", "upsampler_gradient_norm": "up-samplers"},
     ),
-    Curve("Gradient at the chain's end", "|grad E| of a sample", {"gradient": "chains"}),
+    Curve("Energy gradient at the chain end", "|grad E| per sample", {"gradient": "chains"}),
     Curve(
         "Saturation",
         "pixels at or beyond -1 or 1",
@@ -55,81 +59,81 @@ CURVES = (
     ),
     Curve("Weight norms", "", {"energy_weight_norm": "energies", "upsampler_weight_norm": "up-samplers"}),
 )
-RATE = Curve("Images a second", "all ranks", {"images_per_second": "images/s"})
+IMAGES_PER_SECOND = Curve("Images per second", "all ranks", {"images_per_second": "images/s"})
 MEMORY = Curve("Memory", "GB of rank 0", {"memory_gb": "resident", "gpu_memory_gb": "GPU, peak"})
 PHASES = ("data", "sample", "energy", "upsampler")
 
 
-def curves(facts: Facts) -> str:
-    """The charts of metrics."""
-    marks = _marks(facts)
-    figures = page.charts([_chart(curve, facts, marks) for curve in CURVES])
+def curves(data: RunData) -> str:
+    """The charts of metrics; HTML."""
+    marks = _marks(data)
+    figures = page.charts([_chart(curve, data, marks) for curve in CURVES])
     if not figures:
         return page.note("No step logged yet.")
-    words = (
-        "Against the step. Upright lines: restarts (dotted), divergences (solid)."
-        if marks
-        else "Against the step."
-    )
-    return page.note(words, soft=True) + figures
+    legend = " Vertical lines: restarts (dotted), divergences (solid)." if marks else ""
+    return page.note(f"By step.{legend}", soft=True) + figures
 
 
-def _chart(curve: Curve, facts: Facts, marks: Sequence[Mark]) -> str:
+def _chart(curve: Curve, data: RunData, marks: Sequence[Mark]) -> str:
     lines = []
-    for place, (name, label) in enumerate(curve.names.items()):
-        lines.append(Line(label, points(facts.lines, name), place))
-        for colour, size in enumerate(_grids(facts)):
-            of_grid = points(facts.lines, f"{name}/{size}")
-            lines.append(Line(f"{label} {size} px", of_grid, colour, dashed=place > 0))
+    for index, (name, label) in enumerate(curve.names.items()):
+        lines.append(Line(label, points(data.metrics, name), index))
+        for colour, size in enumerate(_grids(data)):
+            of_grid = points(data.metrics, f"{name}/{size}")
+            lines.append(Line(f"{label} {size} px", of_grid, colour, dashed=index > 0))
     return chart(
         curve.title, lines, marks, curve.note, curve.level, page.percent if curve.percent else number
     )
 
 
-def _grids(facts: Facts) -> list[int]:
-    """The grids of the run, as far as its config or else the names of its metrics say."""
-    if facts.status.config:
-        return list(facts.status.config.model.grids)
-    ends = {name.rpartition("/")[2] for line in facts.lines for name in line}
-    return sorted(int(end) for end in ends if end.isdecimal())
+def _grids(data: RunData) -> list[int]:
+    """The grids of the run, from its config or else from the names of its metrics."""
+    if data.status.config:
+        return list(data.status.config.model.grids)
+    suffixes = {name.rpartition("/")[2] for record in data.metrics for name in record}
+    return sorted(int(suffix) for suffix in suffixes if suffix.isdecimal())
 
 
-def _marks(facts: Facts) -> list[Mark]:
-    """Restarts and divergences along the steps."""
-    again = event_log.restarts(facts.status.events)[-RECENT:]
-    ill = [each for each in facts.incidents if isinstance(each.get("step"), int)]
+def _marks(data: RunData) -> list[Mark]:
+    """Vertical lines at restarts and divergences."""
+    restarts = event_log.restarts(data.status.events)[-RECENT:]
+    incidents = [incident for incident in data.incidents if isinstance(incident.get("step"), int)]
     return [
         *(
             Mark(each["step"], "restart", f"restart at step {each['step']}: {each['reason']}")
-            for each in again
+            for each in restarts
         ),
-        *(Mark(each["step"], "incident", f"step {each['step']} diverged: {reasons(each)}") for each in ill),
+        *(
+            Mark(each["step"], "incident", f"step {each['step']} diverged: {reasons(each)}")
+            for each in incidents
+        ),
     ]
 
 
-def speed(facts: Facts) -> str:
-    """Where the time goes, and rate and memory along the steps."""
-    marks = _marks(facts)
+def throughput(data: RunData) -> str:
+    """Seconds by phase, images per second and memory; HTML."""
+    marks = _marks(data)
     phases = [
-        Line(name, points(facts.lines, f"seconds/{name}"), colour) for colour, name in enumerate(PHASES)
+        Line(name, points(data.metrics, f"seconds/{name}"), colour) for colour, name in enumerate(PHASES)
     ]
-    seconds = chart("Seconds of a step", phases, marks, "by phase, on rank 0")
-    figures = page.charts([_chart(RATE, facts, marks), seconds, _chart(MEMORY, facts, marks)])
-    return _shares(facts.lines[-RECENT:]) + figures
+    seconds = chart("Seconds per step", phases, marks, "by phase, on rank 0")
+    figures = page.charts([_chart(IMAGES_PER_SECOND, data, marks), seconds, _chart(MEMORY, data, marks)])
+    return _phase_shares(data.metrics[-RECENT:]) + figures
 
 
-def _shares(lines: Sequence[Record]) -> str:
-    """Where the time of the last steps went, as a bar."""
-    parts = {name: _sum(lines, f"seconds/{name}") for name in PHASES}
-    whole = _sum(lines, "seconds/step")
-    if not whole:
+def _phase_shares(records: Sequence[Record]) -> str:
+    """The share of each phase in the time of the last steps, as a bar."""
+    seconds = {name: _sum(records, f"seconds/{name}") for name in PHASES}
+    total = _sum(records, "seconds/step")
+    if not total:
         return ""
-    parts["rest"] = max(whole - sum(parts.values()), 0.0)
-    blocks = [page.Block(colour, part / whole, name) for colour, (name, part) in enumerate(parts.items())]
-    key = [(colour, name, page.percent(part / whole)) for colour, (name, part) in enumerate(parts.items())]
-    words = page.note(f"Where the time of the last {len(lines)} logged steps went.", soft=True)
-    return words + page.key(key) + page.bar(blocks)
+    seconds["other"] = max(total - sum(seconds.values()), 0.0)
+    shares = [(colour, name, part / total) for colour, (name, part) in enumerate(seconds.items())]
+    blocks = [page.Block(colour, share, name) for colour, name, share in shares]
+    legend = page.legend([(colour, name, page.percent(share)) for colour, name, share in shares])
+    note = page.note(f"Time by phase over the last {len(records)} logged steps.", soft=True)
+    return note + legend + page.bar(blocks)
 
 
-def _sum(lines: Sequence[Record], name: str) -> float:
-    return sum(seconds for line in lines if isfinite(seconds := value(line, name)))
+def _sum(records: Sequence[Record], name: str) -> float:
+    return sum(seconds for record in records if isfinite(seconds := value(record, name)))

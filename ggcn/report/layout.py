@@ -1,41 +1,42 @@
-"""The page as a whole: its sections in their order, written to a file."""
+"""The page: its sections in order, written to a file."""
 
 from pathlib import Path
 
 from ggcn import files
 from ggcn.report import page
-from ggcn.report.attempts import life
-from ggcn.report.curves import curves, speed
-from ggcn.report.facts import Facts, Jobs, read
+from ggcn.report.attempts import attempts
+from ggcn.report.curves import curves, throughput
 from ggcn.report.health import health
-from ggcn.report.outcome import headline, quality
-from ggcn.report.samples import pictures
+from ggcn.report.outcome import evaluations, headline
+from ggcn.report.run_data import Jobs, RunData, read
+from ggcn.report.samples import samples
 from ggcn.report.settings import configuration
 from ggcn.run.directory import RunDir
 
 
 def write(run: RunDir, out: Path | None = None, jobs: Jobs | None = None) -> Path:
-    """Writes the report of a run, whole or not at all, to RUN/report.html or `out`; returns where it is.
+    """Writes the report of a run atomically to RUN/report.html or `out`; returns its path.
 
-    jobs: what SLURM has of it, as slurm.queue() says. Raises UserError where there is no run.
+    `jobs`: as squeue has them, None where it was not asked. Raises UserError where there is no run.
     """
     out = out or run.path / "report.html"
     files.write_text(out, html(read(run, jobs)))
     return out
 
 
-def html(facts: Facts) -> str:
-    """The report as a page that refers to nothing outside itself."""
-    found = facts.status
+def html(data: RunData) -> str:
+    """The report as a self-contained page."""
+    status = data.status
     sections = [
-        ("", headline(facts)),
-        ("Quality", quality(facts)),
-        ("Pictures", pictures(facts)),
-        ("Curves", curves(facts)),
-        ("Health", health(facts)),
-        ("Life of the run", life(facts)),
-        ("Speed", speed(facts)),
-        ("Configuration", configuration(found.config) if found.config else page.note(found.fault)),
+        ("", headline(data)),
+        ("Evaluations", evaluations(data)),
+        ("Samples", samples(data)),
+        ("Training curves", curves(data)),
+        ("Health", health(data)),
+        ("Attempts", attempts(data)),
+        ("Throughput", throughput(data)),
+        ("Config", configuration(status.config) if status.config else page.note(status.config_error)),
     ]
-    subtitle = f"{found.run.path}, as of {page.clock(facts.now)}"
-    return page.document(found.config.run if found.config else found.run.path.name, subtitle, sections)
+    subtitle = f"{status.run.path}, as of {page.clock(data.now)}"
+    title = status.config.run if status.config else status.run.path.name
+    return page.document(title, subtitle, sections)

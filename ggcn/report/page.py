@@ -1,5 +1,5 @@
-"""Pieces of an HTML page that stands alone: its frame and style, tables, bars, pictures. All text is escaped and
-holds no credentials."""
+"""Elements of a self-contained HTML page: frame and style, tables, bars, images. All text is escaped and contains no
+credentials."""
 
 import base64
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from ggcn.report.charts import COLOURS
 from ggcn.report.text import escape
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""a browser would fetch nothing, even if something got into the page that asks for it"""
+"""keeps a browser from fetching anything, whatever the page contains"""
 NONE = "-"
 ROWS = 30
-"""of a table: the last ones"""
+"""rows of a table at most, the last ones"""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of a bar."""
+    """A coloured section of a bar."""
 
     colour: int
     share: float
-    words: str
-    """shown when it is pointed at"""
+    title: str
+    """shown on hover"""
     left: float | None = None
-    """where it begins, as a share of the bar; by default where the one before it ends"""
+    """where it starts, as a share of the bar; by default where the previous one ends"""
 
 
 def document(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -45,7 +45,7 @@ def document(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> 
 
 
 def card(name: str, value: str, remark: str, share: float | None = None) -> str:
-    """A number to read first; share: of a progress bar below it."""
+    """A card with one value; share: of a progress bar below it."""
     below = (
         f"<small>{escape(remark)}</small>" if share is None else bar([Block(0, share, remark)], tall=False)
     )
@@ -53,51 +53,51 @@ def card(name: str, value: str, remark: str, share: float | None = None) -> str:
 
 
 def bar(blocks: Sequence[Block], tall: bool = True) -> str:
-    """Coloured stretches of a line."""
+    """A bar of coloured sections."""
     pieces = "".join(
-        f'<i class="b{block.colour % COLOURS}" title="{escape(block.words)}" style="{_place(block)}"></i>'
+        f'<i class="b{block.colour % COLOURS}" title="{escape(block.title)}" style="{_position(block)}"></i>'
         for block in blocks
     )
     return f'<span class="bar{" tall" if tall else ""}">{pieces}</span>'
 
 
-def _place(block: Block) -> str:
+def _position(block: Block) -> str:
     width = f"width:{100 * min(max(block.share, 0), 1):.3f}%"
     return width if block.left is None else f"position:absolute;left:{100 * block.left:.3f}%;{width}"
 
 
-def key(entries: Sequence[tuple[int, str, str]]) -> str:
-    """What the colours of a bar stand for: (colour, name, value)."""
-    words = "".join(
+def legend(entries: Sequence[tuple[int, str, str]]) -> str:
+    """The legend of a bar: (colour, name, value)."""
+    items = "".join(
         f'<span><i class="dot b{colour % COLOURS}"></i>{escape(name)} <b>{escape(value)}</b></span>'
         for colour, name, value in entries
     )
-    return f'<div class="legend">{words}</div>'
+    return f'<div class="legend">{items}</div>'
 
 
 def charts(figures: Sequence[str]) -> str:
-    """Figures side by side as far as there is room."""
+    """Figures side by side where there is room."""
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
 
 
-def note(words: str, soft: bool = False) -> str:
+def note(text: str, soft: bool = False) -> str:
     """A paragraph; soft: small and grey."""
     kind = ' class="hint"' if soft else ""
-    return f"<p{kind}>{escape(words)}</p>"
+    return f"<p{kind}>{escape(text)}</p>"
 
 
 def fold(summary: str, content: str) -> str:
-    """`content`, HTML, shown when somebody asks for it."""
+    """`content`, HTML, which is collapsed at first."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def verbatim(text: str) -> str:
-    """A text as it stands."""
+    """Preformatted text."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls by itself where the page is narrow."""
+    """A table with a scroll bar of its own where the page is narrow."""
     body = "".join(_cells(row, "td") for row in rows)
     return f'<div class="wide"><table><thead>{_cells(head, "th")}</thead><tbody>{body}</tbody></table></div>'
 
@@ -107,15 +107,15 @@ def _cells(row: Sequence[str], tag: str) -> str:
 
 
 def jpeg(data: bytes, size: tuple[int, int], caption: str, kind: str) -> str:
-    """The content of a JPEG file inside the page, with a caption; `size`: width and height in pixels; `kind`, a CSS
-    class: strip (the caption above it) or row (beside it)."""
+    """An embedded JPEG with a caption; `size`: width and height in pixels; `kind`: the CSS class, sheet (caption above
+    the image) or row (caption at its left)."""
     source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     image = f'<img alt="{escape(caption)}" width="{size[0]}" height="{size[1]}" src="{source}">'
     return f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{image}</figure>'
 
 
 def clock(moment: float) -> str:
-    """Unix seconds as local date and time; NONE for what is no time."""
+    """Unix seconds as local date and time; NONE for what is not a time."""
     try:
         return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
@@ -127,9 +127,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def count(many: int, thing: str) -> str:
-    """The number of things in words."""
-    return f"{many or 'no'} {thing}{'' if many == 1 else 's'}"
+def count(number: int, noun: str) -> str:
+    """A number with its noun: "no run", "1 run", "2 runs"."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 STYLE = """
@@ -166,7 +166,7 @@ svg .faint{stroke-opacity:.28;stroke-width:1}.dashed{stroke-dasharray:5 4}svg .f
 .bar.tall{height:16px;border-radius:4px}.bar i{display:block;height:100%;min-width:1px}
 .dot{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:5px}
 .ends{display:flex;justify-content:space-between;color:var(--soft);font-size:13px;margin-bottom:8px}
-img{max-width:100%;height:auto;display:block;border-radius:3px}.strip{margin:8px 0}
+img{max-width:100%;height:auto;display:block;border-radius:3px}.sheet{margin:8px 0}
 .row{display:flex;align-items:center;gap:10px;margin:3px 0}.row img{min-width:0;flex:0 1 auto}
 .row figcaption{flex:0 0 5.5em;text-align:right;font-weight:400;font-size:13px;color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:14px;margin:6px 0}
@@ -177,7 +177,7 @@ details{margin:8px 0}summary{cursor:pointer;font-weight:600}
 pre{font-size:13px;overflow-x:auto;background:var(--card);padding:12px;border-radius:8px}
 @media (max-width:520px){header,main{padding:0 12px}
 .row{display:block}.row figcaption{text-align:left}
-.strip{overflow-x:auto}.strip img,.row img{max-width:none}.strip figcaption,.row figcaption{position:sticky;left:0}}
+.sheet{overflow-x:auto}.sheet img,.row img{max-width:none}.sheet figcaption,.row figcaption{position:sticky;left:0}}
 """ + "".join(
     f".c{place}{{stroke:var(--c{place})}}circle.c{place}{{fill:var(--c{place})}}"
     f".b{place}{{background:var(--c{place})}}\n"

@@ -1,4 +1,4 @@
-"""What the samples look like: the newest picture, and the finest grid over training."""
+"""Samples: the newest sheet, and the finest grid's samples over training."""
 
 import io
 from collections.abc import Sequence
@@ -10,71 +10,70 @@ from PIL import Image
 from ggcn import files
 from ggcn.config.schema import Config
 from ggcn.report import page
-from ggcn.report.facts import Facts
+from ggcn.report.run_data import RunData
 from ggcn.run.sample_images import WIDTH, thumbnails
 from ggcn.run.sample_images import steps as by_step
 
-STRIPS = 12
-"""pictures shown of a run, evenly spaced"""
-
-
-MOST_PIXELS = 8_000_000
-"""of a picture without thumbnails that is decoded: such as this project writes; larger ones are left out"""
+MAX_SHEETS = 12
+"""sheets of a run that are shown, evenly spaced"""
+MAX_PIXELS = 8_000_000
+"""pixels of a sheet without thumbnails that is decoded; runs write smaller ones, and larger ones are left out"""
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A picture as HTML can hold it."""
+class Jpeg:
+    """An image that can be embedded in HTML."""
 
     data: bytes
-    """of a JPEG file"""
+    """content of a JPEG file"""
     size: tuple[int, int]
-    """width and height"""
+    """width and height in pixels"""
 
 
-def pictures(facts: Facts) -> str:
-    """The newest picture, and the finest grid's samples over training."""
-    paths = spread(_by_step(facts.status.run.samples), STRIPS)
-    shots = [(_step_of(path), *_shots(path, facts.status.run.path, facts.status.config)) for path in paths]
-    sheets = [(step, sheet) for step, sheet, _ in shots if sheet]
+def samples(data: RunData) -> str:
+    """The newest sheet of samples, and the finest grid's samples over training; HTML."""
+    paths = evenly_spaced(_by_step(data.status.run.samples), MAX_SHEETS)
+    jpegs = [(_step_of(path), *_jpegs(path, data.status.run.path, data.status.config)) for path in paths]
+    sheets = [(step, sheet) for step, sheet, _ in jpegs if sheet]
     if not sheets:
-        return page.note("No picture yet.")
-    newest = page.jpeg(sheets[-1][1].data, sheets[-1][1].size, sheets[-1][0], "strip")
-    rows = [(step, row) for step, _, row in shots if row]
+        return page.note("No samples yet.")
+    step, sheet = sheets[-1]
+    newest = page.jpeg(sheet.data, sheet.size, step, "sheet")
+    rows = [(step, row) for step, _, row in jpegs if row]
     if len(rows) < 2:
         return newest
-    words = page.note("The finest grid's samples, from the same start every time.", soft=True)
-    strips = "".join(page.jpeg(row.data, row.size, step, "row") for step, row in rows)
-    return f'{newest}<h3>Over training</h3>{words}<div class="wide">{strips}</div>'
+    note = page.note("Samples of the finest grid, from the same chain starts at every step.", soft=True)
+    figures = "".join(page.jpeg(row.data, row.size, step, "row") for step, row in rows)
+    return f'{newest}<h3>Over training</h3>{note}<div class="wide">{figures}</div>'
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """All pictures, those whose names have no step first."""
+    """The paths of all sheets by step, those without a step in their names first."""
     numbered = list(by_step(folder).values())
     return sorted(set(folder.glob("step_*.png")) - set(numbered)) + numbered
 
 
-def _shots(path: Path, run: Path, config: Config | None) -> tuple[Shot | None, Shot | None]:
-    """A picture and its finest row: from thumbnails, or from itself where it is small and has none."""
-    kept = [_open(place, run, "JPEG") for place in thumbnails(path)]
-    sheet, row = (_small(picture) if picture else None for picture in kept)
+def _jpegs(path: Path, run: Path, config: Config | None) -> tuple[Jpeg | None, Jpeg | None]:
+    """A sheet and its finest row: from its thumbnails, or from the sheet itself if it is small and has none."""
+    images = [_open(thumbnail, run, "JPEG") for thumbnail in thumbnails(path)]
+    sheet, row = (_shrink(image) if image else None for image in images)
     if sheet and row:
         return sheet, row
-    whole = _open(path, run, "PNG")
-    if whole is None:
+    original = _open(path, run, "PNG")
+    if original is None:
         return sheet, row
-    finest = finest_row(whole, config) if config else None
-    return sheet or _small(whole), row or (_small(finest) if finest else None)
+    finest = finest_row(original, config) if config else None
+    return sheet or _shrink(original), row or (_shrink(finest) if finest else None)
 
 
 def _open(path: Path, run: Path, kind: str) -> Image.Image | None:
-    """A picture of this kind in the folder `run`; None where there is none, it is damaged, too large to
-    decode it for a report, or lies outside, where a link may show any picture of the reader's."""
+    """An image of the format `kind` in the folder `run`; None where it is missing, damaged, too large, or outside of
+    the folder: a symbolic link could otherwise put any image of the reader's into the report."""
     try:
         if not path.resolve().is_relative_to(run.resolve()):
             return None
         with files.open_regular(path) as file, Image.open(file, formats=[kind]) as image:
-            return image.convert("RGB") if image.width * image.height <= MOST_PIXELS else None
+            return image.convert("RGB") if image.width * image.height <= MAX_PIXELS else None
     except (
         OSError,
         RuntimeError,  # a link to itself
@@ -85,21 +84,21 @@ def _open(path: Path, run: Path, kind: str) -> Image.Image | None:
         return None
 
 
-def _small(picture: Image.Image) -> Shot:
-    """A picture as a JPEG of at most a page's width."""
-    picture = picture.copy()
-    picture.info = {}  # a comment would be copied
-    picture.thumbnail((WIDTH, picture.height))
+def _shrink(image: Image.Image) -> Jpeg:
+    """The image as a JPEG, at most as wide as the page."""
+    image = image.copy()
+    image.info = {}  # or a comment would be copied
+    image.thumbnail((WIDTH, image.height))
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=88, subsampling=0)
-    return Shot(data.getvalue(), picture.size)
+    image.save(data, "JPEG", quality=88, subsampling=0)
+    return Jpeg(data.getvalue(), image.size)
 
 
-def spread(found: Sequence[Path], most: int) -> list[Path]:
-    """At most `most` of them, evenly spaced, the first and the last among them."""
-    if len(found) <= most:
-        return list(found)
-    return [found[place * (len(found) - 1) // (most - 1)] for place in range(most)]
+def evenly_spaced(paths: Sequence[Path], limit: int) -> list[Path]:
+    """At most `limit` of the paths, evenly spaced, with the first and the last."""
+    if len(paths) <= limit:
+        return list(paths)
+    return [paths[index * (len(paths) - 1) // (limit - 1)] for index in range(limit)]
 
 
 def _step_of(path: Path) -> str:
@@ -108,8 +107,8 @@ def _step_of(path: Path) -> str:
 
 
 def finest_row(sheet: Image.Image, config: Config) -> Image.Image | None:
-    """Of a picture as Trainer.picture writes it, the row of the finest grid's chain ends without its label; None
-    where it is laid out otherwise."""
+    """The row of the finest grid's chain ends, without its label, of a sheet as the trainer writes it; None where the
+    layout is another one."""
     title, margin, finest = 26, 4, config.model.grids[-1]
     sides = [size * max(1, max(64, finest) // size) for size in config.model.grids]
     bottom = title + sides[-1] + margin + sum(2 * (side + margin) for side in sides)

@@ -1,4 +1,4 @@
-"""How a run was configured, and what of it is unlike the defaults."""
+"""The config of a run, and how it differs from the defaults."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from ggcn.report import page
 
 
 def configuration(config: Config) -> str:
-    """What is unlike the defaults, and the config, both without what is private to who trains it."""
+    """The differences from the defaults, and the config, both without private keys such as paths; HTML."""
     text = public(config)
-    usual = Config()
-    resolve(usual)
-    plain = flatten(usual)
+    default = Config()
+    resolve(default)
+    defaults = flatten(default)
     rows = [
-        [name, str(value), str(plain[name])]
+        [name, str(value), str(defaults[name])]
         for name, value in flatten(parse(text, Path("config.yaml"))).items()
-        if value != plain[name] and name.startswith(PUBLIC)
+        if value != defaults[name] and name.startswith(PUBLIC)
     ]
-    unlike = page.table(["key", "here", "default"], rows)
-    summary = f"{page.count(len(rows), 'setting')} unlike the defaults"
-    return page.fold(summary, unlike) + page.fold("config.yaml", page.verbatim(text))
+    differences = page.table(["key", "value", "default"], rows)
+    summary = f"{page.count(len(rows), 'setting')} other than the default"
+    return page.fold(summary, differences) + page.fold("config.yaml", page.verbatim(text))

@@ -1,4 +1,4 @@
-"""Text of others inside HTML."""
+"""Escapes text for HTML."""
 
 import html
 
@@ -6,5 +6,5 @@ from ggcn.redact import redact
 
 
 def escape(text: object) -> str:
-    """The text as HTML shows it, without credentials: an older version may have written some into a run's files."""
+    """The text escaped for HTML, without credentials, which an older version may have written to a run's files."""
     return html.escape(redact(str(text)))

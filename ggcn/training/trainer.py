@@ -346,7 +346,7 @@ class Trainer:
         row = image_grid.row_of(finest, min(width, max(64, finest.shape[-1])))
         self.aside.start(
             "the picture",
-            lambda: sample_images.keep(page, row, folder / f"step_{step:06d}.png", step),
+            lambda: sample_images.write(page, row, folder / f"step_{step:06d}.png", step),
             lambda: sample_images.prune(folder, settings.samples_kept, settings.samples_every),
             lambda: report.write(self.run),
         )

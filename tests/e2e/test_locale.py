@@ -39,7 +39,7 @@ def test_folders_have_names_in_any_alphabet(faces: Path, tmp_path: Path) -> None
     shutil.copytree(faces, place / "faces")
     words = [*TINY, "engine=plain", "train.steps=1", "cluster.ranks=1", "run=r", f"paths.runs={place}"]
     launched = told("cluster/launch.py", "-m", "local", *words, f"data.shards={place / 'faces'}")
-    assert f"complete, step_00000001; pictures: {place}".encode() in launched
+    assert f"complete, step_00000001; samples: {place}".encode() in launched
     assert os.fsencode(place / "r") in told("cluster/status.py", place / "r")
     assert b"whole" in told("tools/inspect_checkpoint.py", place / "r")
     told("tools/report.py", place / "r", "--out", place / "p.html")

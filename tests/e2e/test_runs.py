@@ -139,7 +139,7 @@ def test_a_signal_stops_all_ranks_at_one_step_and_saves(
     output, _ = process.communicate(timeout=60)
     last = metrics(tmp_path / "stopped")[-1]["step"]
     assert process.returncode == 130
-    assert f"stopped, step_{last:08d}; to go on: " in output
+    assert f"stopped, step_{last:08d}; to resume: " in output
     assert (tmp_path / "stopped/checkpoints/latest").read_text().strip() == f"step_{last:08d}"
 
 

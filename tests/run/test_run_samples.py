@@ -12,7 +12,7 @@ from PIL import Image
 
 from ggcn import image_grid, report
 from ggcn.config.compose import compose, to_yaml
-from ggcn.report import samples as strips
+from ggcn.report import samples as report_samples
 from ggcn.run import event_log, sample_images
 from ggcn.run.directory import RunDir
 
@@ -25,11 +25,11 @@ def begun(folder: Path, *words: str) -> RunDir:
     return run
 
 
-def picture(folder: Path, step: int, colour: str = "red") -> Path:
-    """A picture as a run keeps it."""
+def sheet(folder: Path, step: int, colour: str = "red") -> Path:
+    """A sheet of samples as a run writes it."""
     path = folder / f"step_{step:06d}.png"
     page, row = Image.new("RGB", (300, 200), colour), Image.new("RGB", (250, 60), colour)
-    sample_images.keep(page, row, path, step)
+    sample_images.write(page, row, path, step)
     return path
 
 
@@ -63,7 +63,7 @@ def test_images_are_averaged_down_where_there_is_no_room() -> None:
 
 def test_of_a_long_run_the_newest_stay_and_an_even_history(tmp_path: Path) -> None:
     for step in range(100, 10_100, 100):
-        picture(tmp_path, step)
+        sheet(tmp_path, step)
         sample_images.prune(tmp_path, 5, 100)
     found = list(sample_images.steps(tmp_path))
     assert found[-5:] == [9600, 9700, 9800, 9900, 10000]
@@ -78,14 +78,14 @@ def test_of_a_long_run_the_newest_stay_and_an_even_history(tmp_path: Path) -> No
 
 def test_all_stay_where_the_config_says_so(tmp_path: Path) -> None:
     for step in range(1, 30):
-        picture(tmp_path, step)
+        sheet(tmp_path, step)
     sample_images.prune(tmp_path, 0, 1)
     assert len(sample_images.steps(tmp_path)) == 29
 
 
 def test_what_a_user_put_there_is_never_removed(tmp_path: Path) -> None:
     for step in range(1, 30):
-        picture(tmp_path, step)
+        sheet(tmp_path, step)
     mine = [tmp_path / name for name in ("step_000009_best.png", "best.png", "step_x.png", "notes.txt")]
     for path in mine:
         path.write_bytes(b"mine")
@@ -94,7 +94,7 @@ def test_what_a_user_put_there_is_never_removed(tmp_path: Path) -> None:
     copy = tmp_path / "step_000012.png"
     shutil.copy(tmp_path / "step_000011.png", copy)
     damaged = tmp_path / "step_000013.png"
-    damaged.write_bytes(b"no picture")
+    damaged.write_bytes(b"not an image")
     link = tmp_path / "step_000014.png"
     link.unlink()
     link.symlink_to(tmp_path / "step_000029.png")
@@ -108,10 +108,10 @@ def test_the_report_shows_thumbnails_and_decodes_no_sheet(
 ) -> None:
     run = begun(tmp_path)
     for step in (100, 200, 300):
-        picture(run.samples, step).write_bytes(b"whatever the sheet is")
-    decode = strips._open
+        sheet(run.samples, step).write_bytes(b"whatever the sheet is")
+    decode = report_samples._open
     kinds: list[str] = []
-    monkeypatch.setattr(strips, "_open", lambda *args: kinds.append(args[2]) or decode(*args))
+    monkeypatch.setattr(report_samples, "_open", lambda *args: kinds.append(args[2]) or decode(*args))
     text = report.write(run).read_text()
     assert text.count('class="row"') == 3
     assert "step 300" in text
@@ -121,7 +121,7 @@ def test_the_report_shows_thumbnails_and_decodes_no_sheet(
 def test_missing_and_damaged_thumbnails_and_huge_sheets_are_left_out(tmp_path: Path) -> None:
     run = begun(tmp_path)
     for step in (100, 200, 300, 400):
-        picture(run.samples, step)
+        sheet(run.samples, step)
     huge = Image.new("1", (20_000, 20_000))  # a few kilobytes that Pillow takes for a bomb
     for step in (300, 400):
         huge.save(run.samples / f"step_{step:06d}.png")
@@ -133,9 +133,9 @@ def test_missing_and_damaged_thumbnails_and_huge_sheets_are_left_out(tmp_path: P
     assert "step 300" in text
 
 
-def test_pictures_beyond_a_million_steps_are_in_order(tmp_path: Path) -> None:
+def test_sheets_beyond_a_million_steps_are_in_order(tmp_path: Path) -> None:
     for step in (999_900, 1_000_000, 5):
-        picture(tmp_path, step)
+        sheet(tmp_path, step)
     assert list(sample_images.steps(tmp_path)) == [5, 999_900, 1_000_000]
 
 
@@ -148,7 +148,7 @@ def test_a_million_lines_of_metrics_are_not_read_whole(
         for step in range(1, many + 1):
             file.write(json.dumps({"step": step, "energy_gap/16": step / 7, "note": filler}) + "\n")
         file.write('{"step": 60001, "energy_gap')
-    found = report.read(run).lines
+    found = report.read(run).metrics
     steps = [line["step"] for line in found]
     assert steps[0] == 1
     assert steps[-1] == many

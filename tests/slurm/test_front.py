@@ -193,19 +193,19 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
     assert life(137, saved=5) == ("crash", "a rank was killed (SIGKILL: out of memory?)", True)
     assert life(0, saved=5, stop="SIGTERM") == ("stop", "asked to stop by SIGTERM", True)
     assert life(140, saved=5) == ("stop", "asked to stop by SIGUSR2", True)
-    assert life(1, saved=5).again
-    assert life(1, saved=10).again
-    assert life(1, saved=10).again
+    assert life(1, saved=5).requeue
+    assert life(1, saved=10).requeue
+    assert life(1, saved=10).requeue
     gave_up = life(137, saved=10)
-    assert not gave_up.again
+    assert not gave_up.requeue
     assert gave_up.reason.startswith("3 crashes in a row at step 10, the last: a rank was killed (SIGKILL")
     assert [each["reason"] for each in event_log.restarts(event_log.read(run))][
         1
     ] == "asked to stop by SIGTERM"
     in_job(monkeypatch, "2")
-    assert life(1, saved=10).again, "a new submission counts anew"
+    assert life(1, saved=10).requeue, "a new submission counts anew"
     event_log.add(run, "cancel", job="1")
-    assert life(0, saved=10, stop="SIGTERM").again, "cancelled was the job before"
+    assert life(0, saved=10, stop="SIGTERM").requeue, "cancelled was the job before"
     event_log.add(run, "cancel", job="2")
     event_log.add(run, "submit", job="3")
     assert life(0, saved=10, stop="SIGTERM") == ("cancelled", "cancelled", False)
@@ -223,9 +223,9 @@ def rank_in_a_fork(run: RunDir) -> int:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (UserError("no shards"), "mistake"),
-        (OSError(errno.ENOSPC, "No space left on device"), "mistake"),
-        (FileNotFoundError(errno.ENOENT, "No such file"), "mistake"),
+        (UserError("no shards"), "user_error"),
+        (OSError(errno.ENOSPC, "No space left on device"), "user_error"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "user_error"),
         (OSError(errno.ESTALE, "Stale file handle"), "crash"),
         (TransientError("a loader worker died"), "crash"),
         (RuntimeError("a bug"), "crash"),
@@ -246,7 +246,7 @@ def test_what_needs_a_person_ends_a_job_and_what_may_pass_has_it_requeued(
 
     monkeypatch.setattr(job, "run_rank", fail)
     found = requeue.verdict(run, rank_in_a_fork(run))
-    assert (found.kind, found.again) == (kind, kind == "crash")
+    assert (found.kind, found.requeue) == (kind, kind == "crash")
     told = str(error) if not isinstance(error, OSError) else "cannot write a checkpoint"
     assert found.reason == ("a rank failed with exit code 1" if type(error) is RuntimeError else told)
 
@@ -257,16 +257,16 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_oth
     config = compose(words)
     run = RunDir.of(config)
     run.freeze(config)
-    monkeypatch.setattr(job, "PATIENCE_S", 1)
+    monkeypatch.setattr(job, "LOCK_TIMEOUT_S", 1)
 
     def end() -> requeue.Verdict:
         return requeue.verdict(run, rank_in_a_fork(run))  # the lock is this process's
 
     with run.exclusive("rank"):
-        assert end().kind == "mistake"
+        assert end().kind == "user_error"
         in_job(monkeypatch, "7")
         found = end()
-    assert (found.kind, found.again) == ("crash", True)
+    assert (found.kind, found.requeue) == ("crash", True)
     assert "still locked after 1 s" in found.reason
 
 
@@ -280,7 +280,7 @@ def test_a_job_whose_gpus_cannot_be_used_ends_with_the_cause(
     in_job(monkeypatch, "7")
     monkeypatch.setenv(variable, "2")
     found = requeue.verdict(run, rank_in_a_fork(run))
-    assert (found.kind, found.again) == ("mistake", False)
+    assert (found.kind, found.requeue) == ("user_error", False)
     assert "GPUs were requested (" in found.reason
     assert devices.cuda_unavailable_reason() in found.reason
     assert event_log.last(event_log.read(run), "start") is None

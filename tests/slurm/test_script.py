@@ -15,8 +15,8 @@ from slurm_cluster import events
 from ggcn.config.compose import compose
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
-from ggcn.launch import job, requeue, sbatch_options, slurm
-from ggcn.launch.request import NO_GPU, Request
+from ggcn.launch import batch_script, job, requeue, sbatch_options, slurm_rank
+from ggcn.launch.resources import NO_GPU, ResourceRequest
 from ggcn.launch.signals import StopSignal
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
@@ -129,7 +129,7 @@ def test_options_are_read_as_sbatch_reads_them(entry: str, name: str, value: str
         ("--array=0-3", "--sweep"),
         ("--output=x", "slurm/"),
         ("--job-name=x", "run=NAME"),
-        ("--comment=x", "by which its job is known"),
+        ("--comment=x", "by which its job is found"),
         ("--chdir=/tmp", "copy of the code"),
         ("--wrap=date", "cluster.setup"),
         ("--parsable", "--dry-run"),
@@ -169,7 +169,7 @@ def test_options_that_contradict_the_launcher_are_refused_with_what_to_say_inste
 def test_a_rank_per_gpu_however_they_are_asked_for(
     words: list[str], change: list[str], ranks: int, gpus: int
 ) -> None:
-    request = Request.of(compose([*words, *change]))
+    request = ResourceRequest.of(compose([*words, *change]))
     assert (request.ranks_per_node, request.gpus_per_node) == (ranks, gpus)
     unsaid = not gpus and not any("gpus_per_node" in word for word in change)
     assert request.warnings == ([NO_GPU] if unsaid else [])
@@ -179,9 +179,9 @@ def test_a_rank_per_gpu_however_they_are_asked_for(
     ("change", "sentence"),
     [
         (["cluster.gpus_per_node=4", "cluster.ranks_per_node=8"], "needs as many GPUs"),
-        (["cluster.sbatch=['--gres=gpu:2']", "cluster.gpus_per_node=4"], "asks for 2 GPUs a node where 4"),
-        (["cluster.sbatch=['--gres=gpu:2']", "cluster.gpus_per_node=0"], "asks for 2 GPUs a node where 0"),
-        (["cluster.sbatch=['--gpus=3']", "cluster.nodes=2"], "cannot be shared by cluster.nodes=[2]"),
+        (["cluster.sbatch=['--gres=gpu:2']", "cluster.gpus_per_node=4"], "requests 2 GPUs a node where 4"),
+        (["cluster.sbatch=['--gres=gpu:2']", "cluster.gpus_per_node=0"], "requests 2 GPUs a node where 0"),
+        (["cluster.sbatch=['--gpus=3']", "cluster.nodes=2"], "cannot be divided among cluster.nodes=[2]"),
         (["cluster.sbatch=['--gpus-per-task=2']"], "must be 1"),
         (["cluster.sbatch=['--partition=a']", "cluster.partition=b"], "disagree"),
         (["cluster.sbatch=['--mem-per-cpu=1G']", "cluster.mem=4G"], "exclude each other"),
@@ -190,7 +190,7 @@ def test_a_rank_per_gpu_however_they_are_asked_for(
 )
 def test_resources_that_cannot_be_are_refused(words: list[str], change: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
-        Request.of(compose([*words, *change]))
+        ResourceRequest.of(compose([*words, *change]))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_job_without_gpus_is_warned_of_where_it_is_submitted_and_in_its_status
     assert events(tmp_path / "runs/run")[-1]["gpus_per_node"] == 0
     said = stand_ins.launch(*words, "run=said", "cluster.gpus_per_node=0")
     assert "warning" not in said.stderr
-    assert "none, as asked for" in stand_ins.call("cluster/status.py", tmp_path / "runs/said").stdout
+    assert "none, as requested" in stand_ins.call("cluster/status.py", tmp_path / "runs/said").stdout
 
 
 def test_points_of_a_sweep_share_a_job_array_only_with_their_like(
@@ -346,7 +346,7 @@ def script(words: list[str], stand_ins: StandIns) -> Callable[..., Script]:
         config = compose([*words, *change])
         run = RunDir.of(config)
         run.freeze(config)
-        return Script(stand_ins, run, slurm.text(config, [run]))
+        return Script(stand_ins, run, batch_script.text(config, [run]))
 
     return make
 
@@ -361,7 +361,7 @@ def test_an_element_of_an_array_speaks_to_slurm_of_itself(
     assert stand_ins.noted("scontrol").splitlines() == ["requeue 40_1"]
     assert all("-j 40_1" in line for line in stand_ins.noted("squeue").splitlines())
     (end,) = events(run.run.path)
-    assert (end["job"], end["again"], end["attempt"]) == ("40_1", True, run.of_ranks("GGCN_ATTEMPT"))
+    assert (end["job"], end["requeue"], end["attempt"]) == ("40_1", True, run.of_ranks("GGCN_ATTEMPT"))
     ports = set()
     for number, restarts in ((40, 0), (41, 7), (41, 0), (42, 0), (40, 14)):
         place = {"SLURM_JOB_ID": str(number), "SLURM_RESTART_COUNT": str(restarts)}
@@ -378,7 +378,7 @@ def _place(variables: dict[str, str]) -> RankInfo:
             **variables,
         }.items():
             patch.setenv(name, value)
-        return job.slurm_place()
+        return slurm_rank.slurm_rank_info()
 
 
 def test_ranks_get_what_was_set_up_whatever_is_exported(
@@ -424,8 +424,8 @@ def test_a_requeue_that_is_refused_is_noted_with_what_slurm_said(
     assert run().returncode == 137
     assert stand_ins.noted("scontrol").splitlines() == ["requeue 40"] * tries
     crash, end = events(run.run.path)
-    assert (crash["kind"], crash["again"]) == ("crash", True)
-    assert (end["kind"], end["again"]) == ("refused", False)
+    assert (crash["kind"], crash["requeue"]) == ("crash", True)
+    assert (end["kind"], end["requeue"]) == ("refused", False)
     assert f"refused to requeue the job (slurm_requeue: {said})" in end["reason"]
 
 
@@ -449,7 +449,7 @@ def test_what_another_attempt_left_counts_for_nothing_whatever_the_clocks_say(
     note = run.error(0)
     for skew in (-3600, 3600):
         os.utime(note, (time.time() + skew,) * 2)
-        assert requeue.verdict(run, 137)[:2] == ("mistake", "no shards")
+        assert requeue.verdict(run, 137)[:2] == ("user_error", "no shards")
     monkeypatch.setenv(event_log.ATTEMPT, "second")
     event_log.add(run, "start")
     assert requeue.verdict(run, 137).kind == "crash"

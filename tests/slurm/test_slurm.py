@@ -224,7 +224,7 @@ def test_a_hanging_rank_leaves_the_stacks_of_all_and_the_run_goes_on(run: Run) -
     os.kill(run.pids()[1], signal.SIGUSR1)
     assert run.lives(2)["step"] > known - EVERY
     (end,) = run.of("end")
-    assert (end["kind"], end["again"]) == ("hang", True)
+    assert (end["kind"], end["requeue"]) == ("hang", True)
     assert "stack traces of 2 ranks" in end["reason"]
     stacks = [(run.path / f"logs/rank_000{rank}.stacks.old").read_text() for rank in (0, 1)]
     assert "trainer.py" in stacks[0]
@@ -342,12 +342,12 @@ def test_the_time_limit_is_a_pause_and_what_no_restart_mends_is_an_end(
     run.status("--cancel")
     run.over()
 
-    assert [event["again"] for event in broken.of("end")] == [True, False]
+    assert [event["requeue"] for event in broken.of("end")] == [True, False]
     assert "gave up: 2 crashes in a row at step 0" in broken.status()
     (code,) = (broken.path / "code").iterdir()
     assert f"{code}/ggcn/distributed/process_group.py" in (broken.path / "logs/rank_0000.log").read_text()
     (end,) = mistaken.of("end")
-    assert end["kind"] == "mistake"
+    assert end["kind"] == "user_error"
     assert f"gave up: no shards in {moved}" in mistaken.status()
 
 
@@ -397,7 +397,7 @@ def test_one_element_of_an_array_is_requeued_and_the_others_stay_as_they_are(run
     finished._wait(lambda: finished.of("end"))
     other.lives(1)
     last.lives(1)
-    assert [point.of("end")[-1]["kind"] for point in (finished, mistaken)] == ["finished", "mistake"]
+    assert [point.of("end")[-1]["kind"] for point in (finished, mistaken)] == ["finished", "user_error"]
 
     known = last.lines[-1]["step"]
     slurm.run("scancel", "--signal=USR2", last.job)
@@ -442,6 +442,6 @@ def test_sbatch_reads_odd_names_as_they_are_and_a_refused_requeue_is_one_sentenc
     run.slurm.run("scancel", "--signal=USR2", odd.job)
     odd.over()
     end = odd.of("end")[-1]
-    assert (end["kind"], end["again"]) == ("refused", False)
+    assert (end["kind"], end["requeue"]) == ("refused", False)
     assert "disabled" in end["reason"]
     assert "gave up: SLURM refused to requeue the job (" in odd.status()

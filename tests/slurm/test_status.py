@@ -14,11 +14,12 @@ import pytest
 from helpers import TINY, command, quiet_environment
 
 from ggcn import report
-from ggcn.cli import status
+from ggcn.cli import status_text
 from ggcn.config.compose import compose
 from ggcn.launch import slurm
-from ggcn.run import event_log
+from ggcn.run import event_log, status
 from ggcn.run.directory import RunDir
+from ggcn.run.find import find
 from ggcn.run.status import QueuedJob
 
 
@@ -96,7 +97,7 @@ def test_a_job_that_waits_says_why(run: RunDir, tmp_path: Path, state: str, reas
     (line,) = tell(run.path, PATH=path).stdout.splitlines()[1:2]
     assert said in line
     jobs = {"12": QueuedJob(state, comment, "" if reason == "None" else reason, "12")}
-    assert status.table([run], jobs).splitlines()[1].endswith(said)
+    assert status_text.table([run], jobs).splitlines()[1].endswith(said)
 
 
 def test_a_launcher_says_why_its_job_waits(run: RunDir, tmp_path: Path, faces: Path) -> None:
@@ -278,15 +279,15 @@ def test_one_broken_run_costs_the_others_nothing(run: RunDir, what: str, tmp_pat
     (tmp_path / "notes.txt").write_text("no run")
     (tmp_path / "empty").mkdir()
     (tmp_path / "gone").symlink_to("/nowhere/at/all")
-    runs = status.find([str(tmp_path)])
+    runs = find([str(tmp_path)])
     assert [each.path.name for each in runs] == ["one", "two"]
-    rows = status.table(runs, {}).splitlines()[1:]
+    rows = status_text.table(runs, {}).splitlines()[1:]
     assert [row.split()[0] for row in rows] == ["one", "two"]
     assert rows[1].split()[-1] == "new"
     assert "unreadable (" not in rows[0], rows[0]
     found = status.read(run, {})
-    assert status.report(found).startswith(str(run.path))
-    assert bool(found.fault) == (what in CONFIGS)
+    assert status_text.report(found).startswith(str(run.path))
+    assert bool(found.config_error) == (what in CONFIGS)
     assert str(run.path) in report.write(run, tmp_path / "report.html", {}).read_text()
 
 
@@ -300,9 +301,9 @@ def test_a_rank_starts_on_the_beats_of_any_version(tmp_path: Path) -> None:
 
 def test_a_clock_that_is_ahead_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
-    assert status.ago(1_000_000.0 - 90) == "90 s ago"
-    assert status.ago(1_000_000.0 + 1) == "0 s ago"
-    assert status.ago(1_000_000.0 + 600).endswith("by a clock that is 10 min ahead of this machine's")
+    assert status_text.ago(1_000_000.0 - 90) == "90 s ago"
+    assert status_text.ago(1_000_000.0 + 1) == "0 s ago"
+    assert status_text.ago(1_000_000.0 + 600).endswith("by a clock that is 10 min ahead of this machine's")
 
 
 def test_the_device_is_in_the_status(run: RunDir) -> None:

@@ -16,7 +16,7 @@ from ggcn import limits
 from ggcn.distributed.process_group import free_port
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
-from ggcn.launch import job
+from ggcn.launch import job, rank_errors
 from ggcn.launch.signals import StopSignal
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
@@ -25,13 +25,13 @@ GRACE_S = 20
 """seconds that the other ranks have to end after one failed"""
 
 
-def count(wanted: int | None, lanes: int) -> int:
-    """Ranks to start: as configured, else one per GPU, else two where cores and lanes allow it.
+def world_size(configured: int | None, lanes: int) -> int:
+    """The number of ranks to start: as configured, else one per GPU, else two where cores and lanes allow it.
 
     Two ranks use the cores of a CPU better than the threads of one, since small layers do not thread well.
     """
-    spare = 2 if len(os.sched_getaffinity(0)) > 1 and lanes % 2 == 0 else 1
-    return wanted if wanted is not None else torch.cuda.device_count() or spare
+    on_cpu = 2 if len(os.sched_getaffinity(0)) > 1 and lanes % 2 == 0 else 1
+    return configured if configured is not None else torch.cuda.device_count() or on_cpu
 
 
 def launch(run: RunDir, world: int) -> int:
@@ -46,62 +46,63 @@ def launch(run: RunDir, world: int) -> int:
             "or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
     limits.require_open_files(world)
-    for old in (path for kind in ("error", "transient", "stacks") for path in run.logs.glob(f"*.{kind}")):
-        old.unlink()
+    for kind in ("error", "transient", "stacks"):
+        for path in run.logs.glob(f"*.{kind}"):
+            path.unlink()
     os.environ[event_log.ATTEMPT] = uuid4().hex
-    with Messenger() as messenger:
-        place = (str(run.path), world, free_port())
-        context = mp.start_processes(_rank, args=place, nprocs=world, join=False)
-        messenger.serve(context)
-        return _wait(context, run, messenger)
+    with SignalForwarder() as forwarder:
+        args = (str(run.path), world, free_port())
+        context = mp.start_processes(_rank, args=args, nprocs=world, join=False)
+        forwarder.forward_to(context)
+        return _wait(context, run, forwarder)
 
 
-def _rank(number: int, path: str, world: int, port: int) -> None:
+def _rank(rank: int, path: str, world: int, port: int) -> None:
     stop = StopSignal().install()
     run = RunDir(Path(path))
-    if number > 0:
-        _quiet(run.log(number))
-    sys.exit(job.exit_code(run, RankInfo(number, world, number, world, port=port), stop, "local"))
+    if rank > 0:
+        _redirect_output(run.log(rank))
+    sys.exit(job.exit_code(run, RankInfo(rank, world, rank, world, port=port), stop, "local"))
 
 
-def _quiet(path: Path) -> None:
-    """Sends whatever this process prints into its log: one display belongs to rank 0."""
+def _redirect_output(path: Path) -> None:
+    """Sends whatever this process prints to its log; only rank 0 prints to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
 
-class Messenger:
-    """TERM, USR2 and Ctrl-C reach the ranks, which stop at the same step; this process only waits.
+class SignalForwarder:
+    """Forwards TERM, USR2 and Ctrl-C to the ranks, which stop at the same step; this process only waits.
 
-    A second Ctrl-C ends the ranks at once.
+    A second Ctrl-C kills the ranks.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.received: list[int] = []
         self.processes: list[BaseProcess] = []
 
-    def __enter__(self) -> "Messenger":
-        self.old = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+    def __enter__(self) -> "SignalForwarder":
+        self.previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.old.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def serve(self, context: ProcessContext) -> None:
-        """From now on signals go to these ranks, and those that came before go now."""
+    def forward_to(self, context: ProcessContext) -> None:
+        """Forwards signals to these ranks from now on, and one that was received before."""
         self.processes = context.processes
-        for number in self.asked[:1]:
+        for number in self.received[:1]:
             self._forward(number)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked.append(number)
-        hurry = self.asked.count(signal.SIGINT) > 1
-        self._forward(signal.SIGKILL if hurry else number)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        kill = self.received.count(signal.SIGINT) > 1
+        self._forward(signal.SIGKILL if kill else number)
 
     def _forward(self, number: int) -> None:
         for process in self.processes:
@@ -109,26 +110,26 @@ class Messenger:
                 os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
 
 
-def _wait(context: ProcessContext, run: RunDir, messenger: Messenger) -> int:
+def _wait(context: ProcessContext, run: RunDir, forwarder: SignalForwarder) -> int:
     try:
         while not context.join(grace_period=GRACE_S):
             pass
     except ProcessException as failure:
         code = getattr(failure, "exit_code", 1)
-        if code == job.STOPPED or (messenger.asked and code < 0):
+        if code == job.STOPPED or (forwarder.received and code < 0):
             return job.STOPPED
-        raise UserError(_explain(run, failure.error_index, code)) from None
+        raise UserError(_failure(run, failure.error_index, code)) from None
     return 0
 
 
-def _explain(run: RunDir, number: int, code: int) -> str:
-    """What happened to the rank that failed first: its own words, else how it ended."""
-    own = (run.error(number), run.transient_error(number))
+def _failure(run: RunDir, rank: int, code: int) -> str:
+    """Why the first rank failed: its own error or that of another rank, else its exit code."""
+    own = (run.error(rank), run.transient_error(rank))
     others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.transient")))
     for path in (*own, *(others if code > 0 else ())):
-        if sentence := job.noted(path):
+        if sentence := rank_errors.read(path):
             return sentence
     if any(path.stat().st_size for path in run.logs.glob("*.stacks")):
         return f"no step was completed for cluster.hang_s; where each rank was: {run.logs}/*.stacks"
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
-    return f"rank {number} {how}; see {run.log(number)}; the same command goes on from the last checkpoint"
+    return f"rank {rank} {how}; see {run.log(rank)}; the same command resumes from the last checkpoint"
