@@ -50,10 +50,12 @@ def parser() -> argparse.ArgumentParser:
 def sweep(overrides: list[str], args: argparse.Namespace) -> int:
     """Starts or resumes the runs of a sweep, then prints their table; returns the exit code."""
     from ggcn.cli import status_text
+    from ggcn.launch.slurm import queued_jobs_or_none
     from ggcn.launch.sweep import points
 
-    runs = [(config, RunDir.of(config)) for config in points(overrides)]
-    code = start_sweep(runs, args.mode, args.force, args.dry_run)
+    sweep_points = [(config, RunDir.of(config)) for config in points(overrides)]
+    code = start_sweep(sweep_points, args.mode, args.force, args.dry_run)
     if not args.dry_run:
-        print(status_text.table([run for _, run in runs]))
+        runs = [run for _, run in sweep_points]
+        print(status_text.table(runs, queued_jobs_or_none(runs)))
     return code
