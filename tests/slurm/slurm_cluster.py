@@ -143,19 +143,19 @@ class Machine:
             self.run("scancel", job.split("_")[0], check=False)
         self.wait(lambda: not self.squeue(), 60)
 
-    def run(self, *words: object, check: bool = True) -> str:
-        """Runs a command of SLURM's and returns what it printed."""
+    def run(self, *args: object, check: bool = True) -> str:
+        """Runs a command of SLURM's and returns its output."""
         done = subprocess.run(
-            [*map(str, words)], capture_output=True, text=True, env=self.environment, timeout=60, check=False
+            [*map(str, args)], capture_output=True, text=True, env=self.environment, timeout=60, check=False
         )
         if check and done.returncode:
-            raise RuntimeError(f"{words}: {done.stderr}\n{self.logs()}")
+            raise RuntimeError(f"{args}: {done.stderr}\n{self.logs()}")
         return done.stdout
 
-    def script(self, name: str, *words: object) -> subprocess.CompletedProcess:
+    def script(self, name: str, *args: object) -> subprocess.CompletedProcess:
         """Runs one of the project's scripts where SLURM's commands find this cluster."""
         return subprocess.run(
-            command(name, *words),
+            command(name, *args),
             capture_output=True,
             text=True,
             env=self.environment,
@@ -169,12 +169,12 @@ class Machine:
         return dict(line.split() for line in lines)
 
     def show(self, job: str) -> dict[str, str]:
-        """What SLURM knows of a job."""
-        words = self.run("scontrol", "-o", "show", "job", job).split()
-        return dict(word.split("=", 1) for word in words if "=" in word)
+        """The fields of a job as scontrol shows them."""
+        fields = self.run("scontrol", "-o", "show", "job", job).split()
+        return dict(field.split("=", 1) for field in fields if "=" in field)
 
     def block(self, nodes: int = 2) -> str:
-        """Has the high partition take `nodes` nodes from whoever uses them; returns the job that does."""
+        """Submits a job of the high partition that preempts `nodes` nodes; returns its id."""
         job = self.run(
             "sbatch",
             "--parsable",
@@ -187,11 +187,11 @@ class Machine:
         )
         return job.strip()
 
-    def wait(self, found: Callable[[], Any], seconds: float = 90) -> Any:
-        """Waits until `found()` is true and returns it; raises TimeoutError with what can be known."""
+    def wait(self, condition: Callable[[], Any], seconds: float = 90) -> Any:
+        """Waits until `condition()` is true and returns its value; raises TimeoutError with the daemons' logs."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if value := found():
+            if value := condition():
                 return value
             time.sleep(0.1)
         raise TimeoutError(f"waited {seconds} s; jobs {self.squeue()}\n{self.logs()}")
@@ -246,7 +246,7 @@ def _free_ports(count: int) -> int:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    """What the run directory says of its submissions, starts and ends."""
+    """The events of a run directory."""
     path = run / "submissions.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
