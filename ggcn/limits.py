@@ -1,4 +1,4 @@
-"""Limits of the system that a run can meet: open files, processes, shared memory, quotas. Imports no torch."""
+"""Limits of the system that a run can reach: open files, processes, shared memory, quotas. Imports no torch."""
 
 import errno
 import logging
@@ -9,24 +9,24 @@ from ggcn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-OWN_FILES = 48
-"""open files of a rank besides its sockets to other ranks: libraries, logs, shards, loader workers"""
+OTHER_FILES = 48
+"""open files of a rank other than its sockets to other ranks: libraries, logs, shards, loader workers"""
 
 
 def raise_open_files() -> int:
-    """Raises this process's soft limit on open files to the hard one; returns what holds now."""
+    """Raises this process's soft limit on open files to the hard one; returns the soft limit now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # some systems have a hard limit that no process may take
+        except (OSError, ValueError):  # some systems have a hard limit that no process can set
             log.debug("the soft limit on open files stays %d", soft)
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def files_needed(world: int) -> int:
     """Open files that a rank of `world` needs: gloo connects every rank to every other, with two sockets each."""
-    return 2 * (world - 1) + 3 + OWN_FILES
+    return 2 * (world - 1) + 3 + OTHER_FILES
 
 
 def require_open_files(world: int) -> None:
@@ -40,9 +40,9 @@ def require_open_files(world: int) -> None:
 
 
 def explained(error: BaseException) -> UserError | None:
-    """The sentence for an error that is a limit of the system met, wherever it was met; None for any other error.
+    """A UserError that names the limit of the system behind an error; None for any other error.
 
-    Libraries in C++ report such limits as RuntimeErrors that only their text tells apart.
+    Libraries in C++ report such limits as RuntimeErrors, which only their text distinguishes.
     """
     if isinstance(error, UserError):
         return None
@@ -50,28 +50,27 @@ def explained(error: BaseException) -> UserError | None:
     sentence = _sentence(code, error)
     if sentence is None:
         return None
-    found = UserError(sentence)
-    found.__cause__ = error if isinstance(error, OSError) else OSError(code, str(error))
-    return found
+    limit = UserError(sentence)
+    limit.__cause__ = error if isinstance(error, OSError) else OSError(code, str(error))
+    return limit
 
 
 def _code_in(text: str) -> int | None:
     """The errno that the text of a RuntimeError or MemoryError names."""
-    low = text.lower()
-    known = {
+    lowered = text.lower()
+    phrases = {
         errno.EMFILE: ("too many open files",),
         errno.ENFILE: ("too many open files in system",),
         errno.EAGAIN: ("can't start new thread", "cannot fork", "fork failed"),
         errno.EDQUOT: ("disk quota exceeded",),
         errno.ENOSPC: ("unable to write to file </torch_", "unable to resize file </torch_"),
     }
-    hits = [
-        (max(map(len, parts)), code) for code, parts in known.items() if any(part in low for part in parts)
-    ]
-    return max(hits)[1] if hits else None
+    matches = [(len(phrase), code) for code, each in phrases.items() for phrase in each if phrase in lowered]
+    return max(matches)[1] if matches else None  # the longest phrase is the most specific one
 
 
 def _sentence(code: int | None, error: BaseException) -> str | None:
+    """Which limit the errno `code` means, and how to raise it or need less."""
     where = str(error.filename) if isinstance(error, OSError) and error.filename else ""
     text = f"{where} {error}"
     if "inotify" in text:
@@ -93,15 +92,15 @@ def _sentence(code: int | None, error: BaseException) -> str | None:
         errno.EAGAIN: f"no more processes or threads can be started ({_limit(resource.RLIMIT_NPROC)}; {error}); "
         "raise `ulimit -u` or the job's pids limit, or lower data.workers and OMP_NUM_THREADS",
     }
-    if code == errno.EAGAIN and where:  # of a file, it means something else
+    if code == errno.EAGAIN and where:  # it means something else for a file
         return None
     return sentences.get(code) if code is not None else None
 
 
 def _shared_memory(error: BaseException) -> str:
     try:
-        room = os.statvfs("/dev/shm")
-        size = f", {room.f_blocks * room.f_frsize / 2**20:.0f} MiB in all"
+        stats = os.statvfs("/dev/shm")
+        size = f", {stats.f_blocks * stats.f_frsize / 2**20:.0f} MiB in all"
     except OSError:
         size = ""
     return (

@@ -69,7 +69,7 @@ def warn_of_changed_code(run: RunDir) -> None:
     """Warns before a job is submitted that its code differs from the code of the run's last start."""
     start = event_log.last(event_log.read(run), "start") or {}
     for change in code_snapshot.changes({"code": start.get("code")}, run.code.parent):
-        print(f"warning: {run.path} goes on with other code than it last ran with: {change}", file=sys.stderr)
+        print(f"warning: {run.path} resumes with other code than it last ran with: {change}", file=sys.stderr)
 
 
 def print_outcome(run: RunDir, complete: bool) -> None:
