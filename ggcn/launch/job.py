@@ -21,6 +21,7 @@ from ggcn.launch.signals import Stop
 from ggcn.run import code_snapshot, event_log
 from ggcn.run.directory import RunDir, RunTaken
 from ggcn.run.heartbeat import Heartbeat
+from ggcn.run.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +70,9 @@ def run_rank(
         stop.lead_s = _lead(config.cluster, heart, stop)
         process_group.init_distributed(place, config.cluster.timeout_s, device)
         barrier = process_group.progress_barrier()
-        heart.pulse, barrier.on_progress = barrier.report_progress, heart.others_work
-        barrier.poll_s = heart.look_s
+        watchdog = heart.watchdog
+        watchdog.notify_waiting_ranks, barrier.on_progress = barrier.report_progress, watchdog.remote_progress
+        barrier.poll_s = watchdog.poll_s
         stop.cancelled = first and event_log.cancelled(event_log.read(run), event_log.job())
         if process_group.any_rank(stop.asked, device):  # already: then not even the first step
             outcome = Outcome(event_log.saved_step(run), finished=False)
@@ -239,8 +241,8 @@ def _here() -> dict[str, object]:
 
 def _heart(cluster: ClusterConfig, run: RunDir, place: "RankInfo", watched: bool) -> Heartbeat:
     hang_s = cluster.hang_s if watched else 0
-    where = run.heartbeats, place.rank, place.world, run.stacks(place.rank)
-    return Heartbeat(*where, hang_s, cluster.timeout_s, cluster.straggler)
+    watchdog = Watchdog(run.stacks(place.rank), hang_s, cluster.timeout_s)
+    return Heartbeat(run.heartbeats, place.rank, place.world, watchdog, cluster.straggler)
 
 
 def _lead(cluster: ClusterConfig, heart: Heartbeat, stop: Stop) -> Callable[[], float]:
@@ -252,7 +254,7 @@ def _lead(cluster: ClusterConfig, heart: Heartbeat, stop: Stop) -> Callable[[], 
     def lead() -> float:
         if cluster.stop_lead_s is not None:
             return cluster.stop_lead_s
-        measured = heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
+        measured = heart.lead_s() if heart.longest["checkpoint"] else max(unmeasured, heart.lead_s())
         return min(measured, half)
 
     return lead

@@ -108,7 +108,7 @@ def _train(
     watch = Stopwatch(device)
     stopping, saved = False, step
     if trainer.unscored(step):  # the life before ended between its checkpoint and this
-        with heart.between(step, "score"):
+        with heart.between(step, "evaluation"):
             trainer.score(step)
     while step < config.train.steps and not stopping:
         with watch.phase("step"):
@@ -127,14 +127,14 @@ def _train(
             if verdict.health == guard.DIVERGED:
                 if journal:
                     journal.close()
-                with heart.starting_over():
+                with heart.during_rollback():
                     step = saved = trainer.roll_back(step + 1, verdict, values)
                     process_group.barrier()
                 journal = journal and MetricLogger(run, step, config.train.steps)
                 continue
             trainer.learner.average(step, particles)
         step += 1
-        heart.beat(step, own_s=watch.seconds["seconds/data"] + watch.seconds["seconds/sample"])
+        heart.step_done(step, own_s=watch.seconds["seconds/data"] + watch.seconds["seconds/sample"])
         if trainer.fit_monitor and _due(step, config.log.r2_every, config.train.steps):
             values |= trainer.fit_monitor.measure(trainer.learner)
         if journal:
@@ -142,17 +142,17 @@ def _train(
             if _due(step, config.log.every, config.train.steps):
                 journal.write(step, values | trainer.speed(watch), verdict.line())
         if _due(step, config.log.samples_every, config.train.steps):
-            with heart.between(step, "picture"):
+            with heart.between(step, "samples"):
                 if process_group.is_main_process():
                     trainer.picture(step, batch.images)
                 process_group.barrier()
         scored = trainer.scored(step) and not stopping  # there may be seconds left
         if stopping or scored or trainer.checkpoints.due(step, config.train.steps):
-            with heart.between(step, "save"):
+            with heart.between(step, "checkpoint"):
                 trainer.save(step)
             saved = step
         if scored:
-            with heart.between(step, "score"):
+            with heart.between(step, "evaluation"):
                 trainer.score(step)
     return Outcome(saved, step >= config.train.steps, trainer.aside)
 

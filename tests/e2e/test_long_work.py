@@ -63,13 +63,16 @@ def test_a_hang_in_long_work_is_found_with_the_stacks_of_all_ranks(
 
 
 def watched(text: str, folder: Path) -> subprocess.CompletedProcess:
-    """Runs Python that has a `heart` with hang_s=0.2, past its first step; work may be silent for 0.8 s."""
+    """Runs Python that has a `heartbeat` and a `watchdog` with hang_s=0.2, past the first step; other work may report
+    nothing for 0.8 s."""
     script = (
         "import time; from pathlib import Path\n"
         "from ggcn import progress\n"
-        "from ggcn.run.heartbeat import Heart\n"
-        f"heart = Heart(Path('{folder}'), 0, 1, Path('{folder}/stacks'), hang_s=0.2, first_s=0.2)\n"
-        "heart.beat(1, 0.0)\n"
+        "from ggcn.run.heartbeat import Heartbeat\n"
+        "from ggcn.run.watchdog import Watchdog\n"
+        f"watchdog = Watchdog(Path('{folder}/stacks'), hang_s=0.2, startup_s=0.2)\n"
+        f"heartbeat = Heartbeat(Path('{folder}'), 0, 1, watchdog)\n"
+        "heartbeat.step_done(1, 0.0)\n"
     )
     return subprocess.run(
         [sys.executable, "-c", script + text],
@@ -80,10 +83,12 @@ def watched(text: str, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-WORK = "with heart.between(1, 'save'):\n    for _ in range(30):\n        time.sleep(0.1)\n        {}\n"
+WORK = (
+    "with heartbeat.between(1, 'checkpoint'):\n    for _ in range(30):\n        time.sleep(0.1)\n        {}\n"
+)
 
 
-@pytest.mark.parametrize("sign", ["progress.report()", "heart.others_work()"])
+@pytest.mark.parametrize("sign", ["progress.report()", "watchdog.remote_progress()"])
 def test_signs_of_progress_keep_long_work_alive(sign: str, tmp_path: Path) -> None:
     assert watched(WORK.format(sign), tmp_path).returncode == 0
     assert (tmp_path / "stacks").read_text() == ""
@@ -102,13 +107,14 @@ def test_silence_in_long_work_is_a_hang_and_reports_in_a_step_are_none(text: str
     assert "most recent call first" in (tmp_path / "stacks").read_text()
 
 
-def test_a_forked_loader_worker_winds_no_watch(tmp_path: Path) -> None:
+def test_a_forked_loader_worker_does_not_arm_the_watchdog(tmp_path: Path) -> None:
     """It would end by SIGALRM once it reads quietly."""
     text = (
         "import os\n"
-        "heart._wait_for_reports(60)\n"
+        "watchdog.silence_s = 60\n"
+        "watchdog.expect_progress()\n"
         "if (pid := os.fork()) == 0:\n"
-        "    heart.silent_s, heart._silence = 0.2, 0.2\n"
+        "    watchdog.silence_s, watchdog._silence = 0.2, 0.2\n"
         "    time.sleep(0.1); progress.report(); time.sleep(1); os._exit(0)\n"
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
     )

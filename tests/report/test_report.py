@@ -338,7 +338,7 @@ def test_numbers_beyond_all_range_and_endless_nesting_are_passed_over(tmp_path: 
     path = run.path / name
     keys = ("time", "energy_gap/16", "fid", "kid", "step_s", "energy_loss")
     vast = {"event": "start", "step": 300, **dict.fromkeys(keys, 10**400)}
-    beat = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "save_s"), 10**400)}
+    beat = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "checkpoint_s"), 10**400)}
     run.heartbeats.mkdir(parents=True, exist_ok=True)
     (run.heartbeats / "rank_0000.json").write_text(json.dumps(beat))
     for record in (vast, vast | {"step": 10**400}):
