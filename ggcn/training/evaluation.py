@@ -16,9 +16,9 @@ from ggcn.evaluation.evaluate import Evaluator
 from ggcn.evaluation.feature_cache import Cache
 from ggcn.evaluation.features import features, network
 from ggcn.evaluation.images import read, to_bytes
-from ggcn.run.checkpoint import note_best
+from ggcn.run.checkpoint import record_best
 from ggcn.run.directory import RunDir
-from ggcn.run.metric_logger import forget_after
+from ggcn.run.metric_logger import truncate_after
 from ggcn.sampling.sampler import Sampler
 
 
@@ -48,9 +48,9 @@ class Scorer:
         row = self.judge.row(torch.cat(gathered)[: told.count])
         line = {"step": step, "time": time.time(), "features": self.net.name, "seed": told.seed, **row}
         how = f"FID, {self.net.name}, {told.count} samples of seed {told.seed}, {row['against']} pictures"
-        line["best"] = note_best(self.run.checkpoints, step, row["fid"], how)
+        line["best"] = record_best(self.run.checkpoints, step, row["fid"], how)
         line["seconds"] = time.monotonic() - began
-        forget_after(self.run.evaluations, step - 1)
+        truncate_after(self.run.evaluations, step - 1)
         with self.run.evaluations.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

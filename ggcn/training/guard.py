@@ -228,7 +228,7 @@ def settled(run: RunDir, keep_every: int = 0) -> int:
         if _attempt(folder) > left:
             continue
         if liked or (keep_every and step % keep_every == 0):
-            checkpoint.leave(folder)
+            checkpoint.archive(folder)
         else:
             checkpoint.discard(folder)
     return left + 1

@@ -27,7 +27,7 @@ from ggcn.run import checkpoint, sample_images
 from ggcn.run.checkpoint import Checkpoints
 from ggcn.run.directory import RunDir
 from ggcn.run.heartbeat import Heartbeat
-from ggcn.run.metric_logger import MetricLogger, Stopwatch, forget_after, has_step, memory
+from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
 from ggcn.sampling.sampler import Sampler
 from ggcn.training import guard
 from ggcn.training.evaluation import Scorer
@@ -105,7 +105,7 @@ def _train(
     journal = MetricLogger(run, step, config.train.steps) if process_group.is_main_process() else None
     ends.callback(lambda: trainer.stream.close())
     ends.callback(lambda: journal.close() if journal else None)
-    watch = Stopwatch(device)
+    watch = PhaseTimer(device)
     stopping, saved = False, step
     if trainer.unscored(step):  # the life before ended between its checkpoint and this
         with heart.between(step, "evaluation"):
@@ -138,9 +138,9 @@ def _train(
         if trainer.fit_monitor and _due(step, config.log.r2_every, config.train.steps):
             values |= trainer.fit_monitor.measure(trainer.learner)
         if journal:
-            journal.tick(values)
+            journal.advance(values)
             if _due(step, config.log.every, config.train.steps):
-                journal.write(step, values | trainer.speed(watch), verdict.line())
+                journal.log(step, values | trainer.speed(watch), verdict.line())
         if _due(step, config.log.samples_every, config.train.steps):
             with heart.between(step, "samples"):
                 if process_group.is_main_process():
@@ -205,7 +205,7 @@ class Trainer:
         facts: dict[str, Any] = checkpoint.meta(folder) if folder else {"step": 0}
         step = int(facts["step"])
         if process_group.is_main_process():
-            forget_after(self.run.evaluations, step)
+            truncate_after(self.run.evaluations, step)
         self.replaced = int(facts.get("replaced", 0))
         self.history = guard.History(**facts.get("guard", {}))
         self.learner.attempt = max(attempt, int(facts.get("attempt", 0)))
@@ -296,11 +296,11 @@ class Trainer:
         self.build()
         return self.resume()
 
-    def speed(self, watch: Stopwatch) -> dict[str, float]:
+    def speed(self, watch: PhaseTimer) -> dict[str, float]:
         """Seconds per phase and images per second over all ranks since the last line, and memory of this rank."""
-        seconds = watch.means()
+        seconds = watch.pop_means()
         rate = self.config.train.batch / seconds["seconds/step"]
-        return {**seconds, "images_per_second": rate, **memory(self.device)}
+        return {**seconds, "images_per_second": rate, **memory_usage(self.device)}
 
     def sampler(self) -> Sampler:
         """Of the averaged weights as they are now."""

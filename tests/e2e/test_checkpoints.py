@@ -21,7 +21,7 @@ import ggcn
 from ggcn.config.compose import load, public
 from ggcn.errors import UserError
 from ggcn.run import checkpoint
-from ggcn.run.checkpoint import Pace
+from ggcn.run.save_budget import SaveBudget
 
 PLAIN = ["engine=plain", "log.samples_every=100000"]
 
@@ -245,12 +245,12 @@ def test_a_full_disk_is_a_sentence_and_costs_one_checkpoint(words: list[str], sm
 def test_saving_keeps_to_its_budget_and_the_best_is_kept(words: list[str], tmp_path: Path) -> None:
     words = [*words, "checkpoint.every=1", "checkpoint.keep=1"]
     trained(*words, "run=free", "train.steps=4")
-    assert checkpoint.note_best(tmp_path / "free/checkpoints", 4, 12.5)
-    assert not checkpoint.note_best(tmp_path / "free/checkpoints", 3, 12.5)
+    assert checkpoint.record_best(tmp_path / "free/checkpoints", 4, 12.5)
+    assert not checkpoint.record_best(tmp_path / "free/checkpoints", 3, 12.5)
     trained(*words, "run=free", "train.steps=12")
     assert len(saved(tmp_path / "free")) == 12
     assert checkpoint.steps(tmp_path / "free/checkpoints") == [12, 4]
-    assert checkpoint.best(tmp_path / "free/checkpoints") == {"checkpoint": "step_00000004", "score": 12.5}
+    assert checkpoint.best(tmp_path / "free/checkpoints") == {"checkpoint": "step_00000004", "fid": 12.5}
     bound = launch(*words, "run=bound", "train.steps=12", "checkpoint.budget=0.0001")
     assert bound.returncode == 0
     assert bound.stderr.count("more than checkpoint.budget=0.0001") == 1
@@ -258,13 +258,15 @@ def test_saving_keeps_to_its_budget_and_the_best_is_kept(words: list[str], tmp_p
     assert state(tmp_path / "bound", 12) == state(tmp_path / "free", 12)
 
 
-def test_a_dear_checkpoint_waits_until_its_share_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = count(0)  # a clock that moves by a second whenever somebody looks
+def test_an_expensive_checkpoint_waits_until_its_share_of_the_time_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = count(0)  # a clock that moves by a second whenever it is read
     monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
-    pace = Pace(budget=0.5)
-    assert pace.affordable()
-    pace.note(began=-2.0)  # took 4 or 5 s
-    waits = [pace.affordable() for _ in range(12)]
+    budget = SaveBudget(max_share=0.5)
+    assert budget.allows_save()
+    budget.record_save(began=-2.0)  # took 4 or 5 s
+    waits = [budget.allows_save() for _ in range(12)]
     assert waits == sorted(waits)
     assert not waits[5]
     assert waits[-1]

@@ -46,7 +46,7 @@ def test_a_run_is_measured_on_its_way_and_its_best_checkpoint_is_kept(
     best = min(lines, key=lambda line: line["fid"])
     noted = checkpoint.best(run / "checkpoints")
     assert noted is not None
-    assert (noted["checkpoint"], noted["score"]) == (checkpoint.name(best["step"]), best["fid"])
+    assert (noted["checkpoint"], noted["fid"]) == (checkpoint.name(best["step"]), best["fid"])
     assert best["best"]
     assert (run / "report.html").is_file()
     assert lines[-1]["fid"] == pytest.approx(by_hand(run, faces, tmp_path), rel=1e-3)

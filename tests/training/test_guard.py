@@ -212,7 +212,7 @@ def test_a_roll_back_keeps_the_best_and_those_kept_for_good_out_of_the_way(tmp_p
     run = RunDir(tmp_path)
     for step in (100, 200, 240, 300):
         committed(run, step)
-    checkpoint.note_best(run.checkpoints, 240, score=7.5)
+    checkpoint.record_best(run.checkpoints, 240, fid=7.5)
     guard.note(GUARD, run, 320, 0, Verdict(DIVERGED, ["gap"]), {})
     assert guard.settled(run, keep_every=100) == 1
     assert kept(run) == [300, 240, 200, 100]
@@ -227,7 +227,7 @@ def test_a_roll_back_keeps_the_best_and_those_kept_for_good_out_of_the_way(tmp_p
     guard.note(GUARD, run, 250, 3, Verdict(DIVERGED, ["gap"]), {})
     assert guard.settled(run, keep_every=120) == 4
     assert kept(run)[0] < 240
-    assert checkpoint.best(run.checkpoints) == {"checkpoint": "left-step_00000240", "score": 7.5}
+    assert checkpoint.best(run.checkpoints) == {"checkpoint": "left-step_00000240", "fid": 7.5}
 
 
 def test_a_run_whose_record_was_lost_still_gets_new_random_numbers(tmp_path: Path) -> None:
