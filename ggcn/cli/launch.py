@@ -115,14 +115,14 @@ def debug(config: Config, run: RunDir) -> int:
     """One rank in this process: a breakpoint() in any function works."""
     from ggcn.distributed.rank_info import RankInfo
     from ggcn.launch import job
-    from ggcn.launch.signals import Stop
+    from ggcn.launch.signals import StopSignal
 
     validate_packages(config)
     data_check.data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         job.log_to(run.log(0), 0)
-        outcome = job.run_rank(run, RankInfo(), Stop().install(), watched=False, mode="debug")
+        outcome = job.run_rank(run, RankInfo(), StopSignal().install(), watched=False, mode="debug")
     report(run, outcome.finished)
     return 0 if outcome.finished else job.STOPPED
 

@@ -17,7 +17,7 @@ from ggcn.config.compose import load, resolved
 from ggcn.config.schema import ClusterConfig
 from ggcn.console import speak_utf8
 from ggcn.errors import TransientError, UserError, is_transient
-from ggcn.launch.signals import Stop
+from ggcn.launch.signals import StopSignal
 from ggcn.run import code_snapshot, event_log
 from ggcn.run.directory import RunDir, RunTaken
 from ggcn.run.heartbeat import Heartbeat
@@ -42,9 +42,9 @@ PATIENCE_S = 60
 
 
 def run_rank(
-    run: RunDir, place: "RankInfo", stop: Stop, watched: bool = True, mode: str | None = None
+    run: RunDir, place: "RankInfo", stop: StopSignal, watched: bool = True, mode: str | None = None
 ) -> "Outcome":
-    """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` wants it.
+    """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` is requested.
 
     `watched`: end the process with its stacks written when no step completes for cluster.hang_s. `mode`: how the
     run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
@@ -74,7 +74,7 @@ def run_rank(
         watchdog.notify_waiting_ranks, barrier.on_progress = barrier.report_progress, watchdog.remote_progress
         barrier.poll_s = watchdog.poll_s
         stop.cancelled = first and event_log.cancelled(event_log.read(run), event_log.job())
-        if process_group.any_rank(stop.asked, device):  # already: then not even the first step
+        if process_group.any_rank(stop.received, device):  # already: then not even the first step
             outcome = Outcome(event_log.saved_step(run), finished=False)
         else:
             outcome = train(config, run, stop, device, heart)
@@ -91,7 +91,7 @@ def run_rank(
         return outcome
 
 
-def exit_code(run: RunDir, place: "RankInfo", stop: Stop, mode: str | None = None) -> int:
+def exit_code(run: RunDir, place: "RankInfo", stop: StopSignal, mode: str | None = None) -> int:
     """Trains as one rank in a process of its own; returns 0 when the run is finished, else STOPPED.
 
     A failure is noted for the launcher to find, and ends this process at once: a goodbye to ranks that still
@@ -169,7 +169,7 @@ class SlurmRank:
         event_log.in_own_job()
         # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
         end = environment.seconds("GGCN_JOB_END") if environment.integer("SLURM_PROCID") == 0 else None
-        stop = Stop(end).install()
+        stop = StopSignal(end).install()
         os.chdir(self.home)
         if exit_code(RunDir(Path(self.run)), slurm_place(), stop, "slurm") == STOPPED:
             logging.shutdown()
@@ -245,11 +245,13 @@ def _heart(cluster: ClusterConfig, run: RunDir, place: "RankInfo", watched: bool
     return Heartbeat(run.heartbeats, place.rank, place.world, watchdog, cluster.straggler)
 
 
-def _lead(cluster: ClusterConfig, heart: Heartbeat, stop: Stop) -> Callable[[], float]:
+def _lead(cluster: ClusterConfig, heart: Heartbeat, stop: StopSignal) -> Callable[[], float]:
     """Seconds before the job's end at which to stop: as configured or measured; before anything was measured a
     minute, or a quarter of the job."""
-    half = (stop.end - time.time()) / 2 if stop.end else inf  # or a life might end at its first step
-    unmeasured = min(60.0, half / 2) if stop.end else 0.0
+    half = (
+        (stop.deadline - time.time()) / 2 if stop.deadline else inf
+    )  # or a life might end at its first step
+    unmeasured = min(60.0, half / 2) if stop.deadline else 0.0
 
     def lead() -> float:
         if cluster.stop_lead_s is not None:

@@ -17,7 +17,7 @@ from ggcn.distributed.process_group import free_port
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job
-from ggcn.launch.signals import Stop
+from ggcn.launch.signals import StopSignal
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 
@@ -57,7 +57,7 @@ def launch(run: RunDir, world: int) -> int:
 
 
 def _rank(number: int, path: str, world: int, port: int) -> None:
-    stop = Stop().install()
+    stop = StopSignal().install()
     run = RunDir(Path(path))
     if number > 0:
         _quiet(run.log(number))

@@ -1,4 +1,7 @@
-"""Signals and the job's end become a flag that the ranks agree on at the end of a step."""
+"""The one place that handles signals: a signal, or the job's deadline, becomes a stop request.
+
+The ranks agree on stop requests at the end of each step, so that all of them stop at the same one.
+"""
 
 import signal
 import time
@@ -8,20 +11,20 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-class Stop:
-    """Asks for a stop when INT, TERM or USR2 arrives, or when the end is near.
+class StopSignal:
+    """A stop request of this rank: made by INT, TERM or USR2, by a cancelled job, or by a deadline that is near.
 
     The handler sets a flag and does nothing else.
     """
 
-    def __init__(self, end: float | None = None) -> None:
-        """`end`: when this process will be ended, in seconds since 1970."""
+    def __init__(self, deadline: float | None = None) -> None:
+        """`deadline`: when this process will be ended, in seconds since 1970."""
         self.signal: int | None = None
         self.cancelled = False
-        """asked to stop before this process listened"""
-        self.end = end
+        """whether the job was cancelled before this process handled signals"""
+        self.deadline = deadline
         self.lead_s: Callable[[], float] = lambda: 0.0
-        """seconds before the end that a stop takes"""
+        """seconds before the deadline at which to stop"""
 
     @property
     def reason(self) -> str | None:
@@ -30,24 +33,24 @@ class Stop:
             return "cancel"
         if self.signal is not None:
             return signal.Signals(self.signal).name
-        near = self.end is not None and time.time() >= self.end - self.lead_s()
+        near = self.deadline is not None and time.time() >= self.deadline - self.lead_s()
         return "deadline" if near else None
 
     @property
-    def asked(self) -> bool:
-        """Whether somebody asked for a stop, whatever the clock says."""
+    def received(self) -> bool:
+        """Whether a signal or a cancellation requests the stop, whatever the clock says."""
         return self.cancelled or self.signal is not None
 
     @property
-    def wanted(self) -> bool:
-        """Whether this rank was asked to stop."""
+    def requested(self) -> bool:
+        """Whether this rank is to stop."""
         return self.reason is not None
 
-    def install(self) -> "Stop":
-        """Takes over the signals of this process."""
+    def install(self) -> "StopSignal":
+        """Handles this process's signals from now on; returns itself."""
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._handle)
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest(Protocol):
-    """Somebody who may want the run to stop."""
+    """Says whether this rank was asked to stop."""
 
     @property
-    def wanted(self) -> bool: ...
+    def requested(self) -> bool: ...
 
 
 class Aside:
@@ -257,7 +257,7 @@ class Trainer:
 
     def agree(self, metrics: Metrics, stop: StopRequest) -> tuple[dict[str, float], bool]:
         """The global batch's metrics, and whether any rank was asked to stop: one all-reduce for both."""
-        wish = torch.tensor(float(stop.wanted), device=self.device)
+        wish = torch.tensor(float(stop.requested), device=self.device)
         local = [value.reshape(()).double() for value in (*metrics.values(), wish)]
         *values, wishes = process_group.all_reduce_mean(torch.stack(local)).tolist()
         return dict(zip(metrics, values, strict=True)), wishes > 0

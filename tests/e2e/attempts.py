@@ -21,7 +21,7 @@ from ggcn.config.schema import Config
 from ggcn.distributed.process_group import free_port
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.launch import job
-from ggcn.launch.signals import Stop
+from ggcn.launch.signals import StopSignal
 from ggcn.run import checkpoint
 from ggcn.run.directory import RunDir
 
@@ -85,7 +85,7 @@ def _fork(run: RunDir, place: RankInfo) -> int:
     if pid == 0:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        os._exit(job.exit_code(run, place, Stop().install()))
+        os._exit(job.exit_code(run, place, StopSignal().install()))
     return pid
 
 

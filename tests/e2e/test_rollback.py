@@ -18,7 +18,7 @@ from ggcn.distributed import process_group
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job
-from ggcn.launch.signals import Stop
+from ggcn.launch.signals import StopSignal
 from ggcn.run import checkpoint
 from ggcn.run.directory import RunDir
 
@@ -48,7 +48,7 @@ def train(words: list[str]) -> RunDir:
     run = RunDir.of(config := compose(words))
     run.freeze(config)
     try:
-        job.run_rank(run, RankInfo(), Stop(), watched=False)
+        job.run_rank(run, RankInfo(), StopSignal(), watched=False)
     finally:
         process_group.shutdown()
     return run

@@ -20,7 +20,7 @@ from ggcn.distributed import devices, process_group
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import TransientError, UserError
 from ggcn.launch import job, requeue
-from ggcn.launch.signals import Stop
+from ggcn.launch.signals import StopSignal
 from ggcn.run import event_log, heartbeat
 from ggcn.run.directory import RunDir
 from ggcn.run.watchdog import Watchdog
@@ -157,10 +157,10 @@ def test_the_signal_comes_as_early_as_the_last_life_needed(words: list[str], tmp
     assert lead() == f"#SBATCH --signal=USR2@{1.5 * (100 + 60) + 5 + 30:.0f}"
 
 
-def test_a_stop_is_wanted_just_before_the_end() -> None:
-    stop = Stop(end=time.time() + 100)
+def test_a_stop_is_requested_just_before_the_end() -> None:
+    stop = StopSignal(deadline=time.time() + 100)
     stop.lead_s = lambda: 90.0
-    assert not stop.wanted
+    assert not stop.requested
     stop.lead_s = lambda: 110.0
     assert stop.reason == "deadline"
 
@@ -217,7 +217,7 @@ def rank_in_a_fork(run: RunDir) -> int:
     pid = os.fork()
     if pid == 0:
         gc.disable()  # what other tests left of process groups must not be ended here: its threads are not
-        job.exit_code(run, RankInfo(), Stop())
+        job.exit_code(run, RankInfo(), StopSignal())
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -313,7 +313,7 @@ def test_who_is_asked_to_stop_before_the_first_step_makes_none(
     in_job(monkeypatch, "7")
     event_log.add(run, "cancel", job="7")
     try:
-        outcome = job.run_rank(run, RankInfo(), Stop(), watched=False)
+        outcome = job.run_rank(run, RankInfo(), StopSignal(), watched=False)
     finally:
         process_group.shutdown()
     assert (outcome.step, outcome.finished) == (0, False)

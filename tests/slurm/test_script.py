@@ -17,7 +17,7 @@ from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job, requeue, sbatch_options, slurm
 from ggcn.launch.request import NO_GPU, Request
-from ggcn.launch.signals import Stop
+from ggcn.launch.signals import StopSignal
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 
@@ -444,7 +444,7 @@ def test_what_another_attempt_left_counts_for_nothing_whatever_the_clocks_say(
     monkeypatch.setattr(job, "run_rank", fail)
     monkeypatch.setenv(event_log.ATTEMPT, "first")
     if (pid := os.fork()) == 0:
-        job.exit_code(run, RankInfo(), Stop())
+        job.exit_code(run, RankInfo(), StopSignal())
     os.waitpid(pid, 0)
     note = run.error(0)
     for skew in (-3600, 3600):
