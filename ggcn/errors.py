@@ -1,4 +1,4 @@
-"""Errors that a user causes and can mend, and those that may pass by themselves."""
+"""Errors that the user can fix, and errors that a restart may fix."""
 
 import errno
 
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class TransientError(UserError):
-    """What may be over when the run is started again: a server that is down, a node's memory that ran out."""
+    """An error that may not occur after a restart: a server that is down, a node that ran out of memory."""
 
 
 PERMANENT_ERRNOS = {
@@ -26,11 +26,11 @@ PERMANENT_ERRNOS = {
     errno.ENOENT,
     errno.EROFS,
 }
-"""what the system refuses until a person mends it"""
+"""errors of the system that last until a person fixes their cause"""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether starting again may help after a UserError or OSError, or what it was raised from."""
+    """Whether a restart may help after `error`, a UserError or OSError, or the OSError that it was raised from."""
     if isinstance(error, OSError):
         return error.errno not in PERMANENT_ERRNOS
     cause = error.__cause__

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, and reads that never block."""
 
 import errno
 import hashlib
@@ -14,16 +14,17 @@ from typing import Any, BinaryIO, cast
 from ggcn import progress
 
 SYNC_BYTES = 256 << 20
-"""of a large file are forced to the disk at once, so that no single fsync takes long"""
+"""bytes of a large file between two fsyncs, so that no single one takes long"""
 WRITE_BYTES = 16 << 20
+"""bytes of a large file between two progress reports"""
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A regular file, to be read. Raises OSError, at once too for a pipe, a socket or a device, which might never say
-    anything."""
-    if other := type_of(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, f"{other}, not a file", str(path))
-    return open(path, "rb", opener=_without_waiting)  # should a pipe take the file's place meanwhile
+    """Opens a regular file for reading. Raises OSError, also for a pipe, a socket or a device, from which a read might
+    never return."""
+    if kind := type_of(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, f"{kind}, not a file", str(path))
+    return open(path, "rb", opener=_open_nonblocking)  # in case a pipe replaces the file meanwhile
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -33,13 +34,13 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a regular file in UTF-8; what is none becomes question marks. Raises OSError as `open_regular`
+    """The text of a regular file in UTF-8; invalid bytes become question marks. Raises OSError as `open_regular`
     does."""
     return read_bytes(path).decode(errors="replace")
 
 
 def type_of(mode: int) -> str:
-    """What a path that is no regular file leads to, in words, by the mode of os.stat; empty for a regular file."""
+    """The type of a file by its mode from os.stat, such as "a named pipe"; empty for a regular file."""
     types = {
         stat.S_ISREG: "",
         stat.S_ISDIR: "a folder",
@@ -49,12 +50,12 @@ def type_of(mode: int) -> str:
     return next((name for test, name in types.items() if test(mode)), "a device")
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def sync(path: Path) -> None:
-    """Forces a file's or folder's content to the disk (fsync)."""
+    """Flushes a file or folder to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,35 +64,35 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, listed: bool = True) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it replaces `path` at once, on error it vanishes.
+def atomic_write(path: Path, sync_folder: bool = True) -> Iterator[Path]:
+    """Yields a temporary path next to `path`; on success it atomically replaces `path`, on error it is removed.
 
-    Not `listed`: the folder is not forced to the disk as well, and a power cut may take the file back.
+    Without `sync_folder` the folder's entry is not flushed to the disk, and a power cut may undo the replacement.
     """
-    temporary = _beside(path)
+    temporary = _temporary(path)
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-        if listed:
+        if sync_folder:
             sync(path.parent)
     except OSError as error:
         if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
-            error.filename = str(path)  # the name that the user knows
+            error.filename = str(path)  # the path that the caller named
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def growing(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write a large value to, which reports progress as it grows and never leaves much to force to the
-    disk at its end."""
-    with _Growing(path) as file:
+def streaming_write(path: Path) -> Iterator[BinaryIO]:
+    """Opens a new file for a large value: it reports progress while it is written, and is flushed to the disk as it
+    grows."""
+    with _StreamingFile(path) as file:
         yield cast(BinaryIO, file)
 
 
-class _Growing(io.RawIOBase):
+class _StreamingFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self._unsynced = 0
@@ -106,10 +107,10 @@ class _Growing(io.RawIOBase):
             self._write(view[begin : begin + WRITE_BYTES])
         return len(view)
 
-    def _write(self, part: memoryview) -> None:
-        while len(part):
-            written = self._file.write(part) or 0
-            part, self._unsynced = part[written:], self._unsynced + written
+    def _write(self, block: memoryview) -> None:
+        while len(block):
+            written = self._file.write(block) or 0
+            block, self._unsynced = block[written:], self._unsynced + written
         if self._unsynced >= SYNC_BYTES:
             os.fsync(self._file.fileno())
             self._unsynced = 0
@@ -122,9 +123,9 @@ class _Growing(io.RawIOBase):
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError unless a file can be written at `path`, to be called before the work that makes its content. Its
-    folder is made."""
-    temporary = _beside(path)
+    """Raises OSError unless a file can be written at `path`; call it before computing the content. Creates the
+    folder."""
+    temporary = _temporary(path)
     try:
         temporary.touch()
     except OSError as error:
@@ -133,8 +134,8 @@ def check_writable(path: Path) -> None:
     temporary.unlink()
 
 
-def _beside(path: Path) -> Path:
-    """A temporary name in the folder of `path`, which is made. Raises OSError, also when `path` is itself a folder."""
+def _temporary(path: Path) -> Path:
+    """A temporary path in the folder of `path`, which is created. Raises OSError, also when `path` is a folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def _beside(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file at `path` by `text` in UTF-8, atomically; bytes of file names that are none become escapes."""
+    """Replaces the file at `path` by `text` in UTF-8, atomically; what cannot be encoded becomes escapes."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

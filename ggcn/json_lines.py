@@ -1,4 +1,4 @@
-"""Lines of JSON that a run left, read where nobody knows who wrote them."""
+"""Tolerant reading of JSON lines, which may be torn or of another version."""
 
 import json
 from math import nan
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def parse(line: str | bytes) -> dict[str, Any] | None:
-    """The object in a line; None where it is torn, nested too deeply, or no object."""
+    """The object in a line; None where the line is torn, nested too deeply, or not an object."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -15,7 +15,7 @@ def parse(line: str | bytes) -> dict[str, Any] | None:
 
 
 def number(value: object) -> float:
-    """The value as a float; nan for what is no number, or an integer beyond a float's range."""
+    """The value as a float; nan for what is not a number, or an integer beyond a float's range."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return nan
     try:

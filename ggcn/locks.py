@@ -1,9 +1,9 @@
-"""Locks between processes, on file systems with locks and without.
+"""Locks between processes, on file systems with and without support for locks.
 
 `exclusive_lock` asks the kernel for a lock. Where a file system has none (Lustre without -o flock, NFS without its lock
-daemon, some FUSE mounts), a file made with O_EXCL takes its place: it names its process, which rewrites it every
-BEAT_S seconds. It is taken over when that process is seen to be dead on this machine or, as seen from another
-machine, has left it unchanged for STALE_S seconds of the observer's own clock; no two machines' clocks are compared.
+daemon, some FUSE mounts), a lock file made with O_EXCL replaces it: it names its process, which rewrites it every
+REFRESH_S seconds. Another process takes it over when its owner is dead on the same machine or, on another machine,
+when the file has not changed for STALE_S seconds of the observer's own clock; clocks of machines are never compared.
 """
 
 import contextlib
@@ -33,46 +33,47 @@ UNSUPPORTED = {
     errno.EIO,
     errno.EPERM,
 }
-"""what file systems without locks answer; EIO comes from NFS whose lock daemon is unreachable, and whoever meets a
-broken disk hears it again from the file that takes the lock's place"""
+"""errors of file systems without locks. EIO comes from NFS whose lock daemon is unreachable; a broken disk fails again
+when the lock file is made"""
 
-BEAT_S = 2.0
+REFRESH_S = 2.0
 """seconds between two rewrites of a lock file"""
 STALE_S = 60.0
 """seconds without a rewrite after which another machine takes a lock file over: longer than network file systems
 cache a file's content (NFS: up to 60 s only for attributes of files that do not change) and than a busy node stalls"""
 POLL_S = 0.2
+"""seconds between two looks at a lock file of another process"""
 
 WARNED = "GGCN_NO_LOCKS"
-"""environment variable with the folders that were warned of, so that child processes do not repeat it"""
+"""environment variable with the folders that were warned about, so that child processes do not repeat it"""
 
 
-class Taken(Exception):
+class LockTaken(Exception):
     """Another process holds the lock."""
 
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path, wait: bool = False, with_children: bool = False) -> Iterator[None]:
-    """Holds the file at `path`, which is made if need be, for this process; for its forked children too only if
-    `with_children`.
+    """Locks the file at `path`, creating it if needed, for this process; `with_children` shares the lock with forked
+    children.
 
-    Raises Taken while another process has it, or waits for that to end if `wait`. Raises OSError when the file
+    Raises LockTaken while another process has it, or waits for the lock if `wait`. Raises OSError when the file
     cannot be made.
     """
-    with contextlib.ExitStack() as held:
-        file = held.enter_context(
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(
             path.open("a", encoding="utf-8")
         )  # for writing, or NFS refuses an exclusive lock
         locked = _kernel_lock(file.fileno(), path, wait, with_children)
-        instead = path.with_name(f"{path.name}.held")
-        if not locked or instead.exists():  # made by a machine that mounts the folder without locks
-            held.enter_context(stand_in(instead, wait))
+        substitute = path.with_name(f"{path.name}.held")
+        if not locked or substitute.exists():  # made by a machine that mounts the folder without locks
+            stack.enter_context(lock_file(substitute, wait))
         yield
 
 
 def flock(file: int, mode: int, path: Path) -> bool:
-    """flock(2) on an open file; returns False, after a warning that names the folder of `path`, where there are no
-    locks. Raises BlockingIOError while another process has it."""
+    """Calls flock(2) on an open file; returns False, after a warning that names the folder of `path`, where there are
+    no locks. Raises BlockingIOError while another process has the lock."""
     try:
         fcntl.flock(file, mode)
     except OSError as error:
@@ -84,8 +85,10 @@ def flock(file: int, mode: int, path: Path) -> bool:
 
 
 def supported(path: Path) -> bool:
-    """Whether the folder of the lock file at `path`, which is made, has locks; warns where it has none. A folder that
-    may not be written counts as one that has."""
+    """Whether the folder of the lock file at `path`, which is created, has locks; warns where it has none.
+
+    A folder that cannot be written counts as one that has.
+    """
     try:
         with path.open("a", encoding="utf-8") as file:
             return flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB, path)
@@ -99,7 +102,7 @@ def unsupported(error: OSError) -> bool:
 
 
 def warn(folder: Path, error: OSError) -> None:
-    """Says once per folder, for this process and those it starts, that it has no locks."""
+    """Warns once per folder, for this process and its children, that the folder has no locks."""
     known = os.environ.get(WARNED, "").split(os.pathsep)
     if str(folder.absolute()) in known:
         return
@@ -112,17 +115,17 @@ def warn(folder: Path, error: OSError) -> None:
 
 
 def _kernel_lock(file: int, path: Path, wait: bool, with_children: bool) -> bool:
-    """Takes a lock that goes with its process however it ends; False where there are none.
+    """Takes a lock that is released when its process ends, however it ends; returns False where there are no locks.
 
-    lockf is the process's own; flock is shared with forked children, such as loader workers that outlive a killed
-    rank.
+    lockf belongs to the process alone; flock is shared with forked children, such as loader workers that outlive a
+    killed rank.
     """
     lock = fcntl.flock if with_children else fcntl.lockf
     try:
         lock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise Taken(str(path)) from None
+            raise LockTaken(str(path)) from None
         if not unsupported(error):
             raise
         warn(path.parent, error)
@@ -131,102 +134,104 @@ def _kernel_lock(file: int, path: Path, wait: bool, with_children: bool) -> bool
 
 
 @contextlib.contextmanager
-def stand_in(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a lock for this process, without the kernel's help, by making the file at `path`; see the module's words.
+def lock_file(path: Path, wait: bool = False) -> Iterator[None]:
+    """Holds a lock without the kernel's help by creating the file at `path`; see the module's docstring.
 
-    Raises Taken while another process has it, or waits for that to end if `wait`; OSError when it cannot be made.
+    Raises LockTaken while another process has it, or waits for the lock if `wait`; OSError when it cannot be made.
     """
-    owner = {**_machine(), "pid": os.getpid(), "born": _born(os.getpid()), "token": uuid4().hex}
+    owner = {**_machine(), "pid": os.getpid(), "born": _start_time(os.getpid()), "token": uuid4().hex}
     file = _create(path, owner, wait)
-    over = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, file, owner, over), daemon=True)
-    beating.start()
+    released = threading.Event()
+    refresher = threading.Thread(target=_refresh, args=(path, file, owner, released), daemon=True)
+    refresher.start()
     try:
         yield
     finally:
         if os.getpid() == owner["pid"]:  # and not a forked child on its way out
-            over.set()
-            beating.join()
-            if _is_at(file, path):
+            released.set()
+            refresher.join()
+            if _is_open(file, path):
                 path.unlink(missing_ok=True)
             os.close(file)
 
 
 def _create(path: Path, owner: dict[str, Any], wait: bool) -> int:
-    """Makes the lock file, in place of one whose process is gone; returns its descriptor."""
+    """Creates the lock file, replacing one whose owner is gone; returns its descriptor."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             break
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                seen = path.read_bytes()
-                if _abandoned(path, seen):
-                    _remove(path, seen)
+                content = path.read_bytes()
+                if _abandoned(path, content):
+                    _remove(path, content)
                 elif not wait:
-                    raise Taken(str(path)) from None
+                    raise LockTaken(str(path)) from None
                 else:
                     time.sleep(POLL_S)
     _write(file, owner, 0)
     return file
 
 
-def _abandoned(path: Path, seen: bytes) -> bool:
-    """Whether the process that made the lock file, which read `seen`, is gone. Where only time can tell, watches the
-    file, and returns False as soon as it changes. Raises FileNotFoundError when it is removed meanwhile."""
-    until = time.monotonic() + STALE_S
-    while time.monotonic() < until:
-        owner = _parse(seen)
-        if _is_here(owner, path):
+def _abandoned(path: Path, content: bytes) -> bool:
+    """Whether the owner of the lock file with this `content` is gone. Watches the file of another machine for STALE_S
+    seconds, and returns False as soon as it changes. Raises FileNotFoundError when it is removed meanwhile."""
+    end = time.monotonic() + STALE_S
+    while time.monotonic() < end:
+        owner = _parse(content)
+        if _on_this_machine(owner, path):
             return not _alive(owner)
         time.sleep(POLL_S)
-        if path.read_bytes() != seen:
+        if path.read_bytes() != content:
             return False
     return True
 
 
-def _is_here(owner: dict[str, Any], path: Path) -> bool:
-    """Whether the lock file was made on this machine, and is no copy that came with its folder."""
-    here = all(owner.get(key) == value for key, value in _machine().items())
-    return here and owner.get("inode") == path.stat().st_ino
+def _on_this_machine(owner: dict[str, Any], path: Path) -> bool:
+    """Whether the lock file was made on this machine, and is not a copy that came with its folder."""
+    same = all(owner.get(key) == value for key, value in _machine().items())
+    return same and owner.get("inode") == path.stat().st_ino
 
 
-def _remove(path: Path, seen: bytes) -> None:
-    """Removes the abandoned lock file that read `seen`; one that another process made meanwhile is put back."""
-    aside = path.with_name(f".tmp-{uuid4().hex}-{path.name}")
-    os.rename(path, aside)
-    if aside.read_bytes() != seen:
+def _remove(path: Path, content: bytes) -> None:
+    """Removes the abandoned lock file with this `content`; restores one that another process made meanwhile."""
+    moved = path.with_name(f".tmp-{uuid4().hex}-{path.name}")
+    os.rename(path, moved)
+    if moved.read_bytes() != content:
         try:
-            os.link(aside, path)
+            os.link(moved, path)
         except FileExistsError:
             pass
         except OSError:  # a file system without hard links
             if not path.exists():
-                os.rename(aside, path)
-    aside.unlink(missing_ok=True)
+                os.rename(moved, path)
+    moved.unlink(missing_ok=True)
 
 
-def _beat(path: Path, file: int, owner: dict[str, Any], over: threading.Event) -> None:
-    """Rewrites the lock file until it is over; a process whose lock was taken over, as after it had been suspended,
-    is asked to stop."""
+def _refresh(path: Path, file: int, owner: dict[str, Any], released: threading.Event) -> None:
+    """Rewrites the lock file until it is released. A process whose lock was taken over, for example because it was
+    suspended, sends itself SIGTERM."""
     count = 0
-    while not over.wait(BEAT_S):
+    while not released.wait(REFRESH_S):
         count += 1
         try:
-            mine = _is_at(file, path)
-            if mine:
+            owned = _is_open(file, path)
+            if owned:
                 _write(file, owner, count)
-        except OSError as error:  # may pass; if it does not, others see that the file no longer changes
+        except (
+            OSError
+        ) as error:  # may be transient; if not, other processes see that the file no longer changes
             log.debug("%s was not rewritten (%s)", path, error)
             continue
-        if not mine:
-            log.error("%s was taken over by another process, as from one that stood still; stopping", path)
+        if not owned:
+            log.error("%s was taken over by another process after this one was suspended; stopping", path)
             os.kill(os.getpid(), signal.SIGTERM)
             return
 
 
 def _write(file: int, owner: dict[str, Any], count: int) -> None:
-    """Every line of an owner has the same length, so that none is seen half old and half new."""
+    """Writes the owner and a count, always of the same length, so that no reader sees a mixture of two writes."""
     line = json.dumps({**owner, "inode": os.fstat(file).st_ino, "beat": f"{count:012d}"})
     os.pwrite(file, line.encode() + b"\n", 0)
     os.fsync(file)
@@ -241,33 +246,33 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, str]:
-    """What a process id is unique in: a host since its boot, and a name space of processes in it."""
-    found = {"host": socket.gethostname()}
-    for name, look in (
+    """The scope in which a process id is unique: a host since its boot, and a PID namespace."""
+    machine = {"host": socket.gethostname()}
+    for name, read in (
         ("boot", lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()),
         ("space", lambda: os.readlink("/proc/self/ns/pid")),
     ):
         with contextlib.suppress(OSError):
-            found[name] = look()
-    return found
+            machine[name] = read()
+    return machine
 
 
-def _born(pid: int) -> str:
-    """When a process began, in ticks since the boot; "" when it is gone, is a zombie, or cannot be seen."""
+def _start_time(pid: int) -> str:
+    """When a process started, in ticks since the boot; "" when it is gone, a zombie, or not visible."""
     try:
-        words = (
+        fields = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         )
     except OSError:
         return ""
-    return "" if words[0] in "ZX" else words[19]
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _alive(owner: dict[str, Any]) -> bool:
     """Whether a process of this machine is still the one that made the lock file."""
     pid = owner["pid"]
     if Path(f"/proc/{pid}").exists():
-        return _born(pid) == owner["born"]
+        return _start_time(pid) == owner["born"]
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -277,7 +282,8 @@ def _alive(owner: dict[str, Any]) -> bool:
     return True
 
 
-def _is_at(file: int, path: Path) -> bool:
+def _is_open(file: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:

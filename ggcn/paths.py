@@ -15,7 +15,7 @@ def is_local(folder: str) -> bool:
 
 
 def user_path(text: str) -> Path:
-    """A path given on the command line, with `~` and `~USER` expanded as a shell does that sees no quotes."""
+    """A path from the command line, with an unquoted shell's expansion of `~` and `~USER`."""
     return Path(os.path.expanduser(text))
 
 

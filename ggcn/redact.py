@@ -1,4 +1,4 @@
-"""Takes credentials out of text before it is shown or stored where others read it."""
+"""Removes credentials from text before it is shown or stored where others can read it."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ HIDDEN = "***"
 URL = re.compile(
     r"""([a-z][a-z0-9+.-]*://)            # scheme
         ([^\s/?\#'"<>]*@                  # user:password@
-        |[^\s/?\#'"<>:]+:(?!\d{1,5}/)[^\s'"<>]*@)?  # a password may hold a slash, but a port is none
+        |[^\s/?\#'"<>:]+:(?!\d{1,5}/)[^\s'"<>]*@)?  # a password may contain a slash; a port is not a password
         ([^\s?\#'"<>]*)                   # host and path
         ([?\#][^\s'"<>]*?)?               # query: signatures and tokens have many names, so all of it goes
         (?=[).,;:]*(?:[\s'"<>]|$))""",
@@ -18,20 +18,20 @@ URL = re.compile(
 SECRET = r"""(?![\w-]*(?:error|exception|tokeni[sz]))[\w-]*
     (?:token|secret|passw(?:or)?d|passphrase|(?:api|access|account|auth|private|session)[_-]?key|credentials?|signature)
     [\w-]*"""
-"""names of variables, headers, options and keys whose values are hidden"""
+"""names of variables, headers, options and keys whose values are redacted"""
 HEADER = re.compile(
-    r"""((?P<around>['"])?(?<![\w-])(?:(?:proxy-)?authorization|(?:set-)?cookie)
+    r"""((?P<outer>['"])?(?<![\w-])(?:(?:proxy-)?authorization|(?:set-)?cookie)
         (?:\\*['"])?[ \t]*[:=][ \t]*(?:\\*(?P<quote>['"]))?
         (?:(?:bearer|basic|token|digest|negotiate|apikey|aws[\w-]*)\s+)?)
-        (?:(?(quote)(?!(?P=quote))|(?(around)(?!(?P=around))))[^\n])+""",
+        (?:(?(quote)(?!(?P=quote))|(?(outer)(?!(?P=outer))))[^\n])+""",
     re.IGNORECASE | re.VERBOSE,
 )
 NAMED = re.compile(
-    rf"""((?:(?P<around>['"])(?={SECRET}\s*[:=]))?
+    rf"""((?:(?P<outer>['"])(?={SECRET}\s*[:=]))?
         (?:(?<![\w-])--?(?=\w){SECRET}[ \t]+(?!-)
         |(?<![\w-]){SECRET}(?:\\*['"])?[ \t]*[:=](?!//)[ \t]*)
         (?:\\*(?P<quote>['"]))?)
-        (?:(?(quote)(?:\\.|(?!(?P=quote))[^\n])|(?(around)(?!(?P=around))[^\n]|[^\s'"&;])))+""",
+        (?:(?(quote)(?:\\.|(?!(?P=quote))[^\n])|(?(outer)(?!(?P=outer))[^\n]|[^\s'"&;])))+""",
     re.IGNORECASE | re.VERBOSE,
 )
 LOGIN = re.compile(
@@ -53,7 +53,7 @@ def redact(text: str) -> str:
 
 
 def shard_folder(url: str) -> str:
-    """A folder of shards as others may see it: of a `pipe:` command only the program's name remains."""
+    """A folder of shards without credentials: of a `pipe:` command only the program's name remains."""
     if not url.startswith("pipe:"):
         return redact(url)
     program = _program(url.removeprefix("pipe:"))
@@ -61,14 +61,14 @@ def shard_folder(url: str) -> str:
 
 
 def _program(command: str) -> str:
-    """The name of the first program that a shell command runs; empty where it is not plain to see."""
-    pieces = shlex.shlex(command, posix=True, punctuation_chars=True)
-    pieces.commenters, pieces.whitespace_split = "", True
+    """The name of the first program that a shell command runs; empty where it cannot be parsed."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.commenters, lexer.whitespace_split = "", True
     try:
-        for piece in pieces:
-            passed = ASSIGNMENT.match(piece) or piece == "env" or piece.startswith("-")
-            if not passed and re.search(r"\w", piece):
-                return piece
+        for token in lexer:
+            skipped = ASSIGNMENT.match(token) or token == "env" or token.startswith("-")
+            if not skipped and re.search(r"\w", token):
+                return token
     except ValueError:  # a quote without an end
         pass
     return ""
@@ -83,5 +83,5 @@ class Formatter(logging.Formatter):
 
 
 def _url(match: re.Match[str]) -> str:
-    scheme, login, place, query = match.groups()
-    return f"{scheme}{f'{HIDDEN}@' if login else ''}{place}{f'{query[0]}{HIDDEN}' if query else ''}"
+    scheme, login, location, query = match.groups()
+    return f"{scheme}{f'{HIDDEN}@' if login else ''}{location}{f'{query[0]}{HIDDEN}' if query else ''}"

@@ -104,7 +104,7 @@ def local(config: Config, run: RunDir) -> int:
     validate_world(config, world)
     validate_packages(config)
     data_check.data(config, remote=True)
-    with run.alone("launcher"):
+    with run.exclusive("launcher"):
         prepare(config, run)
         code = processes.launch(run, world)
     report(run, code == 0)
@@ -119,7 +119,7 @@ def debug(config: Config, run: RunDir) -> int:
 
     validate_packages(config)
     data_check.data(config, remote=True)
-    with run.alone("launcher"):
+    with run.exclusive("launcher"):
         prepare(config, run)
         job.log_to(run.log(0), 0)
         outcome = job.run_rank(run, RankInfo(), StopSignal().install(), watched=False, mode="debug")
@@ -165,7 +165,7 @@ def _only_launcher(run: RunDir) -> Iterator[None]:
     """Holds the run against other launchers; raises UserError while one is at work."""
     with ExitStack() as held:
         try:
-            held.enter_context(run.alone("launcher"))
+            held.enter_context(run.exclusive("launcher"))
         except RunTaken:
             raise UserError(
                 f"another launcher is at work on {run.path}, so nothing was submitted; "
@@ -258,7 +258,7 @@ def prepare(config: Config, run: RunDir) -> None:
         raise UserError(
             f"{run.path} is no name in UTF-8, which TensorBoard needs; give another paths.runs=FOLDER"
         )
-    with run.alone("rank"):
+    with run.exclusive("rank"):
         try:
             changes = run.changes(config)
         except UserError as error:  # a config that this version does not read

@@ -250,7 +250,7 @@ def _folders(place: Path) -> list[Path]:
 def jobs_of(runs: Sequence[RunDir]) -> dict[str, QueuedJob]:
     """SLURM's jobs, if one of the runs was ever submitted and SLURM is there to ask. Raises UserError when it does
     not answer."""
-    submitted = any(event["event"] in ("submit", "asking") for run in runs for event in read_events(run))
+    submitted = any(event["event"] in ("submit", "submitting") for run in runs for event in read_events(run))
     return slurm.queue() if submitted and shutil.which("squeue") else {}
 
 

@@ -485,7 +485,7 @@ class Cache:
         """Where files cannot be locked, waits until no other process downloads the shard at `path`."""
         with contextlib.ExitStack() as held:
             if not self.lockable:
-                held.enter_context(locks.stand_in(_writers(path), wait=True))
+                held.enter_context(locks.lock_file(_writers(path), wait=True))
             yield
 
     @contextlib.contextmanager
@@ -548,11 +548,11 @@ def _evict(path: Path) -> bool:
     with contextlib.ExitStack() as held:
         try:
             if path.suffix == ".part" and _writers(path).exists():
-                held.enter_context(locks.stand_in(_writers(path)))
+                held.enter_context(locks.lock_file(_writers(path)))
             file = hold(
                 path, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR
             )  # for writing, or NFS refuses the lock
-        except (locks.Taken, PermissionError):  # the latter for another user's
+        except (locks.LockTaken, PermissionError):  # the latter for another user's
             return False
         if file is None:
             return False

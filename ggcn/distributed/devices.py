@@ -108,7 +108,7 @@ def cuda_unavailable_reason() -> str:
 def cpu_threads(local_world: int) -> int:
     """Threads of a rank on a CPU: OMP_NUM_THREADS, else an equal share of the cores that this process may use."""
     share = len(os.sched_getaffinity(0)) // max(local_world, 1)
-    return environment.integer("OMP_NUM_THREADS", least=1) or max(1, share)
+    return environment.integer("OMP_NUM_THREADS", minimum=1) or max(1, share)
 
 
 def device_summary(device: torch.device, rank_info: RankInfo) -> str:

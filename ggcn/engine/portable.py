@@ -31,7 +31,7 @@ def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Param
     if process_group.is_main_process():
         folder.mkdir(parents=True)
         state = {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
-        with files.growing(folder / STATE) as file:
+        with files.streaming_write(folder / STATE) as file:
             torch.save(state, file)
     process_group.barrier()  # what follows may gather from all, and its collectives do not wait for a slow disk
 

@@ -98,7 +98,7 @@ def exit_code(run: RunDir, place: "RankInfo", stop: StopSignal, mode: str | None
     wait in a collective could hang.
     """
     log_to(run.log(place.rank), place.rank)
-    for old in (run.error(place.rank), run.outage(place.rank)):
+    for old in (run.error(place.rank), run.transient_error(place.rank)):
         old.unlink(missing_ok=True)
     try:
         return 0 if run_rank(run, place, stop, True, mode).finished else STOPPED
@@ -115,7 +115,7 @@ def _failed(run: RunDir, rank: int, error: Exception) -> int:
         return FAILED
     if is_transient(error):
         log.error("rank %d failed, which may pass", rank, exc_info=error)
-        _note(run.outage(rank), error)
+        _note(run.transient_error(rank), error)
         return FAILED
     log.error("%s", error)
     _note(run.error(rank), error)
@@ -166,7 +166,7 @@ class SlurmRank:
         A stop that the ranks agreed on ends with code 0, or srun would kill the ranks that are still saying
         goodbye; whether the job is requeued is for the batch script to decide (ggcn/launch/requeue.py).
         """
-        event_log.in_own_job()
+        event_log.adopt_job()
         # the end was counted on rank 0's node, and clocks of nodes differ; one rank that stops is enough
         end = environment.seconds("GGCN_JOB_END") if environment.integer("SLURM_PROCID") == 0 else None
         stop = StopSignal(end).install()
@@ -181,7 +181,7 @@ def slurm_place() -> "RankInfo":
     from ggcn.distributed.rank_info import RankInfo
 
     rank, world, local = (_given(f"SLURM_{name}") for name in ("PROCID", "NTASKS", "LOCALID"))
-    nodes = environment.integer("SLURM_STEP_NUM_NODES", least=1) or 1
+    nodes = environment.integer("SLURM_STEP_NUM_NODES", minimum=1) or 1
     # elements of an array have numbers in a row, and each its own count of restarts
     number = _given("SLURM_JOB_ID") * 101 + (environment.integer("SLURM_RESTART_COUNT") or 0)
     return RankInfo(rank, world, local, max(world // nodes, 1), _address(), 10000 + number % 20000)
@@ -273,7 +273,7 @@ def _alone(run: RunDir) -> Iterator[None]:
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(run.alone("rank"))
+                held.enter_context(run.exclusive("rank"))
                 break
             except RunTaken:
                 if not event_log.job():

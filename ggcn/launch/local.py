@@ -46,7 +46,7 @@ def launch(run: RunDir, world: int) -> int:
             "or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
     limits.require_open_files(world)
-    for old in (path for kind in ("error", "outage", "stacks") for path in run.logs.glob(f"*.{kind}")):
+    for old in (path for kind in ("error", "transient", "stacks") for path in run.logs.glob(f"*.{kind}")):
         old.unlink()
     os.environ[event_log.ATTEMPT] = uuid4().hex
     with Messenger() as messenger:
@@ -123,8 +123,8 @@ def _wait(context: ProcessContext, run: RunDir, messenger: Messenger) -> int:
 
 def _explain(run: RunDir, number: int, code: int) -> str:
     """What happened to the rank that failed first: its own words, else how it ended."""
-    own = (run.error(number), run.outage(number))
-    others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.outage")))
+    own = (run.error(number), run.transient_error(number))
+    others = (*sorted(run.logs.glob("*.error")), *sorted(run.logs.glob("*.transient")))
     for path in (*own, *(others if code > 0 else ())):
         if sentence := job.noted(path):
             return sentence

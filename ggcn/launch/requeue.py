@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 
 def main() -> int:
     """The command line."""
-    event_log.in_own_job()
+    event_log.adopt_job()
     run, code = RunDir(Path(sys.argv[1])), sys.argv[2]
     if code == "refused":
         why = " ".join(" ".join(sys.argv[3:]).split()) or "no reason given"
@@ -77,7 +77,7 @@ def verdict(run: RunDir, code: int) -> Verdict:
             "hang",
             f"no step for cluster.hang_s; stack traces of {len(hung)} ranks in {run.logs}",
         )
-    return _crash(run, events, "crash", _noted(run, "outage") or _how(code))
+    return _crash(run, events, "crash", _noted(run, "transient") or _how(code))
 
 
 def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:

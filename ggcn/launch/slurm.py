@@ -109,7 +109,7 @@ def submit(config: Config, runs: list[RunDir]) -> list[str]:
         **code_snapshot.facts(),
     }  # known beforehand: the job may start at once
     for index, run in enumerate(runs if array else ()):
-        event_log.add(run, "asking", array=array, index=index)
+        event_log.add(run, "submitting", array=array, index=index)
     try:
         site = {name: os.environ[name] for name in SITE if name in os.environ}
         with clean_env():  # a job submitted from a job must not inherit its size
@@ -283,7 +283,7 @@ def _find_end() -> list[str]:
 def _clear_logs() -> list[str]:
     """What is in these files afterwards was said by ranks of this attempt."""
     return [
-        'rm -f "$GGCN_RUN"/logs/*.error "$GGCN_RUN"/logs/*.outage',
+        'rm -f "$GGCN_RUN"/logs/*.error "$GGCN_RUN"/logs/*.transient',
         'for file in "$GGCN_RUN"/logs/*.stacks; do',
         '  if [ -s "$file" ]; then mv -f "$file" "$file.old"; else rm -f "$file"; fi',
         "done",

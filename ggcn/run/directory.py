@@ -14,7 +14,7 @@ from ggcn.config.schema import Config
 from ggcn.errors import UserError
 from ggcn.run import code_snapshot
 
-FREE = (
+MUTABLE = (
     "run",
     "paths.",
     "cluster.",
@@ -39,17 +39,17 @@ FREE = (
     "data.backoff",
     "data.allow_pipe",
 )
-"""keys that may change over a run's life: they say where, how long and by what machinery, not what is computed
-(the shards' content is compared by hash, wherever it lies, and a run may be moved and renamed)"""
+"""keys that may change between starts of a run: they say where, how long and by what means it trains, not what it
+computes (the shards' content is compared by hash, wherever it lies, and a run may be moved and renamed)"""
 
 
 class RunTaken(UserError):
-    """Another process is at work on the run."""
+    """Another process has the run locked."""
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """`runs/NAME` and the places in it."""
+    """`runs/NAME` and the paths of the files in it."""
 
     path: Path
 
@@ -75,7 +75,7 @@ class RunDir:
 
     @property
     def samples(self) -> Path:
-        """Pictures by step."""
+        """Sheets of samples by step."""
         return self.path / "samples"
 
     @property
@@ -100,7 +100,7 @@ class RunDir:
 
     @property
     def code(self) -> Path:
-        """The copy of the code that runs now, named by its hash; those of earlier starts lie beside it."""
+        """The copy of the code that runs now, named by its hash; those of earlier starts lie next to it."""
         return self.path / "code" / code_snapshot.digest()
 
     def log(self, rank: int) -> Path:
@@ -108,12 +108,12 @@ class RunDir:
         return self.logs / f"rank_{rank:04d}.log"
 
     def error(self, rank: int) -> Path:
-        """Where a rank leaves the sentence that says what the user can fix."""
+        """Where a rank leaves the sentence about an error that the user must fix."""
         return self.logs / f"rank_{rank:04d}.error"
 
-    def outage(self, rank: int) -> Path:
-        """Where a rank leaves the sentence about what may pass by itself."""
-        return self.logs / f"rank_{rank:04d}.outage"
+    def transient_error(self, rank: int) -> Path:
+        """Where a rank leaves the sentence about an error that a restart may fix."""
+        return self.logs / f"rank_{rank:04d}.transient"
 
     def stacks(self, rank: int) -> Path:
         """Where a hanging rank leaves its stack traces."""
@@ -129,7 +129,7 @@ class RunDir:
         if changes := self.changes(config):
             raise UserError(
                 f"{self.path} was started with another config ({'; '.join(changes)}); "
-                "take another run=NAME, or say --force to go on with the new values"
+                "take another run=NAME, or add --force to go on with the new values"
             )
 
     def changes(self, config: Config) -> list[str]:
@@ -144,17 +144,19 @@ class RunDir:
             code_snapshot.keep(self.code)
 
     @contextmanager
-    def alone(self, who: str) -> Iterator[None]:
-        """Holds the run for this process; raises RunTaken while another one does, UserError when the disk refuses.
+    def exclusive(self, who: str) -> Iterator[None]:
+        """Locks the run for this process.
 
-        Two locks, by `who`: the launcher's, and rank 0's, which outlives a launcher that was killed.
+        Raises RunTaken while another process has it, UserError when it cannot be written.
+
+        `who` names one of two locks: "launcher", or "rank", which rank 0 holds and which outlives a killed launcher.
         """
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
                 with self.writable():
                     self.path.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(locks.exclusive_lock(self.path / f".lock-{who}"))
-            except locks.Taken:
+                    stack.enter_context(locks.exclusive_lock(self.path / f".lock-{who}"))
+            except locks.LockTaken:
                 raise RunTaken(
                     f"{self.path} is being trained by another process; wait for it, or take another run=NAME"
                 ) from None
@@ -191,16 +193,16 @@ def absolute(config: Config) -> Config:
     return config
 
 
-def _absolute(place: str) -> str:
-    """A local path made absolute, links kept. A URL, a command, an empty string, and a path that begins with a
-    variable that is only known where the ranks run, stay as they are."""
-    path = place.removeprefix("file://")
+def _absolute(location: str) -> str:
+    """A local path made absolute, symbolic links kept. A URL, a command, an empty string, and a path that begins with
+    a variable, which may only be set where the ranks run, stay as they are."""
+    path = location.removeprefix("file://")
     kept = not path or path.startswith(("$", "pipe:")) or "://" in path
-    return place if kept else os.path.abspath(path)
+    return location if kept else os.path.abspath(path)
 
 
 def identity(config: Config) -> dict[str, Any]:
     """{dotted key: value} of all that belongs to what a run computes."""
     # of a mixture, as of data.shards, the folders may move: the weights in their order are what counts
     flat = flatten(config) | {"data.mixture": list(config.data.mixture.values())}
-    return {key: value for key, value in flat.items() if not key.startswith(FREE)}
+    return {key: value for key, value in flat.items() if not key.startswith(MUTABLE)}

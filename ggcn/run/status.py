@@ -58,7 +58,7 @@ def queued_job(run: RunDir, jobs: dict[str, QueuedJob]) -> tuple[str, QueuedJob]
     """The run's job in `jobs` and its id, or None: found by its id or, where the launcher was killed before it noted
     that, by the comment."""
     events = event_log.read(run)
-    submitted, asked = event_log.last(events, "submit"), event_log.last(events, "asking")
+    submitted, asked = event_log.last(events, "submit"), event_log.last(events, "submitting")
     if submitted and submitted.get("job") in jobs:
         return submitted["job"], jobs[submitted["job"]]
     for job, found in jobs.items():
@@ -204,7 +204,7 @@ def is_local(start: event_log.Event, events: list[event_log.Event]) -> bool:
     name the job that they happened in, whoever submitted that.)"""
     if "mode" in start:
         return start["mode"] != "slurm"
-    submitted = any(event["event"] in ("submit", "asking") for event in events)
+    submitted = any(event["event"] in ("submit", "submitting") for event in events)
     return not (start.get("job") and submitted)
 
 

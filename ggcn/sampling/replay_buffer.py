@@ -61,7 +61,7 @@ class ReplayBuffer:
         folder.mkdir(exist_ok=True)
         for slot, lane in enumerate(self.lanes.owned):
             state = {"chains": self.chains[slot].cpu().clone(), "ages": self.ages[slot].clone()}
-            with files.growing(_path(folder, lane)) as file:
+            with files.streaming_write(_path(folder, lane)) as file:
                 torch.save(state, file)
 
     def load(self, folder: Path) -> None:

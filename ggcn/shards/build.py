@@ -208,7 +208,7 @@ def write_sidecar(
         "rejects": rejects,
     }
     # a power cut that takes it, or the tar, back costs no more than this shard
-    with files.atomic_write(part.sidecar, listed=False) as temporary:
+    with files.atomic_write(part.sidecar, sync_folder=False) as temporary:
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
@@ -218,7 +218,7 @@ def pack(part: Slice, images: list[bytes]) -> dict[str, Any]:
         part.tar.unlink(missing_ok=True)
         return {"bytes": 0, "sha256": "", "offsets": [], "sizes": []}
     offsets, at, digest = [], 0, hashlib.sha256()
-    with files.atomic_write(part.tar, listed=False) as temporary, temporary.open("wb") as file:
+    with files.atomic_write(part.tar, sync_folder=False) as temporary, temporary.open("wb") as file:
         for header, data in members(part, images):
             offsets.append(at + len(header))
             piece = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
@@ -339,7 +339,7 @@ def alone(out: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(locks.exclusive_lock(out / CLAIM, with_children=True))
-        except locks.Taken:
+        except locks.LockTaken:
             raise UserError(f"another make_shards is at work in {out}; wait for it or stop it") from None
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS):

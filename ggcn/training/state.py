@@ -60,7 +60,7 @@ class State:
         if learner.replay_buffer:
             learner.replay_buffer.save(folder / "lanes")
         if process_group.is_main_process():
-            with files.growing(folder / WEIGHTS) as file:
+            with files.streaming_write(folder / WEIGHTS) as file:
                 torch.save({name: module.state_dict() for name, module in self._averages()}, file)
 
     def restore(self, folder: Path, facts: dict[str, Any], data: str) -> None:

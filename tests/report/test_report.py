@@ -324,7 +324,7 @@ def test_lives_end_as_the_events_say() -> None:
 
 def test_a_job_that_waits_has_no_life_yet(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    event_log.add(run, "asking", array="1", index=0)
+    event_log.add(run, "submitting", array="1", index=0)
     event_log.add(run, "submit", nodes=1)
     assert lives(event_log.read(run), 99, running=False) == []
     assert "submit" in Page(report.write(run).read_text()).words

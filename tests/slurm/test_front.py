@@ -263,7 +263,7 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_mistake_for_oth
     def end() -> requeue.Verdict:
         return requeue.verdict(run, rank_in_a_fork(run))  # the lock is this process's
 
-    with run.alone("rank"):
+    with run.exclusive("rank"):
         assert end().kind == "mistake"
         in_job(monkeypatch, "7")
         found = end()

@@ -460,7 +460,7 @@ def test_an_attempt_begins_with_no_notes_of_the_one_before(
 ) -> None:
     run = script()
     run.run.logs.mkdir()
-    for kind in ("error", "outage", "stacks"):
+    for kind in ("error", "transient", "stacks"):
         (run.run.logs / f"rank_0003.{kind}").write_text("of a larger world, before")
     stand_ins.write(srun="exit 137")
     run()

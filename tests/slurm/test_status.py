@@ -177,7 +177,7 @@ def test_what_a_job_of_ours_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "97")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     assert event_log.job() is None
-    event_log.in_own_job()
+    event_log.adopt_job()
     assert event_log.job() == "97_2"
 
 
@@ -221,7 +221,7 @@ EVENTS = "\n".join(
         *(
             '{"event": "start", "time": NaN, "world": "two", "step": null, "pid": "x", "host": 3, "job": [1]}',
         ),
-        *('{"event": "stop"}', '{"event": "end"}', '{"event": "submit"}', '{"event": "asking"}'),
+        *('{"event": "stop"}', '{"event": "end"}', '{"event": "submit"}', '{"event": "submitting"}'),
         *('{"event": "end", "time": "noon", "kind": 3, "reason": null}', '{"event": "start", "time": 1e300}'),
         '{"event": "start", "time": -1e18, "pid": -4, "host": "HOST"}'.replace("HOST", socket.gethostname()),
     ]

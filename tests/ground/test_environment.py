@@ -34,7 +34,7 @@ def test_a_number_is_read_in_every_legal_form_and_else_left_out(
     text: str, value: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
-    assert environment.integer("OMP_NUM_THREADS", least=1) == value
+    assert environment.integer("OMP_NUM_THREADS", minimum=1) == value
     assert devices.cpu_threads(1) >= 1
 
 
@@ -46,7 +46,7 @@ def test_what_is_left_out_is_said_once(
         assert environment.integer("OMP_NUM_THREADS") is None
         assert environment.integer("OMP_NUM_THREADS") is None
     (record,) = caplog.records
-    assert "OMP_NUM_THREADS='a few' is no number" in record.getMessage()
+    assert "OMP_NUM_THREADS='a few' is not a number" in record.getMessage()
 
 
 @pytest.mark.parametrize(

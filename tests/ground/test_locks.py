@@ -1,4 +1,4 @@
-"""Locks keep processes apart on file systems with locks and without, and go with their processes."""
+"""Locks keep processes apart on file systems with and without locks, and are released when their process ends."""
 
 import errno
 import os
@@ -23,17 +23,17 @@ import fcntl, os, sys, time
 from pathlib import Path
 from ggcn import locks
 
-def none(*_):
+def unsupported(*_):
     raise OSError(number, os.strerror(number))
 
 path, number, host, fork = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 if number:
-    fcntl.flock = fcntl.lockf = none
+    fcntl.flock = fcntl.lockf = unsupported
 if host:
     here = locks._machine()
     locks._machine = lambda: here | {"host": host}
-locks.BEAT_S = 0.05
-with locks.exclusive(path):
+locks.REFRESH_S = 0.05
+with locks.exclusive_lock(path):
     if not fork or os.fork():
         print("held", flush=True)
     time.sleep(120)
@@ -65,15 +65,15 @@ def hold(tmp_path: Path) -> Iterator[Hold]:
         process.wait()
 
 
-def without(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """From now on this process's file systems have no locks, and say so by error `number`; 0: they have."""
+def without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Makes locks fail with error `number` in this process, as on a file system without them; 0: they work."""
 
-    def none(*_: object) -> None:
+    def unsupported(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.delenv(locks.WARNED, raising=False)
     for name in ("flock", "lockf") if number else ():
-        monkeypatch.setattr(f"fcntl.{name}", none)
+        monkeypatch.setattr(f"fcntl.{name}", unsupported)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_a_lock_keeps_others_out_until_its_process_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold, number: int
 ) -> None:
     path = tmp_path / ".lock"
-    without(monkeypatch, number)
+    without_locks(monkeypatch, number)
     with locks.exclusive_lock(path):
         pass
     holder = hold(path, number, fork="and leave a child behind")
-    with pytest.raises(locks.Taken), locks.exclusive_lock(path):
+    with pytest.raises(locks.LockTaken), locks.exclusive_lock(path):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     monkeypatch.setattr(locks, "STALE_S", 1e6)  # nobody need wait for a process that is seen to be dead
@@ -102,7 +102,7 @@ def test_a_lock_file_of_another_machine_counts_while_it_changes(
     path = tmp_path / ".lock"
     holder = hold(path, errno.ENOLCK, host="elsewhere")
     monkeypatch.setattr(locks, "STALE_S", 5.0)
-    with pytest.raises(locks.Taken), locks.exclusive_lock(path):  # though this machine has locks
+    with pytest.raises(locks.LockTaken), locks.exclusive_lock(path):  # though this machine has locks
         pass
     os.kill(holder.pid, signal.SIGSTOP)
     with locks.exclusive_lock(path):
@@ -119,7 +119,7 @@ def test_a_lock_file_that_came_with_a_copy_of_its_folder_ends(
     monkeypatch.setattr(locks, "STALE_S", 0.5)
     with locks.exclusive_lock(tmp_path / "other/.lock"):
         pass
-    with pytest.raises(locks.Taken), locks.exclusive_lock(tmp_path / "one/.lock"):
+    with pytest.raises(locks.LockTaken), locks.exclusive_lock(tmp_path / "one/.lock"):
         pass
 
 
@@ -134,7 +134,7 @@ def test_what_is_unlike_a_lock_file_is_replaced(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_without_locks_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without(monkeypatch, errno.ENOSYS)
+    without_locks(monkeypatch, errno.ENOSYS)
     for name in ("one", "other", "one"):
         with locks.exclusive_lock(tmp_path / name):
             pass
@@ -149,7 +149,7 @@ def test_two_processes_never_hold_a_lock_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Each adds 1 to a number in a file, which is lost where two read it before either writes."""
-    without(monkeypatch, number)
+    without_locks(monkeypatch, number)
     total, children = tmp_path / "total", []
     total.write_text("0")
     for _ in range(3):
@@ -170,13 +170,13 @@ def test_two_processes_never_hold_a_lock_at_once(
 def test_a_run_is_one_launchers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold, number: int
 ) -> None:
-    without(monkeypatch, number)
+    without_locks(monkeypatch, number)
     run = RunDir(tmp_path / "one")
     run.path.mkdir()
     hold(run.path / ".lock-launcher", number)
-    with pytest.raises(UserError, match="one is being trained by another process"), run.alone("launcher"):
+    with pytest.raises(UserError, match="one is being trained by another process"), run.exclusive("launcher"):
         pass
-    with run.alone("rank"):
+    with run.exclusive("rank"):
         pass
 
 
@@ -188,5 +188,5 @@ def test_a_run_directory_that_cannot_be_written_is_a_sentence(
 
     monkeypatch.setattr(Path, "mkdir", full)
     run, sentence = RunDir(tmp_path / "one"), r"one cannot be written \(Disk quota exceeded\)"
-    with pytest.raises(UserError, match=sentence), run.alone("rank"):
+    with pytest.raises(UserError, match=sentence), run.exclusive("rank"):
         pass
