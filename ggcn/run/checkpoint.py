@@ -149,7 +149,7 @@ class Checkpoints:
 
     def __init__(self, root: Path, config: CheckpointConfig) -> None:
         self.root, self.config = root, config
-        self.budget = SaveBudget(config.budget)
+        self.budget = SaveBudget(config.max_overhead)
 
     def due(self, step: int, last: int) -> bool:
         """Whether to save after step number `step`: at multiples of config.every that the budget allows, and at the

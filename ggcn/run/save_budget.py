@@ -25,8 +25,8 @@ class SaveBudget:
         if not allowed and not self.warned:
             self.warned = True
             log.warning(
-                "a checkpoint takes %.1f s, more than checkpoint.budget=%g of the %.1f s since the last; saving less "
-                "often than checkpoint.every says",
+                "a checkpoint takes %.1f s, more than checkpoint.max_overhead=%g of the %.1f s since the last; saving "
+                "less often than checkpoint.every says",
                 self.save_s,
                 self.max_share,
                 elapsed,
