@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ggcn.distributed.rank_info import RankInfo
-    from ggcn.training.trainer import Outcome
+    from ggcn.training.trainer import TrainResult
 
 log = logging.getLogger("ggcn")
 
@@ -43,14 +43,15 @@ PATIENCE_S = 60
 
 def run_rank(
     run: RunDir, place: "RankInfo", stop: StopSignal, watched: bool = True, mode: str | None = None
-) -> "Outcome":
+) -> "TrainResult":
     """Trains as one rank of the run that `run` holds frozen, until its end or until `stop` is requested.
 
     `watched`: end the process with its stacks written when no step completes for cluster.hang_s. `mode`: how the
     run was started, local, debug or slurm; by default slurm in a job that was submitted for it, else local.
     """
     from ggcn.distributed import devices, process_group
-    from ggcn.training.trainer import Outcome, refresh_report, train
+    from ggcn.training.background import refresh_report
+    from ggcn.training.trainer import TrainResult, train
 
     config = resolved(load(run.config), strict=True)
     mode = mode or ("slurm" if event_log.job() else "local")
@@ -75,7 +76,7 @@ def run_rank(
         barrier.poll_s = watchdog.poll_s
         stop.cancelled = first and event_log.cancelled(event_log.read(run), event_log.job())
         if process_group.any_rank(stop.received, device):  # already: then not even the first step
-            outcome = Outcome(event_log.saved_step(run), finished=False)
+            outcome = TrainResult(event_log.saved_step(run), finished=False)
         else:
             outcome = train(config, run, stop, device, heart)
         heart.stop()
@@ -83,7 +84,7 @@ def run_rank(
             event_log.add(run, "finish", step=outcome.step)
         elif first:
             event_log.add(run, "stop", step=outcome.step, reason=stop.reason or "a signal to another rank")
-        outcome.aside.wait()
+        outcome.background.wait()
         if first:
             refresh_report(run)  # which says how it ended
         process_group.barrier()  # a rank that is gone while rank 0 still writes would look like a failure

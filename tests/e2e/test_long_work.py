@@ -10,10 +10,10 @@ from helpers import ROOT, TINY, command, quiet_environment
 QUICK = ["cluster.hang_s=5", "cluster.timeout_s=6", "engine=plain", "engine.precision=fp32"]
 
 
-def launch(words: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """A run of two ranks whose rank 0 is slow, as the environment of tests/e2e/slow.py says."""
+def launch(overrides: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """A run of two ranks whose rank 0 is slow, as tests/e2e/launch_with_slow_rank.py describes."""
     return subprocess.run(
-        command("tests/e2e/slow.py", "-m", "local", *TINY, *QUICK, *words),
+        command("tests/e2e/launch_with_slow_rank.py", "-m", "local", *TINY, *QUICK, *overrides),
         capture_output=True,
         text=True,
         env=quiet_environment() | {"SECONDS": "25", "OMP_NUM_THREADS": "1"} | environment,
@@ -23,38 +23,44 @@ def launch(words: list[str], **environment: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", ["save", "picture", "fit", "score"])
+@pytest.mark.parametrize("work", ["checkpoint", "samples", "fit", "evaluation"])
 def test_healthy_work_of_rank_0_may_take_longer_than_any_limit(
     work: str, faces: Path, tmp_path: Path
 ) -> None:
     """25 s, reported every half second: longer than hang_s, than the silence allowed, and than a collective waits."""
-    words = [f"data.shards={faces}", f"paths.runs={tmp_path}", "run=x", "train.steps=3", "checkpoint.every=3"]
-    if work == "score":
+    overrides = [
+        f"data.shards={faces}",
+        f"paths.runs={tmp_path}",
+        "run=x",
+        "train.steps=3",
+        "checkpoint.every=3",
+    ]
+    if work == "evaluation":
         pytest.importorskip("efficientnet_lite_pytorch")
-        words += [
+        overrides += [
             "evaluation.every=3",
             "evaluation.count=12",
             "evaluation.real=12",
             f"evaluation.cache={tmp_path}/c",
         ]
-    done = launch([*words, "log.samples_every=2"], SLOW=work)
+    done = launch([*overrides, "log.samples_every=2"], SLOW=work)
     assert done.returncode == 0, done.stderr
     assert not any(path.stat().st_size for path in (tmp_path / "x/logs").glob("*.stacks"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", ["save", "picture"])
+@pytest.mark.parametrize("work", ["checkpoint", "samples"])
 def test_a_hang_in_long_work_is_found_with_the_stacks_of_all_ranks(
     work: str, faces: Path, tmp_path: Path
 ) -> None:
-    words = [
+    overrides = [
         f"data.shards={faces}",
         f"paths.runs={tmp_path}",
         "run=x",
         "train.steps=9",
         "log.samples_every=2",
     ]
-    done = launch([*words, "cluster.timeout_s=60"], HANG=work)
+    done = launch([*overrides, "cluster.timeout_s=60"], HANG=work)
     assert done.returncode == 2
     assert "cluster.hang_s" in done.stderr.splitlines()[-1]
     stacks = [(tmp_path / f"x/logs/rank_000{rank}.stacks").read_text() for rank in (0, 1)]

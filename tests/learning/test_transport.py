@@ -144,7 +144,7 @@ def test_pairs_are_a_datum_and_its_own_coarser_version() -> None:
 def test_it_learns_what_holds_for_images_it_never_saw() -> None:
     one = learner("train.energy.warmup=5", "model.energy.width=16")
     fitted.fit(one.upsamplers, blobs(256, 1), one.config.model.grids, mirrored=False)
-    one.adopt(dict(one.upsamplers.named_buffers()))
+    one.load_linear_maps(dict(one.upsamplers.named_buffers()))
     held_out = blobs(128, 2)
 
     def measured() -> Tensor:
@@ -156,7 +156,7 @@ def test_it_learns_what_holds_for_images_it_never_saw() -> None:
         particles = one.sample(step, data)
         one.learn_energy(data, particles, step)
         one.learn_upsamplers(particles, step)
-        one.average(step, particles)
+        one.update_averages(step, particles)
     after = measured()
     assert before.abs().max() < 0.02
     assert after.min() > 0.05

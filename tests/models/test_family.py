@@ -31,11 +31,11 @@ def iterate(learner: Learner, steps: int) -> Learner:
     size = learner.config.model.grids[-1]
     for step in range(steps):
         images = torch.randint(0, 256, (16, 3, size, size), generator=dice, dtype=torch.uint8)
-        data = learner.data(images, step)
+        data = learner.prepare_data(images, step)
         particles = learner.sample(step, data)
         learner.learn_energy(data, particles, step)
         learner.learn_upsamplers(particles, step)
-        learner.average(step, particles)
+        learner.update_averages(step, particles)
     return learner
 
 
@@ -170,7 +170,7 @@ def test_multigrid_remembers_the_colours_it_met() -> None:
         data = [batch[:, :, None, None].expand(-1, -1, size, size) for size in (4, 16)]
         particles = learner_.sample(step, data)
         assert torch.allclose(particles.starts[0], data[0], atol=1e-6)
-        learner_.average(step, particles)
+        learner_.update_averages(step, particles)
     law = learner_.ema_upsamplers.module.colours
     met = colours.flatten(0, 1)
     drawn = law.colours(torch.randn(50_000, 3, generator=dice)).flatten(1)
