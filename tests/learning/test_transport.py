@@ -132,7 +132,7 @@ def blobs(count: int, seed: int) -> Tensor:
 @pytest.mark.usefixtures("alone")
 def test_pairs_are_a_datum_and_its_own_coarser_version() -> None:
     one = learner("model.flow.start_noise=[0.0]")
-    data = one.data(blobs(16, 0), 0)
+    data = one.prepare_data(blobs(16, 0), 0)
     pairs = one.pairs(0, data)
     assert torch.equal(pairs.data[1], data[1])
     assert torch.allclose(pairs.starts[1], interpolate(data[0], size=16, mode="bilinear"), atol=1e-6)
@@ -152,7 +152,7 @@ def test_it_learns_what_holds_for_images_it_never_saw() -> None:
 
     before = measured()
     for step in range(150):
-        data = one.data(blobs(16, 100 + step), step)
+        data = one.prepare_data(blobs(16, 100 + step), step)
         particles = one.sample(step, data)
         one.learn_energy(data, particles, step)
         one.learn_upsamplers(particles, step)
@@ -166,7 +166,7 @@ def test_it_learns_what_holds_for_images_it_never_saw() -> None:
 @pytest.mark.usefixtures("alone")
 def test_chains_come_in_every_nth_step_and_start_at_the_linear_maps() -> None:
     one = learner("model.chain.every=3")
-    data = one.data(blobs(16, 0), 0)
+    data = one.prepare_data(blobs(16, 0), 0)
     particles = [one.sample(step, data) for step in range(6)]
     assert [bool(each) for each in particles] == [False, False, True, False, False, True]
     found = particles[2]
