@@ -138,7 +138,7 @@ def train(point: Run, shards: str, steps: int) -> dict[str, list[float]]:
     bank = FilterBank(config.model.grids[-1], config.model.energy.filters)
     curves: dict[str, list[float]] = {name: [] for name in ("gap", "response", "saturation", "spread")}
     for step in range(steps):
-        data = learner.data(next(batches).images, step)
+        data = learner.prepare_data(next(batches).images, step)
         particles = learner.sample(step, data)
         metrics = learner.learn_energy(data, particles, step)
         size = config.model.grids[-1]

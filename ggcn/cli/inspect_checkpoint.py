@@ -82,7 +82,7 @@ def _marks(folder: Path) -> str:
         liked = checkpoint.best(folder.parent)
     marks = ["latest"] if newest == folder.name else []
     if liked and liked["checkpoint"] == folder.name:
-        marks.append(f"best, score {liked['score']:g}")
+        marks.append(f"best, FID {liked['fid']:g}")
     return f" ({'; '.join(marks)})" if marks else ""
 
 

@@ -60,7 +60,7 @@ def _checkpoint(status: Status) -> str:
     step = event_log.saved_step(status.run)
     if not step:
         return "none yet"
-    saves = [beat["save_s"] for beat in status.heartbeats if beat["save_s"]]
+    saves = [beat["checkpoint_s"] for beat in status.heartbeats if beat["checkpoint_s"]]
     took = f", a save takes {max(saves):.2g} s" if saves else ""
     try:
         saved = (status.run.checkpoints / f"step_{step:08d}" / "COMPLETE").stat().st_mtime

@@ -16,8 +16,9 @@ from yaml import YAMLError
 from ggcn import files, paths, redact
 from ggcn.config import overrides as words
 from ggcn.config.folders import shipped_configs
+from ggcn.config.grids import fill_defaults, ladder
 from ggcn.config.overrides import schema, unknown
-from ggcn.config.schema import Config, ladder, resolve
+from ggcn.config.schema import Config
 from ggcn.config.validation import validate, validate_name
 from ggcn.errors import UserError
 
@@ -178,7 +179,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _checked(config: Config) -> Config:
-    resolve(config)
+    fill_defaults(config)
     validate(config)
     return config
 

@@ -5,7 +5,6 @@ are lists with one entry for every grid, coarsest first; a list of one entry ser
 is filled by a rule.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -63,9 +62,9 @@ class UpsamplerConfig:
     """what is there before learning: plain (bilinear interpolation; from z nothing), or fitted: linear maps fitted to
     the training pictures at step 0, z along their principal components and each grid regressed on the one before
     (grids too large for that stay bilinear). They do not change afterwards; the networks learn the rest"""
-    fitted_to: int = 5000
+    fit_images: int = 5000
     """pictures that base=fitted looks at, at most, evenly spaced; mirrored ones besides where data.flip is set"""
-    hidden: int = 128
+    z_dim: int = 128
     """dimensions of z ~ N(0, I)"""
     width: int = 256
     """channels at the coarse end; every doubling of the image halves them"""
@@ -95,7 +94,7 @@ class ChainConfig:
 
     steps: list[int] = field(default_factory=lambda: [8])
     """Langevin steps of a chain; the up-sampler learns what the chain does, so few are enough"""
-    start: str = "upsampler"
+    init_from: str = "upsampler"
     """where the chains of every grid start: upsampler (the networks' images) or base (the linear maps' alone, for
     upsampler.base=fitted)"""
     every: int = 1
@@ -155,7 +154,7 @@ class FlowConfig:
     """of each lane's particles that the JKO term is taken at, rounded up to whole ones: the term is half of what an
     energy's step costs, and a part of the particles estimates the same mean. (Rather than in every n-th step with n
     times the weight: train.energy.clip would take most of that weight away again)"""
-    particles: str = "samples"
+    jko_points: str = "samples"
     """where the JKO term is taken: samples (chain ends), data, both, or segments between the two"""
     precision: str = "engine"
     """of the JKO term: engine (as engine.precision), bf16 or fp32"""
@@ -302,7 +301,7 @@ class CheckpointConfig:
     """newest checkpoints kept; 2 leaves one to fall back on when the newest is damaged"""
     keep_every: int = 0
     """checkpoints at multiples of this many steps are kept for good; 0: none"""
-    budget: float = 0.1
+    max_overhead: float = 0.1
     """largest share of the time since the last checkpoint that saving the next may cost, by what the last one
     cost; a checkpoint that is too dear waits for the next multiple of `every`; 0: no limit"""
 
@@ -331,9 +330,9 @@ class GuardConfig:
     energy_gap: float = 50.0
     """|gap| up to this is never blamed; usual is 1. (train.energy_l2 holds it below 1 / energy_l2, 50, where
     energies tell data from samples without fail.)"""
-    gradient: float = 1000.0
+    grad_norm: float = 1000.0
     """gradient norms up to this are never blamed; usual are 1 to 10"""
-    growth: float = 1.25
+    weight_growth: float = 1.25
     """factor by which the norm of a network's weights may grow in one step; 1.01 is usual"""
     saturation: float = 0.9
     """share of a grid's pixels at or beyond -1 or 1 that chain ends may have above what data has"""
@@ -406,62 +405,3 @@ class Config:
     )
     """no key: the texts whose interpolations and variables this process has replaced, {dotted key: as it was typed};
     a file of the config holds those"""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The settings of one grid, with lists resolved."""
-
-    size: int
-    steps: int
-    step_size: float
-    temperature: float
-    gamma: float
-
-
-def resolve(config: Config) -> None:
-    """Fills the empty lists of settings per grid by their rules, so that a frozen config holds all numbers."""
-    model = config.model
-    chain = model.chain
-    steps = list(chain.steps) * (len(model.grids) if len(chain.steps) == 1 else 1)
-    if chain.time:
-        chain.step_size = list(chain.step_size) or [chain.time / max(count, 1) for count in steps]
-    chain.step_size = list(chain.step_size) or [chain.step_size_scale * size**2 for size in model.grids]
-    chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
-    model.flow.gamma = list(model.flow.gamma) or [model.flow.gamma_ratio * a for a in chain.step_size]
-
-
-COARSEST, FACTOR = 4, 4
-"""pixels along a side of the smallest grid; ratio of neighbouring grids that are made for a size"""
-
-
-def ladder(preset: Sequence[int], size: int) -> list[int]:
-    """The grids of a model preset for images of another size, coarsest first.
-
-    A preset with one grid has one again. One with several has at least two, each a quarter of the next, down to the
-    size of the preset's coarsest.
-    """
-    sizes = [size]
-    while len(preset) > 1 and sizes[0] > COARSEST and (len(sizes) == 1 or sizes[0] > preset[0]):
-        if len(sizes) > 1 and sizes[0] < FACTOR * COARSEST:
-            break
-        sizes.insert(0, max(sizes[0] // FACTOR, COARSEST))
-    return sizes
-
-
-def grids(model: ModelConfig) -> list[Grid]:
-    """The grids of a resolved model, coarsest first."""
-    count = len(model.grids)
-    chain = model.chain
-    columns: list[list[Any]] = [
-        model.grids,
-        chain.steps,
-        chain.step_size,
-        chain.temperature,
-        model.flow.gamma,
-    ]
-    return [Grid(*row) for row in zip(*(_per_grid(column, count) for column in columns), strict=True)]
-
-
-def _per_grid(values: list[Any], count: int) -> list[Any]:
-    return list(values) * count if len(values) == 1 else list(values)

@@ -1,4 +1,4 @@
-"""The face of an engine."""
+"""The interface of an engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-Learned = tuple[Tensor, Tensor, Tensor]
+StepResult = tuple[Tensor, Tensor, Tensor]
 """the loss, the objective's detached terms, the norm of the gradient averaged over ranks, before clipping"""
 
 
 class Engine(Protocol):
-    """One network's learner. Chains and pictures use `module`, frozen, which no engine watches."""
+    """Trains one network. Chains and samples use `module` itself, frozen, without the engine."""
 
     module: nn.Module
 
-    def step(self, lr: float, *inputs: object) -> Learned:
+    def step(self, lr: float, *inputs: object) -> StepResult:
         """The objective's forward on `inputs` and its backward, by micro-batches; the mean of the gradients over
         ranks; clipping; one optimizer step at learning rate `lr`. All ranks must call it.
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state into `folder`, in the form that every engine reads on any number of
+        """Writes weights and optimizer state to `folder`, in the format that every engine reads on any number of
         ranks. All ranks must call it."""
         ...
 
@@ -40,21 +40,21 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of the module, for a new engine to take its place; nothing else may be called after it."""
+        """Releases the module, so that another engine can take it; nothing else may be called after it."""
         ...
 
 
 def micro_batches(inputs: Sequence[object], count: int) -> list[tuple[Any, ...]]:
-    """`inputs` of a step cut into `count` equal micro-batches, which hold whole lanes when `count` divides the
+    """`inputs` of a step in `count` equal micro-batches, which hold complete lanes when `count` divides the
     rank's lanes."""
-    return list(zip(*(_cut(value, count) for value in inputs), strict=True))
+    return list(zip(*(_split(value, count) for value in inputs), strict=True))
 
 
-def _cut(value: object, count: int) -> Sequence[object]:
+def _split(value: object, count: int) -> Sequence[object]:
     if isinstance(value, Tensor):
         return value.chunk(count)
     if isinstance(value, list):
-        return [list(parts) for parts in zip(*(_cut(part, count) for part in value), strict=True)]
+        return [list(parts) for parts in zip(*(_split(part, count) for part in value), strict=True)]
     return [value] * count
 
 

@@ -1,4 +1,4 @@
-"""The reference engine: a page of PyTorch that the others must agree with."""
+"""The reference engine, in plain PyTorch, with which the others must agree."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ggcn.engine import portable
-from ggcn.engine.base import Learned, mean, micro_batches
+from ggcn.engine.base import StepResult, mean, micro_batches
 from ggcn.engine.portable import MOMENTS, Parts
 
 
@@ -22,7 +22,7 @@ class PlainEngine:
         self.clip = clip
         self.accumulation = accumulation
 
-    def step(self, lr: float, *inputs: object) -> Learned:
+    def step(self, lr: float, *inputs: object) -> StepResult:
         self.optimizer.zero_grad()
         losses, terms = [], []
         for part in micro_batches(inputs, self.accumulation):
@@ -34,7 +34,7 @@ class PlainEngine:
 
     def _update(self, lr: float) -> Tensor:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        _average(gradients)
+        _average_over_ranks(gradients)
         norm = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients]))
         if self.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self.clip, norm)
@@ -65,7 +65,7 @@ class PlainEngine:
         portable.set_moments(self.optimizer.state[parameter], parameter, parts)
 
 
-def _average(gradients: list[Tensor]) -> None:
+def _average_over_ranks(gradients: list[Tensor]) -> None:
     """Replaces each tensor by its mean over ranks, in one all-reduce."""
     if dist.get_world_size() == 1:
         return

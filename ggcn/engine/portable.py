@@ -1,6 +1,6 @@
-"""The state of every engine in one form: float32 weights and Adam's moments by parameter name, in one file.
+"""The state of every engine in one format: float32 weights and Adam's moments by parameter name, in one file.
 
-So any engine opens any checkpoint, on any number of ranks.
+So any engine loads any checkpoint, on any number of ranks.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from ggcn.distributed import process_group
 
 STATE = "state.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""what torch's Adam remembers of a parameter, by its own names"""
+"""the state of torch's Adam for a parameter, by its names"""
 
 Parts = dict[str, Tensor]
-"""weight, exp_avg and exp_avg_sq of a parameter, float32 and whole"""
+"""weight, exp_avg and exp_avg_sq of a parameter, float32 and not sharded"""
 
 
 def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Parameter], Parts]) -> None:
@@ -37,7 +37,7 @@ def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Param
 
 
 def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts], None]) -> int:
-    """Gives every parameter what `save` wrote of it; returns the optimizer steps taken until then.
+    """Restores every parameter from what `save` wrote; returns the number of optimizer steps taken before.
 
     Raises ValueError when names or shapes differ.
     """
@@ -56,23 +56,23 @@ def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts],
 
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    """What is saved of a module besides its parameters."""
+    """The persistent buffers of a module."""
     own = {name for name, _ in module.named_parameters()}
     return {name: value.cpu() for name, value in module.state_dict().items() if name not in own}
 
 
 def set_moments(state: dict[str, Tensor], like: Tensor, parts: Parts) -> None:
-    """Fills Adam's state of one parameter, which looks `like` it."""
+    """Fills Adam's state of one parameter; `like` has its shape and dtype."""
     for key in MOMENTS:
         state.setdefault(key, torch.zeros_like(like)).copy_(parts[key])
 
 
 def set_updates(optimizer: torch.optim.Optimizer, updates: int) -> None:
-    """Tells Adam how many steps it has taken."""
+    """Sets the number of steps that Adam has taken."""
     for state in optimizer.state.values():
         state["step"] = torch.tensor(float(updates))
 
 
 def updates(optimizer: torch.optim.Optimizer) -> int:
-    """How many steps Adam has taken."""
+    """The number of steps that Adam has taken."""
     return max((int(state["step"]) for state in optimizer.state.values()), default=0)

@@ -5,7 +5,7 @@ from math import cos, pi
 from ggcn.config.schema import OptimizerConfig
 
 
-def rate(optimizer: OptimizerConfig, step: int) -> float:
+def learning_rate(optimizer: OptimizerConfig, step: int) -> float:
     """The learning rate of step number `step`, from 0: a linear warm-up, then constant, or a decay to
     lr * final_lr_ratio that ends at step number `decay_steps` and stays there."""
     warm = min(1.0, (step + 1) / max(optimizer.warmup, 1))
@@ -13,10 +13,10 @@ def rate(optimizer: OptimizerConfig, step: int) -> float:
 
 
 def _decay(optimizer: OptimizerConfig, step: int) -> float:
-    """The share of lr that is left: 1 until the warm-up ends, `final_lr_ratio` from `decay_steps` on."""
+    """The factor of lr: 1 until the warm-up ends, `final_lr_ratio` from `decay_steps` on."""
     if optimizer.schedule == "constant" or optimizer.decay_steps is None:
         return 1.0
-    stretch = max(optimizer.decay_steps - optimizer.warmup, 1)
-    way = min(1.0, max(0.0, (step - optimizer.warmup) / stretch))
-    shape = (1 + cos(pi * way)) / 2 if optimizer.schedule == "cosine" else 1 - way
+    duration = max(optimizer.decay_steps - optimizer.warmup, 1)
+    progress = min(1.0, max(0.0, (step - optimizer.warmup) / duration))
+    shape = (1 + cos(pi * progress)) / 2 if optimizer.schedule == "cosine" else 1 - progress
     return optimizer.final_lr_ratio + (1 - optimizer.final_lr_ratio) * shape

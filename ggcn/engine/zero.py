@@ -1,8 +1,8 @@
-"""The DeepSpeed engine, in the one way of using it here that is right at every stage it accepts.
+"""The DeepSpeed engine, used in a way that is correct at ZeRO stages 0, 1 and 2.
 
-Probed facts behind each line: one backward per forward, as many as were announced (an unannounced second one is
-dropped silently under ZeRO); chains on the bare module (input gradients through the engine fail or corrupt);
-clipping always written out (unset means 1.0); autocast inside our modules, not DeepSpeed's (which acts on
+What was found by experiment: there must be one backward per forward, and as many as were announced (another one is
+dropped silently under ZeRO); chains must use the bare module (input gradients through the engine fail or are wrong);
+clipping must be set (the default is 1.0); autocast must be our modules' own, not DeepSpeed's (which acts on
 engine calls only and averages gradients in bf16).
 """
 
@@ -18,7 +18,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
-import deepspeed.ops
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -27,27 +26,20 @@ from deepspeed.utils import (
 )
 
 from ggcn.config.schema import EngineConfig
+from ggcn.engine import deepspeed_internals as internals
 from ggcn.engine import portable
-from ggcn.engine.base import Learned, mean, micro_batches
+from ggcn.engine.base import StepResult, mean, micro_batches
 from ggcn.engine.plain import PlainEngine
 from ggcn.engine.portable import MOMENTS, Parts
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
-def skip_compilation() -> None:
-    """Keeps DeepSpeed from compiling a CPU collective that training never calls: it takes a minute, and a
-    process killed meanwhile leaves a lock on which every later one waits for ever."""
-    known = getattr(deepspeed.ops, "__compatible_ops__", {})
-    if "deepspeed_shm_comm" in known:
-        known["deepspeed_shm_comm"] = False
-
-
-def settings(
+def deepspeed_config(
     config: EngineConfig, clip: float, batch: int, accumulation: int, weights: int
 ) -> dict[str, Any]:
-    """DeepSpeed's own config; `batch`: samples of this rank in a step; `weights`: numbers to learn, which fit into
-    one bucket (the default bucket takes 2 GB of a GPU whatever the network)."""
+    """DeepSpeed's config. `batch`: samples of this rank in a step. `weights`: the number of weights, for all of which
+    one bucket has room (the default bucket takes 2 GB of a GPU whatever the network)."""
     common: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch // accumulation,
         "gradient_accumulation_steps": accumulation,
@@ -74,16 +66,16 @@ class ZeroEngine:
         batch: int,
         accumulation: int,
     ) -> None:
-        skip_compilation()
+        internals.skip_compilation()
         weights = sum(parameter.numel() for parameter in module.parameters())
-        wanted = settings(config, clip, batch, accumulation, weights)
-        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=wanted)
+        ds_config = deepspeed_config(config, clip, batch, accumulation, weights)
+        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
         self.module: nn.Module = self.engine.module
         self.stage, self.accumulation = config.zero_stage, accumulation
-        self.masters = config.precision == "bf16_parameters"
-        self.whole = PlainEngine(self.module, self.engine.optimizer, clip, accumulation)
+        self.has_fp32_copies = config.precision == "bf16_parameters"
+        self.unsharded = PlainEngine(self.module, self.engine.optimizer, clip, accumulation)
 
-    def step(self, lr: float, *inputs: object) -> Learned:
+    def step(self, lr: float, *inputs: object) -> StepResult:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         losses, terms, norm = [], [], None
@@ -105,33 +97,26 @@ class ZeroEngine:
 
     def weights(self) -> list[Tensor]:
         parameters: list[Tensor] = list(self.module.parameters())
-        return [safe_get_full_fp32_param(p) for p in parameters] if self.masters else parameters
+        return [safe_get_full_fp32_param(p) for p in parameters] if self.has_fp32_copies else parameters
 
     def save(self, folder: Path) -> None:
         if self.stage == 0:
-            return self.whole.save(folder)
+            return self.unsharded.save(folder)
         return portable.save(folder, self.module, portable.updates(self._adam), self._read)
 
     def load(self, folder: Path) -> None:
         if self.stage == 0:
-            return self.whole.load(folder)
-        self._begin()
+            return self.unsharded.load(folder)
+        internals.create_optimizer_state(self.engine)
         return portable.set_updates(self._adam, portable.load(folder, self.module, self._write))
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
         """Adam over this rank's flat partition of all parameters."""
-        return self.engine.optimizer.optimizer
-
-    def _begin(self) -> None:
-        """Makes Adam's state, which would come with the first step only, and lets DeepSpeed find it."""
-        for flat in self.engine.optimizer.single_partition_of_fp32_groups:
-            nothing = {key: torch.zeros_like(flat) for key in MOMENTS}
-            portable.set_moments(self._adam.state[flat], flat, nothing)
-        self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+        return internals.inner_optimizer(self.engine)
 
     def close(self) -> None:
-        self.engine.destroy()  # at stages 1 and 2 hooks would hold all of it for good
+        self.engine.destroy()  # otherwise hooks of stages 1 and 2 keep all of it in memory
 
     def _read(self, parameter: nn.Parameter) -> Parts:
         """Gathers one parameter's parts from the ranks that own them: sums of one number and zeros, so exact."""

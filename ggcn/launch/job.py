@@ -18,12 +18,13 @@ from ggcn.launch.signals import StopSignal
 from ggcn.run import code_snapshot, event_log
 from ggcn.run.directory import RunDir, RunTaken
 from ggcn.run.heartbeat import Heartbeat
+from ggcn.run.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import torch
 
     from ggcn.distributed.rank_info import RankInfo
-    from ggcn.training.trainer import Outcome
+    from ggcn.training.trainer import TrainResult
 
 log = logging.getLogger("ggcn")
 
@@ -37,7 +38,7 @@ LOCK_TIMEOUT_S = 60
 
 def run_rank(
     run: RunDir, rank_info: "RankInfo", stop: StopSignal, watched: bool = True, mode: str | None = None
-) -> "Outcome":
+) -> "TrainResult":
     """Trains as one rank of the run with its frozen config, until its end or until `stop` is requested.
 
     `watched`: end the process, after writing its stack traces, when no step completes for cluster.hang_s. `mode`: how
@@ -45,7 +46,8 @@ def run_rank(
     Returns the last saved step, and whether the run is finished.
     """
     from ggcn.distributed import process_group
-    from ggcn.training.trainer import Outcome, refresh_report, train
+    from ggcn.training.background import refresh_report
+    from ggcn.training.trainer import TrainResult, train
 
     config = resolved(load(run.config), strict=True)
     mode = mode or ("slurm" if event_log.job() else "local")
@@ -58,17 +60,18 @@ def run_rank(
         stop.lead_s = _stop_lead(config.cluster, heart, stop)
         process_group.init_distributed(rank_info, config.cluster.timeout_s, device)
         barrier = process_group.progress_barrier()
-        heart.pulse, barrier.on_progress = barrier.report_progress, heart.others_work
-        barrier.poll_s = heart.look_s
+        watchdog = heart.watchdog
+        watchdog.notify_waiting_ranks, barrier.on_progress = barrier.report_progress, watchdog.remote_progress
+        barrier.poll_s = watchdog.poll_s
         stop.cancelled = is_main and event_log.cancelled(event_log.read(run), event_log.job())
         if process_group.any_rank(stop.received, device):  # before the first step
-            outcome = Outcome(event_log.saved_step(run), finished=False)
+            outcome = TrainResult(event_log.saved_step(run), finished=False)
         else:
             outcome = train(config, run, stop, device, heart)
         heart.stop()
         if is_main:
             _log_end(run, outcome, stop)
-        outcome.aside.wait()
+        outcome.background.wait()
         if is_main:
             refresh_report(run)  # which says how it ended
         process_group.barrier()  # a rank that left while rank 0 still writes would look like a failure
@@ -146,7 +149,7 @@ def _log_start(run: RunDir, rank_info: "RankInfo", device: "torch.device", mode:
     event_log.add(run, "start", world=rank_info.world, step=event_log.saved_step(run), **facts)
 
 
-def _log_end(run: RunDir, outcome: "Outcome", stop: StopSignal) -> None:
+def _log_end(run: RunDir, outcome: "TrainResult", stop: StopSignal) -> None:
     if outcome.finished:
         event_log.add(run, "finish", step=outcome.step)
     else:
@@ -155,8 +158,8 @@ def _log_end(run: RunDir, outcome: "Outcome", stop: StopSignal) -> None:
 
 def _heartbeat(cluster: ClusterConfig, run: RunDir, rank_info: "RankInfo", watched: bool) -> Heartbeat:
     hang_s = cluster.hang_s if watched else 0
-    where = run.heartbeats, rank_info.rank, rank_info.world, run.stacks(rank_info.rank)
-    return Heartbeat(*where, hang_s, cluster.timeout_s, cluster.straggler)
+    watchdog = Watchdog(run.stacks(rank_info.rank), hang_s, cluster.timeout_s)
+    return Heartbeat(run.heartbeats, rank_info.rank, rank_info.world, watchdog, cluster.straggler)
 
 
 def _stop_lead(cluster: ClusterConfig, heart: Heartbeat, stop: StopSignal) -> Callable[[], float]:
@@ -171,7 +174,7 @@ def _stop_lead(cluster: ClusterConfig, heart: Heartbeat, stop: StopSignal) -> Ca
     def lead_s() -> float:
         if cluster.stop_lead_s is not None:
             return cluster.stop_lead_s
-        measured = heart.lead_s() if heart.longest["save"] else max(unmeasured, heart.lead_s())
+        measured = heart.lead_s() if heart.longest["checkpoint"] else max(unmeasured, heart.lead_s())
         return min(measured, half)
 
     return lead_s

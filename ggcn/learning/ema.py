@@ -1,4 +1,4 @@
-"""Averaged weights, which make the pictures."""
+"""Averaged weights, from which samples are drawn."""
 
 from copy import deepcopy
 from typing import Generic, TypeVar
@@ -18,8 +18,8 @@ class Ema(Generic[Module]):
 
     @torch.no_grad()
     def update(self, step: int, weights: list[Tensor]) -> None:
-        """Moves towards `weights`, those after step number `step` (from 0) in the order of the parameters; early
-        steps move faster, so that the random start is soon forgotten."""
+        """Moves towards `weights`, those after step number `step` (from 0) in the order of the parameters. Early steps
+        move further, so that the initial weights are soon forgotten."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.module.parameters())
         if averages:

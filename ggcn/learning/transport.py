@@ -1,4 +1,4 @@
-"""The JKO flow as transport: a regression of -grad E on the way from chain starts to data.
+"""The JKO flow as transport: a regression of -grad E on the displacement from chain starts to data.
 
 For any coupling of starts x0 and data x1, with x_t = (1 - t) x0 + t x1 and t uniform on [0, 1],
 
@@ -6,9 +6,9 @@ For any coupling of starts x0 and data x1, with x_t = (1 - t) x0 + t x1 and t un
         = gamma/2 E|grad f(x_t) - (x1 - x0) / gamma|^2 - E|x1 - x0|^2 / (2 gamma)
 
 (f(x1) - f(x0) is the integral of grad f(x_t).(x1 - x0) over t). So the contrastive loss with the chains' starts as
-negatives and the JKO term on coupled segments is a regression: bounded below, with a value that can be held out. Here
+negatives and the JKO term on coupled segments is a regression: bounded below, and measurable on held-out data. Here
 energies are in units of the chain's time, gamma = 1, and each grid's loss is divided by its transport cost
-E|x1 - x0|^2. Kin: Action Matching (Neklyudov et al. 2023), Energy Matching and Equilibrium Matching (2025).
+E|x1 - x0|^2. Related: Action Matching (Neklyudov et al. 2023), Energy Matching and Equilibrium Matching (2025).
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from ggcn.precision import widen
 from ggcn.sampling.noise import Noise
 
 BLOCK = 256
-"""samples that are assigned to each other at most: the cost of a solution grows with the cube"""
+"""largest number of samples in one assignment problem, whose cost grows with the cube"""
 
 
 @dataclass
 class Pairs:
-    """Starts and data coupled, per grid [n, c, size, size], and where on the way between them to look, [n]."""
+    """Coupled starts and data, per grid [n, c, size, size], and times in [0, 1] between them, [n]."""
 
     starts: list[Tensor]
     data: list[Tensor]
@@ -37,46 +37,46 @@ class Pairs:
 
     def costs(self) -> Tensor:
         """Per grid mean |x1 - x0|^2, float32 [grids]."""
-        moves = zip(self.starts, self.data, strict=True)
-        return torch.stack([(data - start).square().flatten(1).sum(1).mean() for start, data in moves])
+        pairs = zip(self.starts, self.data, strict=True)
+        return torch.stack([(data - start).square().flatten(1).sum(1).mean() for start, data in pairs])
 
 
 def couple(
     upsamplers: Upsamplers,
-    source: Tensor,
+    coarsest_input: Tensor,
     data: list[Tensor],
     start_noise: Sequence[float],
     noise: Noise,
     times: np.ndarray,
 ) -> Pairs:
-    """On finer grids a datum with its own coarser version, up-sampled by the linear maps; on the coarsest grid starts
-    from `source` with the data in the order in which they come. Starts get noise of standard deviation `start_noise`
-    (one entry, or one per grid).
+    """Couples on finer grids each datum with its own coarser version, up-sampled by the linear maps; on the coarsest
+    grid the data with the linear maps of `coarsest_input`, in the given order. Noise of standard deviation
+    `start_noise` (one entry, or one per grid) is added to the starts.
 
     data: per grid [n, c, size, size]; times [grids, n] in [0, 1].
     """
     with torch.no_grad():
-        starts = [upsamplers.base(number, x) for number, x in enumerate([source, *data[:-1]])]
+        starts = [upsamplers.base(number, x) for number, x in enumerate([coarsest_input, *data[:-1]])]
         stds = start_noise if len(start_noise) > 1 else list(start_noise) * len(starts)
         for start, std in zip(starts, stds, strict=True):
             start.add_(noise.normal(*start.shape), alpha=std)
-    return Pairs(starts, list(data), list(torch.from_numpy(times).to(source)))
+    return Pairs(starts, list(data), list(torch.from_numpy(times).to(coarsest_input)))
 
 
 def assignment(starts: Tensor, data: Tensor, lane_width: int) -> Tensor:
-    """For each of `starts` [n, ...] the number of the datum that it goes to, int64 [n]: the pairing of least total
-    squared distance within blocks of whole lanes, BLOCK samples at most."""
+    """For each of `starts` [n, ...] the index of its datum, int64 [n]: the assignment of least total squared distance
+    within blocks of complete lanes, of BLOCK samples at most."""
     block = max(BLOCK // lane_width, 1) * lane_width
-    chosen = []
+    indices = []
     for first in range(0, len(starts), block):
-        one, other = (x[first : first + block].flatten(1).double() for x in (starts, data))
-        _, columns = linear_sum_assignment(torch.cdist(one, other).square().numpy())
-        chosen.append(columns + first)
-    return torch.from_numpy(np.concatenate(chosen))
+        x0, x1 = (x[first : first + block].flatten(1).double() for x in (starts, data))
+        _, columns = linear_sum_assignment(torch.cdist(x0, x1).square().numpy())
+        indices.append(columns + first)
+    return torch.from_numpy(np.concatenate(indices))
 
 
 def decay(times: Tensor, begin: float) -> Tensor:
-    """c(t) = min(1, (1 - t) / (1 - begin)): the share of the displacement that -grad E is to equal at time t."""
+    """c(t) = min(1, (1 - t) / (1 - begin)): the target of -grad E at time t, as a fraction of the displacement."""
     return torch.ones_like(times) if begin >= 1 else ((1 - times) / (1 - begin)).clamp(max=1)
 
 

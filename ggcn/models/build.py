@@ -1,4 +1,4 @@
-"""The two sides of a model: the energies of all grids, and the up-samplers between them."""
+"""The two networks of a model: the energies of all grids, and the up-samplers between them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ from ggcn.models.frame import FrameEnergy
 from ggcn.models.upsampler import (
     BlockUpsampler,
     ColourUpsampler,
-    Given,
     GridUpsampler,
     HiddenUpsampler,
+    NoUpsampler,
     normalization,
 )
 from ggcn.precision import Precision, autocast, widen
@@ -37,8 +37,8 @@ class Energies(nn.Module):
         """of an image of the coarsest grid"""
         self.sigma = model.sigma
         self.precision = precision
-        self.chain_precision = _as_engine(model.chain.precision, precision)
-        self.jko_precision = _as_engine(model.flow.precision, precision)
+        self.chain_precision = _resolve_precision(model.chain.precision, precision)
+        self.jko_precision = _resolve_precision(model.flow.precision, precision)
 
     def neg_energy(self, grid: int, x: Tensor, precision: Precision | None = None) -> Tensor:
         """The negative energy f without the reference: x [n, c, size, size] -> [n], float32."""
@@ -56,11 +56,11 @@ class Energies(nn.Module):
         return self.reference(x) - self.neg_energy(grid, x, precision)
 
     def prepared(self, grid: int) -> Callable[[Tensor], Tensor]:
-        """E(x) of one grid in the precision of the chains, for many calls: with the weights as they are now, cast and
-        laid out once instead of in every call (autocast remembers casts only of weights that take a gradient).
+        """E(x) of one grid in the chains' precision, for many calls: with the present weights, cast and laid out once
+        instead of in every call (autocast caches casts only of weights that require a gradient).
 
-        The network itself stays as it is, so that threads may share it."""
-        net = _ready(self.grids[grid], self.chain_precision)
+        The network itself is not changed, so that threads may share it."""
+        net = _with_cast_weights(self.grids[grid], self.chain_precision)
 
         def energy(x: Tensor) -> Tensor:
             with autocast(x, self.chain_precision):
@@ -69,14 +69,15 @@ class Energies(nn.Module):
         return energy
 
 
-def _ready(net: nn.Module, precision: Precision) -> nn.Module:
-    """A second network of the same parameters, but for the convolutions' weights, which are detached and as their
-    kernels take them in `precision`."""
-    twin = copy(net)
-    twin._modules = {name: layer and _ready(layer, precision) for name, layer in net._modules.items()}
+def _with_cast_weights(net: nn.Module, precision: Precision) -> nn.Module:
+    """A shallow copy of `net` that shares its parameters, but for the weights of convolutions, which are detached and
+    have the dtype and the memory format of `precision`'s kernels."""
+    shallow = copy(net)
+    layers = net._modules.items()
+    shallow._modules = {name: layer and _with_cast_weights(layer, precision) for name, layer in layers}
     if isinstance(net, nn.Conv2d):
-        twin._parameters = {name: _cast(weight, precision) for name, weight in net.named_parameters()}
-    return twin
+        shallow._parameters = {name: _cast(weight, precision) for name, weight in net.named_parameters()}
+    return shallow
 
 
 def _cast(weight: nn.Parameter, precision: Precision) -> nn.Parameter:
@@ -92,34 +93,34 @@ def _energy(size: int, config: EnergyConfig) -> nn.Module:
     return kinds[config.readout](size, CHANNELS, config)
 
 
-def _as_engine(wanted: str, engine: Precision) -> Precision:
-    return engine if wanted == "engine" else wanted
+def _resolve_precision(setting: str, engine: Precision) -> Precision:
+    return engine if setting == "engine" else setting
 
 
 class Upsamplers(nn.Module):
-    """U_0: z or colours to the coarsest grid, or nothing where chains start otherwise; U_s: grid s - 1 to s."""
+    """U_0: z or mean colours to the coarsest grid, or nothing where chains start otherwise; U_s: grid s - 1 to s."""
 
     def __init__(self, model: ModelConfig, precision: Precision, lane_width: int) -> None:
         super().__init__()
         config, sizes = model.upsampler, model.grids
         norm = normalization(config.norm, lane_width)
-        firsts: dict[str, Callable[[], nn.Module]] = {
+        coarsest: dict[str, Callable[[], nn.Module]] = {
             "hidden": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
             "data": lambda: ColourUpsampler(sizes[0], CHANNELS),
         }
-        first = firsts.get(model.chain_init, Given)()
+        first = coarsest.get(model.chain_init, NoUpsampler)()
         steps: list[nn.Module] = [
-            GridUpsampler(size, goal, CHANNELS, config, norm)
+            GridUpsampler(size, target, CHANNELS, config, norm)
             if config.kind == "convnet"
-            else BlockUpsampler(goal)
-            for size, goal in pairwise(sizes)
+            else BlockUpsampler(target)
+            for size, target in pairwise(sizes)
         ]
         self.grids = nn.ModuleList([first, *steps])
-        self.precision, self.chains_from = precision, model.chain.start
+        self.precision, self.chains_from = precision, model.chain.init_from
 
     @property
     def learned(self) -> list[int]:
-        """Numbers of the grids whose up-sampler has something to learn."""
+        """Numbers of the grids whose up-sampler has parameters."""
         return [number for number, net in enumerate(self.grids) if any(True for _ in net.parameters())]
 
     @property
@@ -128,25 +129,25 @@ class Upsamplers(nn.Module):
         first = self.grids[0]
         return first if isinstance(first, ColourUpsampler) else None
 
-    def base(self, grid: int, source: Tensor) -> Tensor:
-        """`start` without what the networks add: the linear maps alone, float32."""
+    def base(self, grid: int, inputs: Tensor) -> Tensor:
+        """The output of the linear map alone, without the network's, float32."""
         net = self.grids[grid]
         assert isinstance(net, HiddenUpsampler | GridUpsampler)
-        return net.linear(source)
+        return net.linear(inputs)
 
-    def chain_start(self, grid: int, source: Tensor) -> Tensor:
-        """Where a grid's chains start: at the linear maps' images, or at those of the networks (`start`)."""
-        return self.base(grid, source) if self.chains_from == "base" else self.start(grid, source)
+    def chain_start(self, grid: int, inputs: Tensor) -> Tensor:
+        """The starts of a grid's chains: the output of the linear map, or of the whole up-sampler (`start`)."""
+        return self.base(grid, inputs) if self.chains_from == "base" else self.start(grid, inputs)
 
-    def start(self, grid: int, source: Tensor) -> Tensor:
-        """Where grid's chains start. `source` on grid 0: z [n, hidden], colours [n, c, 1, 1], or the starts
-        themselves; else the chain ends of the grid before."""
-        with autocast(source, self.precision):
-            return self.grids[grid](source)
+    def start(self, grid: int, inputs: Tensor) -> Tensor:
+        """The up-sampler's output [n, c, size, size]. `inputs` on grid 0: z [n, z_dim], mean colours [n, c, 1, 1], or
+        the starts themselves; else the chain ends of the grid before."""
+        with autocast(inputs, self.precision):
+            return self.grids[grid](inputs)
 
 
 def build(config: Config) -> tuple[Energies, Upsamplers]:
-    """Both sides with the initial weights that the config's seed stands for, equal on every rank, on the CPU."""
+    """Both networks with the initial weights of the config's seed, equal on every rank, on the CPU."""
     lane_width = config.train.batch // config.lanes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bits(config.seed, "initial weights"))
@@ -156,12 +157,12 @@ def build(config: Config) -> tuple[Energies, Upsamplers]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Parameters take no gradient inside; nothing that a chain does can reach the optimizer."""
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in wanted:
+    """Inside, no parameter requires a gradient, so that chains cannot affect the optimizer."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)

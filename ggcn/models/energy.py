@@ -19,23 +19,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-FAINT = 0.01
-"""standard deviation of the initial energies, about; learned ones are of order 1"""
+INITIAL_STD = 0.01
+"""approximate standard deviation of the initial energies; learned ones are of order 1"""
 
 
 class ConvEnergy(nn.Module):
     """The negative energy f of one grid: strided convolutions down to 4 x 4, then one linear read-out.
 
     No normalisation, so that a sample's energy is its own; no bias in the read-out, which would only shift
-    the energy and is invisible to the chains and to the density. The read-out starts near 0: an energy that
-    knows nothing hardly moves a chain.
+    the energy and is invisible to the chains and to the density. The read-out starts near 0, so that an
+    untrained energy hardly moves a chain.
     """
 
     def __init__(self, size: int, channels: int, config: EnergyConfig) -> None:
         super().__init__()
         width, activation = config.width, ACTIVATIONS[config.activation]
         layers: list[nn.Module] = [_stem(size, channels, width), activation()]
-        size = min(size, max(size // 2, STEM_KEEPS))
+        size = min(size, max(size // 2, FULL_RESOLUTION_SIZE))
         while size > 4:
             wider = min(2 * width, config.max_width)
             layers += [nn.Conv2d(width, wider, 4, stride=2, padding=1), activation()]
@@ -43,7 +43,7 @@ class ConvEnergy(nn.Module):
         self.features = nn.Sequential(*layers)
         self.readout = nn.Linear(width * size * size, 1, bias=False)
         keep_variance(self.features, activation())
-        nn.init.normal_(self.readout.weight, std=FAINT / sqrt(self.readout.in_features))
+        nn.init.normal_(self.readout.weight, std=INITIAL_STD / sqrt(self.readout.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, channels, size, size] in [-1, 1] -> f(x) [n], float32 whatever the autocast."""
@@ -65,7 +65,7 @@ class LevelEnergy(nn.Module):
     def __init__(self, size: int, channels: int, config: EnergyConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]()
-        widths, sizes = [config.width], [min(size, max(size // 2, STEM_KEEPS))]
+        widths, sizes = [config.width], [min(size, max(size // 2, FULL_RESOLUTION_SIZE))]
         levels = [_stem(size, channels, config.width)]
         while sizes[-1] > 4:
             wider = min(2 * widths[-1], config.max_width)
@@ -74,8 +74,10 @@ class LevelEnergy(nn.Module):
         self.levels = nn.ModuleList(levels)
         keep_variance(self.levels, self.activation)
         shapes = [(width, side, side) for width, side in zip(widths, sizes, strict=True)]
-        self.linear = nn.ParameterList(torch.randn(shape) * FAINT / sqrt(prod(shape)) for shape in shapes)
-        self.quadratic = nn.ModuleList(_faint(width) for width in widths)
+        self.linear = nn.ParameterList(
+            torch.randn(shape) * INITIAL_STD / sqrt(prod(shape)) for shape in shapes
+        )
+        self.quadratic = nn.ModuleList(_quadratic_readout(width) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, channels, size, size] in [-1, 1] -> f(x) [n], float32 whatever the autocast."""
@@ -88,22 +90,22 @@ class LevelEnergy(nn.Module):
         return f
 
 
-def _faint(width: int) -> nn.Conv2d:
-    """A quadratic read-out of `width` channels."""
+def _quadratic_readout(width: int) -> nn.Conv2d:
+    """The 1 x 1 convolution of a quadratic read-out of `width` channels."""
     layer = nn.Conv2d(width, max(width // 2, 16), 1)
-    nn.init.normal_(layer.weight, std=2 * FAINT / sqrt(width))
+    nn.init.normal_(layer.weight, std=2 * INITIAL_STD / sqrt(width))
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
 
-STEM_KEEPS = 16
-"""grids up to this size keep their resolution in the first layer; finer ones are halved at once, which makes
-a chain step three times cheaper"""
+FULL_RESOLUTION_SIZE = 16
+"""grids up to this size keep their resolution in the first layer; finer ones are halved there, which makes a chain
+step three times cheaper"""
 
 
 def _stem(size: int, channels: int, width: int) -> nn.Module:
-    if size <= STEM_KEEPS:
+    if size <= FULL_RESOLUTION_SIZE:
         return nn.Conv2d(channels, width, 3, padding=1)
     return HalvingStem(channels, width)
 
@@ -111,8 +113,8 @@ def _stem(size: int, channels: int, width: int) -> nn.Module:
 class HalvingStem(nn.Conv2d):
     """Conv2d(channels, width, 4, stride=2, padding=1), computed as a 2 x 2 convolution of the image's 2 x 2 blocks.
 
-    The same function of the same weights; but kernels for input gradients are slow when they lead to three
-    channels with a stride: this way a chain step takes a sixth less.
+    The same function of the same weights, but a chain step takes a sixth less time: kernels for input gradients
+    are slow for three channels with a stride.
     """
 
     def __init__(self, channels: int, width: int) -> None:

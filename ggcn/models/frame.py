@@ -13,15 +13,15 @@ from ggcn.precision import widen
 COLOURS = ((1 / sqrt(3),) * 3, (1 / sqrt(2), -1 / sqrt(2), 0.0), (1 / sqrt(6), 1 / sqrt(6), -2 / sqrt(6)))
 """brightness and two opponent colours, an orthonormal basis of RGB"""
 
-SIDE = 7
+FILTER_SIZE = 7
 """pixels along a filter; larger scales are the same filters on a halved image, which costs a quarter each"""
 
 WAVELENGTH = 4.0
-"""pixels of a Gabor filter's wave: with SIDE 7 nearly two waves, and half of it again at the next scale"""
+"""pixels of a Gabor filter's wave: with FILTER_SIZE 7 nearly two waves, and half of it again at the next scale"""
 
-BLUNT = 0.1
-"""|r| is taken as sqrt(r^2 + BLUNT^2) - BLUNT: smooth, so that the energy can be differentiated twice, and so blunt
-that a chain does not jump to and fro over r = 0; responses reach several units"""
+SMOOTHING = 0.1
+"""|r| is approximated by sqrt(r^2 + SMOOTHING^2) - SMOOTHING: smooth, so that the energy can be differentiated twice
+and chains do not oscillate around r = 0; responses reach several units"""
 
 
 class FilterBank(nn.Module):
@@ -32,12 +32,12 @@ class FilterBank(nn.Module):
 
     def __init__(self, size: int, config: FilterConfig) -> None:
         super().__init__()
-        self.sizes = [size >> scale for scale in range(config.scales) if size >> scale > SIDE // 2]
+        self.sizes = [size >> scale for scale in range(config.scales) if size >> scale > FILTER_SIZE // 2]
         edges = torch.stack(
             [shape for k in range(config.orientations) for shape in _gabors(pi * k / config.orientations)]
         )
         blobs = torch.stack([_unit(_gaussian(0.8) - _gaussian(1.6)), _gaussian(1.6) / _gaussian(1.6).norm()])
-        filters = torch.cat([_paint(edges, COLOURS[:1]), _paint(blobs, COLOURS)])
+        filters = torch.cat([_coloured(edges, COLOURS[:1]), _coloured(blobs, COLOURS)])
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -46,10 +46,10 @@ class FilterBank(nn.Module):
         features = []
         for scale in range(len(self.sizes)):
             x = avg_pool2d(x, 2) if scale else x
-            margin = [SIDE // 2] * 4
+            margin = [FILTER_SIZE // 2] * 4
             responses = widen(nn.functional.conv2d(pad(x, margin, mode="reflect"), self.filters))
-            strength = (responses.square() + BLUNT**2).sqrt() - BLUNT
-            features.append(torch.cat([responses, strength], 1) / x.shape[-1])
+            magnitude = (responses.square() + SMOOTHING**2).sqrt() - SMOOTHING
+            features.append(torch.cat([responses, magnitude], 1) / x.shape[-1])
         return features
 
 
@@ -77,19 +77,19 @@ class FrameEnergy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, 3, size, size] in [-1, 1] -> f(x) [n], float32 whatever the autocast."""
-        scores = [
+        terms = [
             (features * weight).flatten(1).sum(1)
             for scale, features in enumerate(self.bank(x))
             for weight in self._weights(scale)
         ]
-        return torch.stack(scores).sum(0)
+        return torch.stack(terms).sum(0)
 
     def _weights(self, scale: int) -> Iterator[Tensor]:
         names = (f"stationary_{scale}", f"position_{scale}")
         return (self.weights[name] for name in names if name in self.weights)
 
 
-def _paint(shapes: Tensor, colours: Sequence[tuple[float, ...]]) -> Tensor:
+def _coloured(shapes: Tensor, colours: Sequence[tuple[float, ...]]) -> Tensor:
     """Grey filters [k, h, w] in each of `colours`: [len(colours) * k, 3, h, w]."""
     return torch.einsum("cr,khw->ckrhw", torch.tensor(colours), shapes).flatten(0, 1).contiguous()
 
@@ -103,15 +103,15 @@ def _gabors(angle: float) -> tuple[Tensor, Tensor]:
 
 
 def _plane() -> tuple[Tensor, Tensor]:
-    axis = torch.arange(SIDE) - SIDE // 2.0
+    axis = torch.arange(FILTER_SIZE) - FILTER_SIZE // 2.0
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     return rows, columns
 
 
-def _gaussian(sd: float) -> Tensor:
+def _gaussian(std: float) -> Tensor:
     """Sums to 1."""
     y, x = _plane()
-    bell = torch.exp(-(x**2 + y**2) / (2 * sd**2))
+    bell = torch.exp(-(x**2 + y**2) / (2 * std**2))
     return bell / bell.sum()
 
 

@@ -1,4 +1,5 @@
-"""Initial weights: variances kept from layer to layer, so that networks without normalisation begin non-linear."""
+"""Initial weights that keep the variance from layer to layer, so that networks without normalisation start
+non-linear."""
 
 from math import sqrt
 
@@ -10,9 +11,9 @@ def keep_variance(net: nn.Module, activation: nn.Module) -> None:
     """Draws the weights of every layer of `net` from N(0, g^2 / fan-in) with the gain g of `activation`, biases 0
     (He et al. 2015).
 
-    PyTorch's own choice shrinks signals by three to five in every layer; SiLU and LeakyReLU are all but linear on
-    what is left, an energy of four layers then sees little but means, and learning spends its first hundreds of
-    steps on growing.
+    PyTorch's default shrinks signals by a factor of three to five in every layer, where SiLU and LeakyReLU are almost
+    linear. An energy of four layers then depends on little but means, and the first hundreds of steps only increase
+    the weights.
     """
     factor = gain(activation)
     for layer in net.modules():
@@ -30,7 +31,7 @@ def gain(activation: nn.Module) -> float:
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
-    """Numbers that a layer's output is a sum of."""
-    if isinstance(layer, nn.ConvTranspose2d):  # a pixel takes part of the kernel, by the stride
+    """The number of terms in a layer's output."""
+    if isinstance(layer, nn.ConvTranspose2d):  # with a stride, each pixel uses a part of the kernel
         return layer.weight.shape[0] * layer.weight[0, 0].numel() / (layer.stride[0] * layer.stride[1])
     return layer.weight[0].numel()

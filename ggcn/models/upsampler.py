@@ -10,14 +10,13 @@ from ggcn.config.schema import UpsamplerConfig
 from ggcn.models.init import keep_variance
 from ggcn.precision import widen
 
-SLOPED = nn.LeakyReLU(0.2)
-"""the up-samplers' activation"""
+ACTIVATION = nn.LeakyReLU(0.2)
 
 
 class LaneNorm(nn.Module):
     """Batch normalisation whose batch is a lane, so that it does not depend on the number of ranks.
 
-    The module must be told how many samples a lane has (`width`); there are no running statistics.
+    `width` is the number of samples per lane; there are no running statistics.
     """
 
     def __init__(self, channels: int, width: int = 1) -> None:
@@ -44,69 +43,69 @@ def normalization(kind: str, width: int) -> Callable[[int], nn.Module]:
     return kinds[kind]
 
 
-def _climb(
-    size: int, goal: int, width: int, config: UpsamplerConfig, norm: Callable
+def _upsampling_layers(
+    size: int, target: int, width: int, config: UpsamplerConfig, norm: Callable
 ) -> tuple[nn.Sequential, int]:
-    """Layers that double the image until `goal`, halving the channels; and the channels they end with."""
-    layers = [norm(width), SLOPED]
-    while size < goal:
+    """Layers that double the size until `target` and halve the channels; and the number of channels of their output."""
+    layers = [norm(width), ACTIVATION]
+    while size < target:
         narrower = max(width // 2, config.min_width)
         layers += [
             nn.ConvTranspose2d(width, narrower, 4, stride=2, padding=1),
             norm(narrower),
-            SLOPED,
+            ACTIVATION,
         ]
         width, size = narrower, 2 * size
     return nn.Sequential(*layers), width
 
 
 class LinearBase(nn.Module):
-    """A linear map that is fitted to the training pictures once, and not learned; 0 until then."""
+    """A linear map that is fitted to the training images once and not learned; 0 until then."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, given: int, channels: int, goal: int) -> None:
+    def __init__(self, inputs: int, channels: int, target: int) -> None:
         super().__init__()
-        self.shape = (channels, goal, goal)
-        self.register_buffer("weight", torch.zeros(channels * goal**2, given))
-        self.register_buffer("bias", torch.zeros(channels * goal**2))
+        self.shape = (channels, target, target)
+        self.register_buffer("weight", torch.zeros(channels * target**2, inputs))
+        self.register_buffer("bias", torch.zeros(channels * target**2))
 
     def set(self, weight: Tensor, bias: Tensor) -> None:
-        """weight [channels * goal^2, given], bias [channels * goal^2]."""
+        """weight [channels * target^2, inputs], bias [channels * target^2]."""
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, ...], of `given` numbers each -> [n, channels, goal, goal], float32 whatever the autocast: a
-        regression lives on small differences."""
+        """x [n, ...], `inputs` numbers per sample -> [n, channels, target, target], float32 whatever the autocast,
+        since regressions are sensitive to small differences."""
         with torch.autocast(x.device.type, enabled=False):
             flat = nn.functional.linear(widen(x).flatten(1), widen(self.weight), widen(self.bias))
         return flat.unflatten(1, self.shape)
 
 
-LARGEST = 2**24
-"""numbers in a linear map between two grids, 64 MB; 16 to 64 px has 9 million, and pictures that need more have too
-few aligned parts to gain from one"""
+MAX_WEIGHTS = 2**24
+"""largest linear map between two grids, 64 MB; 16 to 64 px has 9 million weights, and finer images have too little in
+common at each position to gain from one"""
 
 
-def linear_base(given: int, channels: int, goal: int, kind: str) -> LinearBase | None:
-    """The linear map below an up-sampler of this kind, or None."""
-    fits = given * channels * goal**2 <= LARGEST
-    return LinearBase(given, channels, goal) if kind == "fitted" and fits else None
+def linear_base(inputs: int, channels: int, target: int, kind: str) -> LinearBase | None:
+    """The linear map of an up-sampler whose config.base is `kind`, or None."""
+    fits = inputs * channels * target**2 <= MAX_WEIGHTS
+    return LinearBase(inputs, channels, target) if kind == "fitted" and fits else None
 
 
 class HiddenUpsampler(nn.Module):
-    """U_0: hidden z to an image of the coarsest grid: a network, or what it adds to a linear map of z."""
+    """U_0: hidden z to an image of the coarsest grid, by a network, or by a linear map of z plus a network."""
 
     def __init__(self, size: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
         super().__init__()
-        self.base = linear_base(config.hidden, channels, size, config.base)
-        self.project = nn.Linear(config.hidden, config.width * 16)
-        self.climb, width = _climb(4, size, config.width, config, norm)
-        keep_variance(self, SLOPED)
-        self.paint = nn.Conv2d(width, channels, 3, padding=1)
-        _blank(self.paint, spread=0.0 if self.base else FAINT)
+        self.base = linear_base(config.z_dim, channels, size, config.base)
+        self.project = nn.Linear(config.z_dim, config.width * 16)
+        self.layers, width = _upsampling_layers(4, size, config.width, config, norm)
+        keep_variance(self, ACTIVATION)
+        self.to_image = nn.Conv2d(width, channels, 3, padding=1)
+        _init_output_layer(self.to_image, std=0.0 if self.base else INITIAL_STD)
 
     def linear(self, z: Tensor) -> Tensor:
         """The linear map alone: z [n, hidden] -> [n, channels, size, size], float32."""
@@ -115,47 +114,49 @@ class HiddenUpsampler(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z [n, hidden] -> [n, channels, size, size], float32; without a base in (-1, 1)."""
-        painted = widen(self.paint(self.climb(self.project(z).unflatten(1, (-1, 4, 4)))))
-        return torch.tanh(painted) if self.base is None else self.base(z) + painted
+        output = widen(self.to_image(self.layers(self.project(z).unflatten(1, (-1, 4, 4)))))
+        return torch.tanh(output) if self.base is None else self.base(z) + output
 
 
 class GridUpsampler(nn.Module):
-    """U_s: an image of one grid to the next finer one: bilinear, plus a linear map where there is one, plus what a
-    network adds to it.
+    """U_s: an image of one grid to the next finer one: bilinear interpolation, plus a linear map where there is one,
+    plus a network.
 
     The network's last layer starts at zero, so that learning starts from the linear part.
     """
 
-    def __init__(self, size: int, goal: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
+    def __init__(
+        self, size: int, target: int, channels: int, config: UpsamplerConfig, norm: Callable
+    ) -> None:
         super().__init__()
-        width = min(config.width, config.min_width * goal // size * 2)
-        self.goal = goal
-        self.base = linear_base(channels * size**2, channels, goal, config.base)
-        self.lift = nn.Conv2d(channels, width, 3, padding=1)
-        self.mix = nn.Sequential(norm(width), SLOPED, nn.Conv2d(width, width, 3, padding=1))
-        self.climb, width = _climb(size, goal, width, config, norm)
-        keep_variance(self, SLOPED)
-        self.paint = nn.Conv2d(width, channels, 3, padding=1)
-        _blank(self.paint)
+        width = min(config.width, config.min_width * target // size * 2)
+        self.target = target
+        self.base = linear_base(channels * size**2, channels, target, config.base)
+        self.from_image = nn.Conv2d(channels, width, 3, padding=1)
+        self.input_layers = nn.Sequential(norm(width), ACTIVATION, nn.Conv2d(width, width, 3, padding=1))
+        self.layers, width = _upsampling_layers(size, target, width, config, norm)
+        keep_variance(self, ACTIVATION)
+        self.to_image = nn.Conv2d(width, channels, 3, padding=1)
+        _init_output_layer(self.to_image)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, channels, size, size] -> [n, channels, goal, goal], float32."""
-        return self.linear(x) + widen(self.paint(self.climb(self.mix(self.lift(x)))))
+        """x [n, channels, size, size] -> [n, channels, target, target], float32."""
+        return self.linear(x) + widen(self.to_image(self.layers(self.input_layers(self.from_image(x)))))
 
     def linear(self, x: Tensor) -> Tensor:
-        """Bilinear, plus the linear map where there is one: [n, channels, size, size] -> [.., goal, goal], float32."""
-        plain = interpolate(x, self.goal)
-        return plain if self.base is None else plain + self.base(x)
+        """Bilinear, plus the linear map if any: [n, channels, size, size] -> [.., target, target], float32."""
+        bilinear = interpolate(x, self.target)
+        return bilinear if self.base is None else bilinear + self.base(x)
 
 
-FAINT = 0.01
-"""standard deviation of the first images that come from z alone: all but grey, since chains take long to wipe out a
-noise that every start has"""
+INITIAL_STD = 0.01
+"""standard deviation of the initial images without a linear map: almost grey, since chains need many steps to remove
+noise from their starts"""
 
 
-def _blank(layer: nn.Conv2d, spread: float = 0.0) -> None:
-    """A last layer whose output begins near 0, with a standard deviation of `spread` for features of order 1."""
-    nn.init.normal_(layer.weight, std=spread / sqrt(layer.weight[0].numel()))
+def _init_output_layer(layer: nn.Conv2d, std: float = 0.0) -> None:
+    """Initializes a layer so that its output has the standard deviation `std` for features of order 1."""
+    nn.init.normal_(layer.weight, std=std / sqrt(layer.weight[0].numel()))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
@@ -163,23 +164,23 @@ def _blank(layer: nn.Conv2d, spread: float = 0.0) -> None:
 class BlockUpsampler(nn.Module):
     """Every pixel becomes a block of equal ones, as in multi-grid learning with fixed up-sampling."""
 
-    def __init__(self, goal: int) -> None:
+    def __init__(self, target: int) -> None:
         super().__init__()
-        self.goal = goal
+        self.target = target
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, channels, size, size] -> [n, channels, goal, goal], float32."""
-        return nn.functional.interpolate(widen(x), size=self.goal, mode="nearest")
+        """x [n, channels, size, size] -> [n, channels, target, target], float32."""
+        return nn.functional.interpolate(widen(x), size=self.target, mode="nearest")
 
 
 class ColourUpsampler(BlockUpsampler):
-    """Mean colours [n, channels, 1, 1] to plain images, and the law of the colours met in training."""
+    """Mean colours [n, channels, 1, 1] to constant images, and the distribution of mean colours in training."""
 
     mean: Tensor
     square: Tensor
 
-    def __init__(self, goal: int, channels: int) -> None:
-        super().__init__(goal)
+    def __init__(self, target: int, channels: int) -> None:
+        super().__init__(target)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("square", torch.eye(channels))
 
@@ -189,21 +190,21 @@ class ColourUpsampler(BlockUpsampler):
         return torch.cat([flat.mean(0), (flat.T @ flat / len(flat)).flatten()])
 
     def observe(self, moments: Tensor, share: float) -> None:
-        """Moves the law towards a batch's moments by `share`, in (0, 1]."""
+        """Moves the distribution's moments towards a batch's by the factor `share`, in (0, 1]."""
         count = len(self.mean)
         self.mean.lerp_(moments[:count], share)
         self.square.lerp_(moments[count:].view(count, count), share)
 
     def colours(self, z: Tensor) -> Tensor:
-        """z ~ N(0, I) [n, c] -> normal colours [n, c, 1, 1] of the law that was met."""
+        """z ~ N(0, I) [n, c] -> colours [n, c, 1, 1] from the normal distribution with the moments seen in training."""
         covariance = self.square - torch.outer(self.mean, self.mean)
         values, directions = torch.linalg.eigh(covariance.double())
         root = directions * values.clamp(min=0).sqrt() @ directions.T
         return (self.mean + (z.double() @ root).float())[:, :, None, None]
 
 
-class Given(nn.Module):
-    """No up-sampler: chains start where they are told to."""
+class NoUpsampler(nn.Module):
+    """The identity: chains start at the input itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x, float32."""

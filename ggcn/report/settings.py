@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ggcn.config.compose import PUBLIC, flatten, parse, public
-from ggcn.config.schema import Config, resolve
+from ggcn.config.grids import fill_defaults
+from ggcn.config.schema import Config
 from ggcn.report import page
 
 
@@ -11,7 +12,7 @@ def configuration(config: Config) -> str:
     """The differences from the defaults, and the config, both without private keys such as paths; HTML."""
     text = public(config)
     default = Config()
-    resolve(default)
+    fill_defaults(default)
     defaults = flatten(default)
     rows = [
         [name, str(value), str(defaults[name])]

@@ -1,14 +1,14 @@
-"""Checkpoints that are whole or do not count.
+"""Checkpoints, which are complete and undamaged (valid) or do not count.
 
 checkpoints/.tmp-step_N/ -> rename -> checkpoints/step_N/
     energy/, upsampler/    state.pt each: weights and Adam's moments by name, the same for every engine
-    lanes/                 persistent chains, a file per lane
+    lanes/                 replay buffer, a file per lane
     ema.pt                 averaged weights: all that a sampler needs
     meta.json              step, world size, engine, hash of the data, size and sha256 of every file
     COMPLETE               sha256 of meta.json, written last
 checkpoints/latest         name of the newest, replaced atomically
-checkpoints/best           name and score of the one that an evaluation liked best; it is never pruned
-checkpoints/left-step_N/   a best one, or one of checkpoint.keep_every, that a roll-back went back beyond
+checkpoints/best           name and FID of the checkpoint with the lowest FID; it is never pruned
+checkpoints/left-step_N/   the best one, or one of checkpoint.keep_every, from after the step that a rollback went to
 
 Nothing in a checkpoint needs unpickling: every file opens with weights_only.
 """
@@ -19,7 +19,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ggcn import files, progress
 from ggcn.config.schema import CheckpointConfig
 from ggcn.distributed import process_group
 from ggcn.errors import UserError
+from ggcn.run.save_budget import SaveBudget
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ def name(step: int) -> str:
 
 
 def faults(folder: Path, deep: bool = True) -> str | None:
-    """Why a checkpoint is not whole, or None if it is.
+    """Why a checkpoint is not valid, or None if it is.
 
-    Every file must be there and have the right size, and if `deep` the right sha256.
+    Every file must be there with the right size, and if `deep` with the right sha256.
     """
-    complete, described = folder / "COMPLETE", folder / "meta.json"
+    complete, description = folder / "COMPLETE", folder / "meta.json"
     if not complete.is_file():
         return "COMPLETE is missing"
     try:
-        if not described.is_file() or files.sha256(described) != files.read_text(complete).strip():
+        if not description.is_file() or files.sha256(description) != files.read_text(complete).strip():
             return "meta.json was altered"
         for path, entry in meta(folder)["files"].items():
             if not inside(path):
@@ -65,31 +65,31 @@ def faults(folder: Path, deep: bool = True) -> str | None:
 
 
 def inside(path: str) -> bool:
-    """Whether a file's name in meta.json leads to a place in the checkpoint's own folder."""
+    """Whether a path in meta.json leads to a file in the checkpoint's own folder."""
     return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def meta(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
+    """The metadata of a checkpoint: the content of its meta.json."""
     return json.loads(files.read_bytes(folder / "meta.json"))
 
 
 def healthy(folder: Path) -> bool:
-    """Whether a checkpoint is complete and the guard had nothing against the run when it was saved."""
+    """Whether a checkpoint is complete and the guard found nothing suspect when it was saved."""
     return faults(folder, deep=False) is None and meta(folder).get("health") != "suspect"
 
 
 def steps(root: Path) -> list[int]:
-    """Steps that have a checkpoint folder, newest first, whole or not."""
-    found = [path.name for path in root.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
-    numbers = {int(one.removeprefix(PREFIX)): one for one in found}
-    return sorted((step for step, one in numbers.items() if one == name(step)), reverse=True)
+    """Steps that have a checkpoint folder, newest first, valid or not."""
+    suffixes = (path.name.removeprefix(PREFIX) for path in root.glob(f"{PREFIX}*"))
+    folders = {int(suffix): f"{PREFIX}{suffix}" for suffix in suffixes if suffix.isdecimal()}
+    return sorted((step for step, folder in folders.items() if folder == name(step)), reverse=True)
 
 
 def newest_valid(root: Path, deep: bool = True) -> Path | None:
-    """The newest checkpoint that is whole, with a warning for each damaged one passed over; None if there is none.
+    """The newest valid checkpoint, with a warning for each damaged one passed over; None if there are none at all.
 
-    Raises UserError when there are checkpoints and not one is whole.
+    Raises UserError when there are checkpoints and all of them are damaged.
     """
     damaged = []
     for step in steps(root):
@@ -97,35 +97,35 @@ def newest_valid(root: Path, deep: bool = True) -> Path | None:
         fault = faults(folder, deep)
         if fault is None:
             return folder
-        if not folder.exists():  # the run goes on and has pruned it, so there are newer ones
+        if not folder.exists():  # the run continues and has pruned it, so there are newer ones
             return newest_valid(root, deep)
         damaged.append(f"{folder.name}: {fault}")
-        log.warning("checkpoint %s is damaged (%s); looking at the one before", folder, fault)
+        log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)
     if damaged:
         raise UserError(
-            f"no checkpoint in {root} is whole ({'; '.join(damaged)}); restore one, or remove the folder to start over"
+            f"no checkpoint in {root} is valid ({'; '.join(damaged)}); restore one, or remove the folder to start again"
         )
     return None
 
 
 def at_step(root: Path, step: int) -> Path:
-    """The checkpoint of one step; raises UserError when it is not there or not whole."""
+    """The checkpoint of one step; raises UserError when it is missing or not valid."""
     folder = root / name(step)
     fault = faults(folder) if folder.is_dir() else "there is none"
     if fault is not None:
-        there = ", ".join(map(str, steps(root))) or "none"
-        raise UserError(f"no whole checkpoint of step {step} in {root} ({fault}); steps there: {there}")
+        existing = ", ".join(map(str, steps(root))) or "none"
+        raise UserError(f"no valid checkpoint of step {step} in {root} ({fault}); existing steps: {existing}")
     return folder
 
 
 def best(root: Path) -> dict[str, Any] | None:
-    """{"checkpoint": folder name, "score": number} of the best so far; None where there is none any more, or a disk
-    damaged the note of it."""
+    """{"checkpoint": folder name, "fid": number, "measured": how} of the checkpoint with the lowest FID so far; None
+    where there is none, or where the file is damaged."""
     try:
-        noted = json.loads(files.read_bytes(root / "best"))
-        score = float(noted["score"] + 0)
-        own = Path(noted["checkpoint"]).name == noted["checkpoint"]
-        return noted if own and (root / noted["checkpoint"]).is_dir() and score == score else None
+        entry = json.loads(files.read_bytes(root / "best"))
+        fid = float(entry["fid"] + 0)
+        is_local = Path(entry["checkpoint"]).name == entry["checkpoint"]
+        return entry if is_local and (root / entry["checkpoint"]).is_dir() and fid == fid else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -133,45 +133,15 @@ def best(root: Path) -> dict[str, Any] | None:
         return None
 
 
-def note_best(root: Path, step: int, score: float, of: str = "") -> bool:
-    """Remembers the checkpoint of `step` if its score, lower is better, beats the best so far; whether it does.
-    `of`: how it was measured; scores measured otherwise do not compare, and give way. One process calls it."""
-    known = best(root)
-    if known and known.get("of", "") == of and known["score"] <= score:
+def record_best(root: Path, step: int, fid: float, measured: str = "") -> bool:
+    """Records the checkpoint of `step` as the best if its FID is lower than the best so far; returns whether it is.
+    `measured`: how; an FID that was measured in another way does not compare, and is replaced. One process calls it."""
+    former = best(root)
+    if former and former.get("measured", "") == measured and former["fid"] <= fid:
         return False
-    files.write_json(root / "best", {"checkpoint": name(step), "score": score, **({"of": of} if of else {})})
+    details = {"measured": measured} if measured else {}
+    files.write_json(root / "best", {"checkpoint": name(step), "fid": fid, **details})
     return True
-
-
-@dataclass
-class Pace:
-    """What saving costs, against the time that the steps between take."""
-
-    budget: float
-    """largest share of that time; 0: any"""
-    cost: float = 0.0
-    """seconds that the last checkpoint took; none yet is taken for cheap"""
-    since: float = field(default_factory=lambda: time.monotonic())
-    warned: bool = False
-
-    def affordable(self) -> bool:
-        """Whether to save now; the first time that it is too dear there is a warning."""
-        passed = time.monotonic() - self.since
-        fine = self.budget == 0 or self.cost <= self.budget * passed
-        if not fine and not self.warned:
-            self.warned = True
-            log.warning(
-                "a checkpoint takes %.1f s, more than checkpoint.budget=%g of the %.1f s since the last; saving less "
-                "often than checkpoint.every says",
-                self.cost,
-                self.budget,
-                passed,
-            )
-        return fine
-
-    def note(self, began: float) -> None:
-        """A save that began at `began` (time.monotonic) is done."""
-        self.cost, self.since = time.monotonic() - began, time.monotonic()
 
 
 class Checkpoints:
@@ -179,19 +149,19 @@ class Checkpoints:
 
     def __init__(self, root: Path, config: CheckpointConfig) -> None:
         self.root, self.config = root, config
-        self.pace = Pace(config.budget)
+        self.budget = SaveBudget(config.max_overhead)
 
     def due(self, step: int, last: int) -> bool:
-        """Whether to save after step number `step`: at multiples of config.every that are affordable, and at the
-        `last`. Rank 0 decides, for clocks differ; steps do not depend on it."""
+        """Whether to save after step number `step`: at multiples of config.every that the budget allows, and at the
+        `last`. Rank 0 decides, since clocks differ; no other result depends on it."""
         if step == last or step % self.config.every:
             return step == last
-        return process_group.broadcast_from_main(self.pace.affordable())
+        return process_group.broadcast_from_main(self.budget.allows_save())
 
-    def save(self, step: int, write: Callable[[Path], None], facts: dict[str, Any]) -> Path:
-        """Commits what `write(folder)` writes, with `facts` in meta.json; then prunes older ones.
+    def save(self, step: int, write: Callable[[Path], None], metadata: dict[str, Any]) -> Path:
+        """Commits what `write(folder)` writes, with `metadata` in meta.json; then prunes older checkpoints.
 
-        Raises UserError when the disk refuses; the last good checkpoint is untouched then.
+        Raises UserError when the disk fails, which leaves the previous checkpoint untouched.
         """
         began = time.monotonic()
         temporary, final = self.root / f".tmp-{name(step)}", self.root / name(step)
@@ -203,27 +173,27 @@ class Checkpoints:
             write(temporary)
             process_group.barrier()
             if process_group.is_main_process():
-                _commit(temporary, final, {"step": step, **facts})
+                _commit(temporary, final, {"step": step, **metadata})
                 self._prune()
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise  # not the disk: another rank is gone, say
-            _make_room(temporary)
+                raise  # not the disk: another rank has died, for example
+            _free_space(temporary)
             raise UserError(
                 f"cannot write checkpoint {final} ({error}); the one before it is untouched"
             ) from error
         process_group.barrier()
-        self.pace.note(began)
-        log.info("saved %s in %.2f s", final.name, self.pace.cost)
+        self.budget.record_save(began)
+        log.info("saved %s in %.2f s", final.name, self.budget.save_s)
         return final
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint; rank 0 decides for all, and renames damaged newer ones out of the way."""
+        """The newest valid checkpoint; rank 0 decides for all, and renames damaged newer ones to damaged-NAME."""
         choice: Path | UserError | None = None
         if process_group.is_main_process():
             try:
                 choice = newest_valid(self.root)
-                self._set_aside(choice)
+                self._rename_damaged(choice)
             except UserError as error:
                 choice = error
         choice = process_group.broadcast_from_main(choice)
@@ -231,8 +201,8 @@ class Checkpoints:
             raise choice
         return choice
 
-    def _set_aside(self, chosen: Path | None) -> None:
-        """Damaged checkpoints newer than the chosen one must not count as kept ones."""
+    def _rename_damaged(self, chosen: Path | None) -> None:
+        """Renames what is newer than `chosen`, which is damaged and must not count among those to keep."""
         for step in steps(self.root):
             folder = self.root / name(step)
             if chosen is None or folder.name <= chosen.name:
@@ -243,11 +213,13 @@ class Checkpoints:
             files.write_text(self.root / "latest", chosen.name + "\n")
 
     def _prune(self) -> None:
-        every, liked, there = self.config.keep_every, best(self.root), steps(self.root)
-        rollback_target = next((step for step in there if healthy(self.root / name(step))), None)
-        for step in there[self.config.keep :]:
-            wanted = step == rollback_target or (liked and liked["checkpoint"] == name(step))
-            if not wanted and not (every and step % every == 0):
+        """Removes old checkpoints, but not the best, the newest healthy one and multiples of keep_every."""
+        every, existing = self.config.keep_every, steps(self.root)
+        best_name = (best(self.root) or {}).get("checkpoint")
+        rollback_target = next((step for step in existing if healthy(self.root / name(step))), None)
+        for step in existing[self.config.keep :]:
+            keep = step == rollback_target or name(step) == best_name or (every and step % every == 0)
+            if not keep:
                 discard(self.root / name(step))
                 progress.report()
         for leftover in self.root.glob(".tmp-*"):
@@ -257,9 +229,9 @@ class Checkpoints:
                 leftover.unlink(missing_ok=True)
 
 
-def _make_room(folder: Path) -> None:
-    """Frees what an unfinished checkpoint takes, for the log's last words; a file that is still open keeps its
-    room unless it is cut."""
+def _free_space(folder: Path) -> None:
+    """Removes an unfinished checkpoint, so that the log can still be written; a file that is still open keeps its
+    space unless it is truncated."""
     for path in folder.rglob("*"):
         if path.is_file():
             os.truncate(path, 0)
@@ -267,38 +239,38 @@ def _make_room(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a checkpoint; at no moment is half of one under its name."""
+    """Removes a checkpoint; its name never holds a part of it."""
     gone = folder.with_name(f".tmp-gone-{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def leave(folder: Path) -> None:
-    """Renames a checkpoint to left-NAME: kept, but no place to go on from. `best` follows it."""
+def archive(folder: Path) -> None:
+    """Renames a checkpoint to left-NAME, from which no run resumes. `best` follows it."""
     root, target = folder.parent, folder.with_name(f"left-{folder.name}")
-    liked = best(root)
-    if liked and liked["checkpoint"] == target.name:  # an earlier attempt's of this step, and better
+    entry = best(root)
+    if entry and entry["checkpoint"] == target.name:  # an earlier attempt's of the same step, and better
         discard(folder)
         return
     shutil.rmtree(target, ignore_errors=True)
     os.rename(folder, target)
-    if liked and liked["checkpoint"] == folder.name:
-        files.write_json(root / "best", {**liked, "checkpoint": target.name})
+    if entry and entry["checkpoint"] == folder.name:
+        files.write_json(root / "best", {**entry, "checkpoint": target.name})
 
 
-def _commit(temporary: Path, final: Path, facts: dict[str, Any]) -> None:
-    """Describes the files, marks the folder complete and moves it to its name; fsync before each promise."""
-    everything = sorted(temporary.rglob("*"))
-    paths = [path for path in everything if path.is_file()]
-    described = {
+def _commit(temporary: Path, final: Path, metadata: dict[str, Any]) -> None:
+    """Writes meta.json, marks the folder complete and moves it to its name; fsync before each of these."""
+    paths = sorted(temporary.rglob("*"))
+    entries = {
         str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
         for path in paths
+        if path.is_file()
     }
-    for path in everything:
+    for path in paths:
         files.sync(path)
         progress.report()
-    files.write_json(temporary / "meta.json", {**facts, "files": described})
+    files.write_json(temporary / "meta.json", {**metadata, "files": entries})
     files.write_text(temporary / "COMPLETE", files.sha256(temporary / "meta.json") + "\n")
     if final.exists():
         discard(final)

@@ -17,58 +17,58 @@ from ggcn import files
 from ggcn.run.directory import RunDir
 
 
-class Stopwatch:
+class PhaseTimer:
     """Seconds per named phase of a step."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
         """of the last step"""
-        self.since: dict[str, tuple[float, int]] = {}
-        """sum and number of the steps since means() was asked"""
+        self.totals: dict[str, tuple[float, int]] = {}
+        """sum and number of steps since the last call of pop_means"""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times what is inside, the GPU's work included."""
+        """Times the body of a with statement, including the GPU's work."""
         began = time.perf_counter()
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
         self.seconds[f"seconds/{name}"] = seconds
-        total, count = self.since.get(f"seconds/{name}", (0.0, 0))
-        self.since[f"seconds/{name}"] = total + seconds, count + 1
+        total, count = self.totals.get(f"seconds/{name}", (0.0, 0))
+        self.totals[f"seconds/{name}"] = total + seconds, count + 1
 
-    def means(self) -> dict[str, float]:
-        """Of the steps since the last call: one step alone may have been held up."""
-        found = {name: total / count for name, (total, count) in self.since.items()}
-        self.since.clear()
-        return found
+    def pop_means(self) -> dict[str, float]:
+        """Mean seconds per phase of the steps since the last call: a single step may have been delayed."""
+        means = {name: total / count for name, (total, count) in self.totals.items()}
+        self.totals.clear()
+        return means
 
 
-def memory(device: torch.device) -> dict[str, float]:
-    """Gigabytes this rank holds: resident, and the GPU's peak where there is one."""
-    held = {"memory_gb": psutil.Process().memory_info().rss / 1e9}
+def memory_usage(device: torch.device) -> dict[str, float]:
+    """Gigabytes that this rank uses: resident memory, and the GPU's peak where there is one."""
+    usage = {"memory_gb": psutil.Process().memory_info().rss / 1e9}
     if device.type == "cuda":
-        held["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
-    return held
+        usage["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return usage
 
 
 class MetricLogger:
-    """Writes what rank 0 knows: a line per logged step, the same as TensorBoard scalars, a progress bar."""
+    """Writes metrics.jsonl and TensorBoard scalars and shows a progress bar; on rank 0 only."""
 
     def __init__(self, run: RunDir, done: int, total: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        forget_after(run.metrics, done)
+        truncate_after(run.metrics, done)
         self.lines = run.metrics.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
         tqdm.set_lock(threading.RLock())  # its default outlives a killed process, with a warning
-        often = 0.5 if sys.stderr.isatty() else 20
-        self.bar = tqdm(total=total, initial=done, unit="step", mininterval=often, dynamic_ncols=True)
+        interval = 0.5 if sys.stderr.isatty() else 20
+        self.bar = tqdm(total=total, initial=done, unit="step", mininterval=interval, dynamic_ncols=True)
 
-    def tick(self, metrics: dict[str, float]) -> None:
-        """Moves the progress bar by one step; shows the finest grid's health."""
+    def advance(self, metrics: dict[str, float]) -> None:
+        """Moves the progress bar by one step; it shows metrics of the finest grid."""
         names = {"energy_gap": "gap", "amortization": "amortization", "relative_displacement": "drift"}
         finest = {label: _last(metrics, name) for name, label in names.items()}
         self.bar.set_postfix(
@@ -76,8 +76,8 @@ class MetricLogger:
         )
         self.bar.update()
 
-    def write(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
-        """One line and its scalars, flushed; the guard's verdict goes into the line only."""
+    def log(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
+        """Writes a line and its scalars, flushed; the guard's verdict goes into the line only."""
         self.lines.write(json.dumps({"step": step, **verdict, **metrics}) + "\n")
         self.lines.flush()
         for name, value in metrics.items():
@@ -95,8 +95,8 @@ def _last(metrics: dict[str, float], name: str) -> float | None:
     return values[-1] if values else None
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drops the lines of steps after `step`, which a resumed run computes again; a torn last line too."""
+def truncate_after(path: Path, step: int) -> None:
+    """Removes the lines of steps after `step`, which a resumed run computes again, and a torn last line."""
     if not path.exists():
         return
     with (
@@ -104,7 +104,7 @@ def forget_after(path: Path, step: int) -> None:
         path.open(encoding="utf-8", errors="replace") as lines,
         temporary.open("w", encoding="utf-8") as kept,
     ):
-        for line in lines:  # a long run's would fill the memory
+        for line in lines:  # one by one: a long run's file may not fit in memory
             if _step(line) <= step:
                 kept.write(line.rstrip("\n") + "\n")
 

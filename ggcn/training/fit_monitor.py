@@ -11,11 +11,11 @@ from ggcn.learning.learner import Learner
 from ggcn.learning.r_squared import r_squared
 
 IMAGES = 256
-"""of each set, evenly spaced: R^2 of so many varies by about 0.01 with the choice"""
+"""images of each set, evenly spaced; with so many, R^2 varies by about 0.01 with the choice of images"""
 
 
 class FitMonitor:
-    """Measures R^2 of a run's averaged energies, always on the same images. Every method is called by all ranks."""
+    """Measures R^2 of a run's averaged energies, always on the same images. All ranks call every method."""
 
     def __init__(self, config: Config) -> None:
         """Raises UserError when data.holdout is given and cannot be read."""
@@ -29,18 +29,18 @@ class FitMonitor:
 
     def measure(self, learner: Learner) -> dict[str, float]:
         """{"r2/SIZE": R^2 on training images, "r2_heldout/SIZE": on held-out ones}, for every grid."""
-        averages = learner.ema_energies.module, learner.ema_upsamplers.module
+        networks = learner.ema_energies.module, learner.ema_upsamplers.module
         values: dict[str, float] = {}
         for name, images in self.sets.items():
-            column = r_squared(self.config, *averages, images).tolist()
+            per_grid = r_squared(self.config, *networks, images).tolist()
             values |= {
-                f"{name}/{size}": value for size, value in zip(self.config.model.grids, column, strict=True)
+                f"{name}/{size}": value for size, value in zip(self.config.model.grids, per_grid, strict=True)
             }
         return values
 
 
 def held_out(config: Config) -> str:
-    """The folder of images that are never trained on; empty where there is none."""
-    beside = Path(config.data.shards) / "holdout"
-    found = config.data.shards and (beside / manifest.NAME).is_file()
-    return config.data.holdout or (str(beside) if found else "")
+    """The folder of shards that are never trained on, data.holdout or data.shards/holdout; "" where there is none."""
+    default = Path(config.data.shards) / "holdout"
+    exists = config.data.shards and (default / manifest.NAME).is_file()
+    return config.data.holdout or (str(default) if exists else "")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and whether it fits the run that opens it."""
+"""The state of a run that a checkpoint holds, and whether a checkpoint fits the run that restores it."""
 
 import logging
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from ggcn.sampling.sampler import WEIGHTS
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""of the files in a checkpoint; 2: engines save in one form, which all of them open"""
+FORMAT = 3
+"""version of a checkpoint's files; 2: all engines save in one format; 3: new names of layers and metadata"""
 
 
 @dataclass(frozen=True)
 class State:
-    """The parts of a run that change with its steps; the data's position is the step itself."""
+    """The parts of a run that change from step to step; the position in the data is the step itself."""
 
     config: Config
     lanes: Lanes
     learner: Learner
     device: torch.device
 
-    def facts(self, data: str) -> dict[str, Any]:
-        """What meta.json says of the run besides its files; `data` is the hash of the shards."""
+    def metadata(self, data: str) -> dict[str, Any]:
+        """The run's entries in meta.json; `data` is the hash of the shards."""
         return {
             "world": self.lanes.world,
             "format": FORMAT,
@@ -41,8 +41,8 @@ class State:
             **code_snapshot.facts(),
         }
 
-    def norms(self) -> Metrics:
-        """Norm of the weights of each network that has any: the first to show an update gone wrong."""
+    def weight_norms(self) -> Metrics:
+        """The norm of each network's weights, where it has any: the first metric to show a bad update."""
         networks = {"energy": self.learner.energies, "upsampler": self.learner.upsamplers}
         weights = {name: [weight.detach() for weight in net.parameters()] for name, net in networks.items()}
         return {
@@ -52,7 +52,7 @@ class State:
         }
 
     def write(self, folder: Path) -> None:
-        """Writes engines, chains and averaged weights; every rank calls it."""
+        """Writes engines, replay buffer and averaged weights; every rank calls it."""
         learner = self.learner
         learner.energy_engine.save(folder / "energy")
         if learner.amortization_engine:
@@ -63,12 +63,12 @@ class State:
             with files.streaming_write(folder / WEIGHTS) as file:
                 torch.save({name: module.state_dict() for name, module in self._averages()}, file)
 
-    def restore(self, folder: Path, facts: dict[str, Any], data: str) -> None:
-        """Reads what `write` wrote; raises UserError when it does not fit this run's shards or config.
-        Which engine wrote it, on how many ranks, does not matter."""
-        self._check_same(folder, facts, data)
+    def restore(self, folder: Path, metadata: dict[str, Any], data: str) -> None:
+        """Reads what `write` wrote, with any engine on any number of ranks. Raises UserError when it does not fit this
+        run's shards or config."""
+        self._check_compatible(folder, metadata, data)
         changes = (
-            code_snapshot.changes(facts, folder.parents[1] / "code")
+            code_snapshot.changes(metadata, folder.parents[1] / "code")
             if process_group.is_main_process()
             else []
         )
@@ -77,22 +77,22 @@ class State:
         try:
             self._read(folder)
         except torch.OutOfMemoryError:
-            raise  # a RuntimeError that says nothing of the config
+            raise  # a RuntimeError that says nothing about the config
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{folder} does not fit this config, which was changed by --force ({error})"
             ) from error
 
-    def _check_same(self, folder: Path, facts: dict[str, Any], data: str) -> None:
-        if facts["data"] != data:
+    def _check_compatible(self, folder: Path, metadata: dict[str, Any], data: str) -> None:
+        if metadata["data"] != data:
             raise UserError(
                 f"{folder} was trained on other shards than {', '.join(self.config.data.folders())} now holds; "
-                "restore the shards, or take another run=NAME"
+                "restore the shards, or choose another run=NAME"
             )
-        if facts.get("format") != FORMAT:
+        if metadata.get("format") != FORMAT:
             raise UserError(
-                f"{folder} was written by another version of ggcn ({facts['versions']['ggcn']}) in a form that this "
-                "one does not read; go on with that version, or take another run=NAME"
+                f"{folder} was written by another version of ggcn ({metadata['versions']['ggcn']}) in a format that "
+                "this one does not read; continue with that version, or choose another run=NAME"
             )
 
     def _read(self, folder: Path) -> None:
@@ -105,7 +105,7 @@ class State:
         weights = torch.load(folder / WEIGHTS, map_location=self.device, weights_only=True)
         for name, module in self._averages():
             module.load_state_dict(weights[name])
-        learner.adopt(dict(learner.ema_upsamplers.module.named_buffers()))
+        learner.load_linear_maps(dict(learner.ema_upsamplers.module.named_buffers()))
 
     def _averages(self) -> list[tuple[str, torch.nn.Module]]:
         learner = self.learner

@@ -226,8 +226,8 @@ def test_a_checkpoint_that_names_a_file_outside_is_refused(run: Path, name: str)
     assert not inspect_checkpoint.inspect(folder)
 
 
-VAST = f'{{"checkpoint": "step_00000005", "score": 1{"0" * 400}}}'
-"""a note of the best whose score no float can hold"""
+VAST = f'{{"checkpoint": "step_00000005", "fid": 1{"0" * 400}}}'
+"""a note of the best whose FID no float can hold"""
 
 
 def test_nesting_without_end_describes_no_files(run: Path) -> None:
@@ -260,14 +260,14 @@ def test_a_damaged_note_of_the_best_is_none(run: Path) -> None:
         "",
         "[]",
         "3",
-        '{"checkpoint": "step_00000005", "score": "?"}',
+        '{"checkpoint": "step_00000005", "fid": "?"}',
         VAST,
         "[" * 100_000,
     ):
         (root / "best").write_text(content)
         assert checkpoint.best(root) is None
-    assert checkpoint.note_best(root, 5, 7.5)
-    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "score": 7.5}
+    assert checkpoint.record_best(root, 5, 7.5)
+    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "fid": 7.5}
 
 
 def test_folders_that_only_look_like_checkpoints_do_not_count(run: Path) -> None:
@@ -281,8 +281,8 @@ def test_what_a_roll_back_left_can_be_looked_at(
 ) -> None:
     run = trained(tmp_path / "run", steps=(5, 10))
     root = run / "checkpoints"
-    checkpoint.note_best(root, 10, 3.0)
-    checkpoint.leave(root / "step_00000010")
+    checkpoint.record_best(root, 10, 3.0)
+    checkpoint.archive(root / "step_00000010")
     assert [folder.name for folder in inspect_checkpoint.found(run)] == [
         "step_00000005",
         "left-step_00000010",

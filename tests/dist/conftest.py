@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from rank_pool import Crew
+from rank_pool import RankPool
 
 
 @pytest.fixture(scope="session")
-def crew() -> Iterator[Crew]:
-    """Gloo ranks, started as tests ask for them."""
-    ranks = Crew()
-    yield ranks
-    ranks.close()
+def rank_pool() -> Iterator[RankPool]:
+    """Gloo ranks, started when a test needs them."""
+    pool = RankPool()
+    yield pool
+    pool.close()

@@ -1,4 +1,4 @@
-"""What a crew is asked to learn: functions that its ranks look up by name."""
+"""Functions that the ranks of a pool run: a few iterations of a run, and what they learn."""
 
 import tempfile
 from collections.abc import Sequence
@@ -7,30 +7,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ggcn.distributed import process_group
 from ggcn.config.compose import compose
+from ggcn.distributed import process_group
+from ggcn.distributed.lanes import Lanes
 from ggcn.engine import base, zero
 from ggcn.engine.portable import STATE
-from ggcn.distributed.lanes import Lanes
 from ggcn.learning.learner import Learner
 from ggcn.training.state import State
 
 Numbers = dict[str, Tensor]
-"""kind/network/name of a weight, a moment of Adam, an averaged weight, a lane's bank, or the metrics of a step"""
+"""kind/network/name of a weight, a moment of Adam, an averaged weight, a lane's chains, or the metrics of a step"""
 
 
 def learn(
-    rank: int, world: int, words: Sequence[str], end: int, first: int = 0, keep: Path | None = None
+    rank: int, world: int, overrides: Sequence[str], end: int, first: int = 0, keep: Path | None = None
 ) -> Numbers:
-    """Iterations number `first` to `end` of the run that `words` describe, from what `keep` holds if first > 0;
-    leaves its state in `keep`. Rank 0 returns all that it learned."""
-    config = compose(list(words))
+    """Iterations number `first` to `end` of the run that `overrides` describe, from the state in `keep` if first > 0;
+    writes its state to `keep`. Rank 0 returns the state and the metrics."""
+    config = compose(list(overrides))
     lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
     learner = Learner(config, lanes, torch.device("cpu"))
     state = State(config, lanes, learner, torch.device("cpu"))
     if first and keep:
-        state.restore(keep / f"step_{first}", state.facts("shards"), "shards")
-    metrics = {f"metric/{step}": process_group.all_reduce_mean(_iteration(learner, step)) for step in range(first, end)}
+        state.restore(keep / f"step_{first}", state.metadata("shards"), "shards")
+    metrics = {
+        f"metric/{step}": process_group.all_reduce_mean(_iteration(learner, step))
+        for step in range(first, end)
+    }
     _check_agreement(learner)
     with tempfile.TemporaryDirectory() as place:
         folder = (keep or Path(process_group.broadcast_from_main(place))) / f"step_{end}"
@@ -42,15 +45,15 @@ def learn(
     return numbers
 
 
-def learn_without_a_half(rank: int, world: int, words: Sequence[str], end: int) -> Numbers:
-    """As learn, but DeepSpeed's engine sees the second of two micro-batches twice and never the first, as when
-    an unannounced backward is dropped."""
-    whole = base.micro_batches
-    zero.micro_batches = lambda inputs, count: whole(inputs, count)[1:] * 2
+def learn_with_dropped_micro_batch(rank: int, world: int, overrides: Sequence[str], end: int) -> Numbers:
+    """As learn, but DeepSpeed's engine gets the second of two micro-batches twice and never the first, as when a
+    backward that was not announced is dropped."""
+    original = base.micro_batches
+    zero.micro_batches = lambda inputs, count: original(inputs, count)[1:] * 2
     try:
-        return learn(rank, world, [*words, "train.accumulation=2"], end)
+        return learn(rank, world, [*overrides, "train.accumulation=2"], end)
     finally:
-        zero.micro_batches = whole
+        zero.micro_batches = original
 
 
 def _iteration(learner: Learner, step: int) -> Tensor:
@@ -59,10 +62,10 @@ def _iteration(learner: Learner, step: int) -> Tensor:
     count = lanes.count * lanes.width
     everything = torch.randint(0, 256, (count, 3, size, size), generator=dice, dtype=torch.uint8)
     mine = everything.unflatten(0, (lanes.count, lanes.width))[list(lanes.owned)].flatten(0, 1)
-    data = learner.data(mine, step)
+    data = learner.prepare_data(mine, step)
     particles = learner.sample(step, data)
     metrics = learner.learn_energy(data, particles, step) | learner.learn_upsamplers(particles, step)
-    learner.average(step, particles)
+    learner.update_averages(step, particles)
     return torch.stack([value.double() for value in metrics.values()])
 
 
@@ -70,7 +73,9 @@ def _check_agreement(learner: Learner) -> None:
     """The networks of all ranks hold the same bits."""
     for side in (learner.energies, learner.upsamplers):
         for name, parameter in side.named_parameters():
-            assert torch.equal(parameter, process_group.broadcast_from_main(parameter.detach())), f"ranks disagree on {name}"
+            assert torch.equal(parameter, process_group.broadcast_from_main(parameter.detach())), (
+                f"ranks disagree on {name}"
+            )
 
 
 def _read(folder: Path) -> Numbers:
@@ -82,7 +87,7 @@ def _read(folder: Path) -> Numbers:
     for side, values in torch.load(folder / "ema.pt", weights_only=True).items():
         numbers |= {f"average/{side}/{name}": value for name, value in values.items()}
     for path in sorted(folder.glob("lanes/*.pt")):
-        numbers[f"bank/{path.stem}"] = torch.load(path, weights_only=True)["chains"]
+        numbers[f"replay_buffer/{path.stem}"] = torch.load(path, weights_only=True)["chains"]
     return numbers
 
 

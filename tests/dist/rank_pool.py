@@ -1,4 +1,4 @@
-"""Ranks that stay for a whole test session: to start one costs seconds, what a test asks of it a tenth."""
+"""Processes that stay for a test session: starting one takes seconds, what a test runs in it a tenth of that."""
 
 import io
 import sys
@@ -16,30 +16,30 @@ from ggcn.distributed import process_group
 from ggcn.distributed.rank_info import RankInfo
 
 
-class Crew:
-    """Processes, of which the first `world` act as the gloo ranks of a call; more are started when needed."""
+class RankPool:
+    """Processes, of which the first `world` are the gloo ranks of a call; more are started when needed."""
 
     def __init__(self) -> None:
-        self.lines: list[Connection] = []
+        self.pipes: list[Connection] = []
         self.processes: list[BaseProcess] = []
 
-    def _hire(self) -> None:
+    def _start_process(self) -> None:
         spawn = mp.get_context("spawn")
-        mine, yours = spawn.Pipe()
-        self.processes.append(spawn.Process(target=_serve, args=(yours,), daemon=True))
+        ours, theirs = spawn.Pipe()
+        self.processes.append(spawn.Process(target=_serve, args=(theirs,), daemon=True))
         self.processes[-1].start()
-        self.lines.append(mine)
+        self.pipes.append(ours)
 
     def run(self, world: int, function: Callable, *arguments: Any) -> list[Any]:
-        """`function(rank, world, *arguments)` on every rank, an importable function; what each returned."""
-        while len(self.lines) < world:
-            self._hire()
+        """Calls an importable `function(rank, world, *arguments)` on every rank; returns what each rank returned."""
+        while len(self.pipes) < world:
+            self._start_process()
         port = process_group.free_port()
-        for rank, line in enumerate(self.lines[:world]):
-            line.send((RankInfo(rank, world, rank, world, port=port), function, arguments))
-        answers = [torch.load(io.BytesIO(line.recv()), weights_only=False) for line in self.lines[:world]]
-        for rank, (fine, answer) in enumerate(answers):
-            assert fine, f"rank {rank} of {world}: {answer}"
+        for rank, pipe in enumerate(self.pipes[:world]):
+            pipe.send((RankInfo(rank, world, rank, world, port=port), function, arguments))
+        answers = [torch.load(io.BytesIO(pipe.recv()), weights_only=False) for pipe in self.pipes[:world]]
+        for rank, (success, answer) in enumerate(answers):
+            assert success, f"rank {rank} of {world}: {answer}"
         return [answer for _, answer in answers]
 
     def close(self) -> None:
@@ -48,27 +48,27 @@ class Crew:
             process.join()
 
 
-def _serve(line: Connection) -> None:
+def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     while True:
-        place, function, arguments = line.recv()
+        rank_info, function, arguments = pipe.recv()
         try:
-            _join(place)
-            answer = (True, function(place.rank, place.world, *arguments))
+            _join(rank_info)
+            answer = (True, function(rank_info.rank, rank_info.world, *arguments))
         except Exception:
             answer = (False, traceback.format_exc())
         buffer = io.BytesIO()
         torch.save(answer, buffer)
-        line.send(buffer.getvalue())
+        pipe.send(buffer.getvalue())
 
 
-def _join(place: RankInfo) -> None:
-    """Meets the other ranks of this call; DeepSpeed must forget those of the call before."""
+def _join(rank_info: RankInfo) -> None:
+    """Joins the other ranks of this call; DeepSpeed must forget those of the previous call."""
     comm: Any = sys.modules.get("deepspeed.comm.comm")
     if comm is not None and comm.cdb is not None:
         comm.destroy_process_group()
         comm.cdb = None
     elif dist.is_initialized():
         dist.destroy_process_group()
-    process_group.init_distributed(place, 60)
+    process_group.init_distributed(rank_info, 60)
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""What is written down once: the draws of a run, and the numbers of its first steps.
+"""Recorded values: the random draws of a run, and the metrics of its first steps.
 
-A change here means that every run ever trained goes on as another one. `python tests/dist/test_golden.py` writes the
-file again.
+A change here means that every run ever trained would continue as a different one.
+`python tests/dist/test_golden.py` writes the file again.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rank_pool import Crew
 from helpers import TINY
 from learning import learn
+from rank_pool import RankPool
 
 from ggcn.data.order import of_counts
 from ggcn.distributed.lanes import Lanes, generator
@@ -48,10 +48,10 @@ def draws() -> dict[str, str]:
     return found
 
 
-def curve(crew: Crew, preset: str) -> list[list[float]]:
+def curve(rank_pool: RankPool, preset: str) -> list[list[float]]:
     """Every metric of the first steps, in fp32 on one rank."""
     config = [*TINY, f"model={preset}", "engine.kind=plain", "engine.precision=fp32"]
-    numbers = crew.run(1, learn, config, STEPS)[0]
+    numbers = rank_pool.run(1, learn, config, STEPS)[0]
     return [numbers[f"metric/{step}"].tolist() for step in range(STEPS)]
 
 
@@ -59,20 +59,22 @@ def recorded() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def test_draws_are_what_they_always_were() -> None:
+def test_draws_are_the_recorded_ones() -> None:
     assert draws() == recorded()["draws"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_first_steps_are_what_they_always_were(crew: Crew, preset: str) -> None:
-    np.testing.assert_allclose(curve(crew, preset), recorded()["curves"][preset], rtol=TOLERANCE, atol=1e-6)
+def test_first_steps_are_the_recorded_ones(rank_pool: RankPool, preset: str) -> None:
+    np.testing.assert_allclose(
+        curve(rank_pool, preset), recorded()["curves"][preset], rtol=TOLERANCE, atol=1e-6
+    )
 
 
 def write() -> None:
     """Records the draws and curves of the code as it is."""
-    crew = Crew()
-    curves = {preset: curve(crew, preset) for preset in PRESETS}
-    crew.close()
+    pool = RankPool()
+    curves = {preset: curve(pool, preset) for preset in PRESETS}
+    pool.close()
     FILE.write_text(json.dumps({"draws": draws(), "curves": curves}, indent=1) + "\n", encoding="utf-8")
 
 

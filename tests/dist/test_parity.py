@@ -1,21 +1,21 @@
-"""Every engine learns what one process with a page of PyTorch learns: gradients, weights, moments, averages,
+"""Every engine learns what the reference engine learns in one process: gradients, weights, moments, averages,
 persistent chains and metrics of every preset, whose every phase runs in each of the iterations."""
 
 from collections.abc import Callable
 
 import pytest
-from rank_pool import Crew
 from helpers import ROOT, TINY
-from learning import Numbers, differences, learn, learn_without_a_half
+from learning import Numbers, differences, learn, learn_with_dropped_micro_batch
+from rank_pool import RankPool
 
 Reference = Callable[[str, str], Numbers]
 STEPS = 4
-WORDS = [
+OVERRIDES = [
     *TINY,
     "train.energy.warmup=2",
     "train.energy.clip=0.02",
     "train.upsampler.beta1=0.0",  # as the energies', so that Adam's first moment is the clipped gradient
-    "model.flow.particles=both",
+    "model.flow.jko_points=both",
 ]
 PRESETS = sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml"))
 TOLERANCE = {
@@ -25,7 +25,7 @@ TOLERANCE = {
         "weight": 1e-4,
         "average": 1e-4,
         "metric": 2e-5,
-        "bank": 1e-5,
+        "replay_buffer": 1e-5,
     },
     "bf16": {
         "exp_avg": 2e-2,
@@ -33,7 +33,7 @@ TOLERANCE = {
         "weight": 5e-3,
         "average": 5e-3,
         "metric": 2e-3,
-        "bank": 1e-3,
+        "replay_buffer": 1e-3,
     },
     "bf16_parameters": {
         "exp_avg": 8e-2,
@@ -41,7 +41,7 @@ TOLERANCE = {
         "weight": 1e-2,
         "average": 1e-2,
         "metric": 2e-2,
-        "bank": 2e-3,
+        "replay_buffer": 2e-3,
     },
 }
 """Against the plain engine on one rank; see differences(). exp_avg is the last step's gradient. What differs is
@@ -50,15 +50,15 @@ larger one of the weight, at most the learning rates' sum, 3.5e-3."""
 
 
 @pytest.fixture(scope="module")
-def reference(crew: Crew) -> Reference:
+def reference(rank_pool: RankPool) -> Reference:
     """What the plain engine learns on one rank, by preset and precision; each once."""
     known: dict[tuple[str, str], Numbers] = {}
 
     def learned(preset: str, precision: str) -> Numbers:
         key = preset, precision.removesuffix("_parameters")
         if key not in known:
-            words = [*WORDS, f"model={preset}", "engine.kind=plain", f"engine.precision={key[1]}"]
-            known[key] = crew.run(1, learn, words, STEPS)[0]
+            overrides = [*OVERRIDES, f"model={preset}", "engine.kind=plain", f"engine.precision={key[1]}"]
+            known[key] = rank_pool.run(1, learn, overrides, STEPS)[0]
         return known[key]
 
     return learned
@@ -93,22 +93,22 @@ CASES = [
 
 @pytest.mark.parametrize(("preset", "engine", "precision", "parts"), CASES)
 def test_two_ranks_learn_what_one_process_does(
-    crew: Crew, reference: Reference, preset: str, engine: str, precision: str, parts: int
+    rank_pool: RankPool, reference: Reference, preset: str, engine: str, precision: str, parts: int
 ) -> None:
-    words = [
+    overrides = [
         f"model={preset}",
         *ENGINES[engine],
         f"engine.precision={precision}",
         f"train.accumulation={parts}",
     ]
-    got = crew.run(2, learn, [*WORDS, *words], STEPS)[0]
+    got = rank_pool.run(2, learn, [*OVERRIDES, *overrides], STEPS)[0]
     assert too_far(differences(reference(preset, precision), got), precision) == {}
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_dropped_backward_is_noticed(crew: Crew, reference: Reference, stage: int) -> None:
-    words = [*WORDS, "engine.precision=fp32", f"engine.zero_stage={stage}"]
-    got = crew.run(2, learn_without_a_half, words, STEPS)[0]
+def test_a_dropped_backward_is_noticed(rank_pool: RankPool, reference: Reference, stage: int) -> None:
+    overrides = [*OVERRIDES, "engine.precision=fp32", f"engine.zero_stage={stage}"]
+    got = rank_pool.run(2, learn_with_dropped_micro_batch, overrides, STEPS)[0]
     far = too_far(differences(reference("ggcn", "fp32"), got), "fp32")
     assert far["exp_avg"] > 100 * TOLERANCE["fp32"]["exp_avg"]
     assert far["weight"] > 5 * TOLERANCE["fp32"]["weight"]
@@ -118,21 +118,23 @@ def test_a_dropped_backward_is_noticed(crew: Crew, reference: Reference, stage: 
     "change",
     ["model.flow.gamma=[2.0,10.0]", "train.energy_l2=0.0", "train.energy.clip=0", "train.energy.beta1=0.5"],
 )
-def test_a_dropped_term_is_noticed(crew: Crew, reference: Reference, change: str) -> None:
-    got = crew.run(1, learn, [*WORDS, "engine.kind=plain", "engine.precision=fp32", change], STEPS)[0]
+def test_a_dropped_term_is_noticed(rank_pool: RankPool, reference: Reference, change: str) -> None:
+    got = rank_pool.run(1, learn, [*OVERRIDES, "engine.kind=plain", "engine.precision=fp32", change], STEPS)[
+        0
+    ]
     far = too_far(differences(reference("ggcn", "fp32"), got), "fp32")
     assert far["exp_avg"] > 5 * TOLERANCE["fp32"]["exp_avg"]
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 6])
-def test_chains_may_go_in_parts(crew: Crew, reference: Reference, at_once: int) -> None:
-    words = ["engine.kind=plain", "engine.precision=fp32", f"model.chain.micro_batch={at_once}"]
-    got = crew.run(1, learn, [*WORDS, *words], STEPS)[0]
+def test_chains_may_go_in_parts(rank_pool: RankPool, reference: Reference, at_once: int) -> None:
+    overrides = ["engine.kind=plain", "engine.precision=fp32", f"model.chain.micro_batch={at_once}"]
+    got = rank_pool.run(1, learn, [*OVERRIDES, *overrides], STEPS)[0]
     assert too_far(differences(reference("ggcn", "fp32"), got), "fp32") == {}
 
 
-def test_lane_norm_sees_whole_lanes_in_every_micro_batch(crew: Crew) -> None:
-    words = [*WORDS, "model.upsampler.norm=lane", "engine.precision=fp32"]
-    one = crew.run(1, learn, [*words, "engine.kind=plain"], STEPS)[0]
-    two = crew.run(2, learn, [*words, "train.accumulation=2", "model.chain.micro_batch=4"], STEPS)[0]
+def test_lane_norm_sees_whole_lanes_in_every_micro_batch(rank_pool: RankPool) -> None:
+    overrides = [*OVERRIDES, "model.upsampler.norm=lane", "engine.precision=fp32"]
+    one = rank_pool.run(1, learn, [*overrides, "engine.kind=plain"], STEPS)[0]
+    two = rank_pool.run(2, learn, [*overrides, "train.accumulation=2", "model.chain.micro_batch=4"], STEPS)[0]
     assert too_far(differences(one, two), "fp32") == {}

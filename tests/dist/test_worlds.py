@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_pool import Crew
 from helpers import ROOT, TINY
 from learning import Numbers, differences, learn
+from rank_pool import RankPool
 
 PRESETS = sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml"))
-WORDS = [*TINY, "engine.precision=fp32", "train.energy.warmup=5", "train.upsampler.warmup=5"]
+OVERRIDES = [*TINY, "engine.precision=fp32", "train.energy.warmup=5", "train.upsampler.warmup=5"]
 TOLERANCE = {"metric": 2e-3, "weight": 1e-3, "average": 1e-3, "bank": 1e-5}
 """relative for metrics, else absolute, after 50 steps in fp32: what the order of float sums has grown to"""
 
@@ -25,9 +25,9 @@ def everyday(*chosen: str) -> list:
 
 
 @pytest.mark.parametrize("preset", everyday("ggcn", "gcn", "transport"))
-def test_one_two_and_four_ranks_train_the_same_run(crew: Crew, preset: str) -> None:
-    words = [*WORDS, f"model={preset}", "engine.kind=plain"]
-    one, two, four = (crew.run(world, learn, words, 12)[0] for world in (1, 2, 4))
+def test_one_two_and_four_ranks_train_the_same_run(rank_pool: RankPool, preset: str) -> None:
+    overrides = [*OVERRIDES, f"model={preset}", "engine.kind=plain"]
+    one, two, four = (rank_pool.run(world, learn, overrides, 12)[0] for world in (1, 2, 4))
     close(one, two, share=0.1)
     close(one, four, share=0.1)
 
@@ -35,16 +35,18 @@ def test_one_two_and_four_ranks_train_the_same_run(crew: Crew, preset: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("engine", ["engine.kind=plain", "engine.zero_stage=0", "engine.zero_stage=2"])
-def test_fifty_steps_are_the_same_on_any_number_of_ranks(crew: Crew, preset: str, engine: str) -> None:
-    words = [*WORDS, f"model={preset}", engine]
-    one, two, four = (crew.run(world, learn, words, 50)[0] for world in (1, 2, 4))
+def test_fifty_steps_are_the_same_on_any_number_of_ranks(
+    rank_pool: RankPool, preset: str, engine: str
+) -> None:
+    overrides = [*OVERRIDES, f"model={preset}", engine]
+    one, two, four = (rank_pool.run(world, learn, overrides, 50)[0] for world in (1, 2, 4))
     close(one, two)
     close(one, four)
 
 
 @pytest.mark.parametrize("preset", everyday("ggcn", "gcn"))
-def test_a_run_moves_between_worlds_and_engines(crew: Crew, preset: str, tmp_path: Path) -> None:
-    words = [*WORDS, f"model={preset}"]
+def test_a_run_moves_between_worlds_and_engines(rank_pool: RankPool, preset: str, tmp_path: Path) -> None:
+    overrides = [*OVERRIDES, f"model={preset}"]
     legs = [
         (4, "engine.zero_stage=2"),
         (2, "engine.zero_stage=1"),
@@ -53,9 +55,9 @@ def test_a_run_moves_between_worlds_and_engines(crew: Crew, preset: str, tmp_pat
     ]
     curve: Numbers = {}
     for number, (world, engine) in enumerate(legs):
-        got = crew.run(world, learn, [*words, engine], 3 * number + 3, 3 * number, tmp_path)[0]
+        got = rank_pool.run(world, learn, [*overrides, engine], 3 * number + 3, 3 * number, tmp_path)[0]
         curve |= {name: value for name, value in got.items() if name.startswith("metric")}
-    close(crew.run(1, learn, [*words, "engine.kind=plain"], 12)[0], {**got, **curve}, share=0.1)
+    close(rank_pool.run(1, learn, [*overrides, "engine.kind=plain"], 12)[0], {**got, **curve}, share=0.1)
 
 
 ENGINES = ["engine.kind=plain", "engine.zero_stage=0", "engine.zero_stage=1", "engine.zero_stage=2"]
@@ -75,12 +77,12 @@ RESUMED = [
 
 @pytest.mark.parametrize(("preset", "engine", "precision"), RESUMED)
 def test_a_resumed_run_has_the_same_bits(
-    crew: Crew, preset: str, engine: str, precision: str, tmp_path: Path
+    rank_pool: RankPool, preset: str, engine: str, precision: str, tmp_path: Path
 ) -> None:
-    words = [*WORDS, f"model={preset}", engine, f"engine.precision={precision}"]
-    whole = crew.run(2, learn, words, 8)[0]
-    crew.run(2, learn, words, 4, 0, tmp_path)
-    halves = crew.run(2, learn, words, 8, 4, tmp_path)[0]
+    overrides = [*OVERRIDES, f"model={preset}", engine, f"engine.precision={precision}"]
+    uninterrupted = rank_pool.run(2, learn, overrides, 8)[0]
+    rank_pool.run(2, learn, overrides, 4, 0, tmp_path)
+    halves = rank_pool.run(2, learn, overrides, 8, 4, tmp_path)[0]
     assert len([name for name in halves if name.startswith("exp_avg")]) > 5
-    differing = [name for name in halves if not torch.equal(whole[name], halves[name])]
+    differing = [name for name in halves if not torch.equal(uninterrupted[name], halves[name])]
     assert differing == []

@@ -1,5 +1,5 @@
-"""What may happen to a run and its checkpoints: ranks killed at any moment, damaged files, a full disk; and what
-can be done with them: look inside, export, sample."""
+"""Checkpoints when ranks are killed, files are damaged or the disk is full, and what can be done with checkpoints:
+inspection, export, sampling."""
 
 import json
 import os
@@ -14,33 +14,33 @@ from pathlib import Path
 
 import pytest
 import torch
-from attempts import END_S, Killer, last_line
 from helpers import ROOT, TINY, call, command, quiet_environment
+from kill_ranks import END_S, Killer, last_line
 
 import ggcn
 from ggcn.config.compose import load, public
 from ggcn.errors import UserError
 from ggcn.run import checkpoint
-from ggcn.run.checkpoint import Pace
+from ggcn.run.save_budget import SaveBudget
 
 PLAIN = ["engine=plain", "log.samples_every=100000"]
 
 
 @pytest.fixture
-def words(faces: Path, tmp_path: Path) -> list[str]:
+def overrides(faces: Path, tmp_path: Path) -> list[str]:
     """Overrides of a tiny run in a directory of its own."""
     return [*TINY, *PLAIN, f"data.shards={faces}", f"paths.runs={tmp_path}"]
 
 
-def launch(*words: object, mode: str = "debug") -> subprocess.CompletedProcess:
+def launch(*overrides: object, mode: str = "debug") -> subprocess.CompletedProcess:
     """A run to its end, in one process unless mode is local."""
-    return call("cluster/launch.py", "-m", mode, *words)
+    return call("cluster/launch.py", "-m", mode, *overrides)
 
 
-def started(*words: object) -> subprocess.Popen:
+def started(*overrides: object) -> subprocess.Popen:
     """A run in the background."""
     return subprocess.Popen(
-        command("cluster/launch.py", "-m", "local", *words),
+        command("cluster/launch.py", "-m", "local", *overrides),
         env=quiet_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -48,8 +48,8 @@ def started(*words: object) -> subprocess.Popen:
     )
 
 
-def trained(*words: object, mode: str = "debug") -> None:
-    done = launch(*words, mode=mode)
+def trained(*overrides: object, mode: str = "debug") -> None:
+    done = launch(*overrides, mode=mode)
     assert done.returncode == 0, done.stderr
 
 
@@ -72,26 +72,26 @@ def _ranks(pid: int) -> list[int]:
     return [int(child) for child in pids if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def same_in_the_end(root: Path, steps: int) -> None:
-    """The run that was killed has the bits and the journal of the one that was not."""
-    assert state(root / "whole", steps) == state(root / "killed", steps)
+def assert_same_result(root: Path, steps: int) -> None:
+    """The run that was killed has the bits and the metrics of the one that was not."""
+    assert state(root / "uninterrupted", steps) == state(root / "killed", steps)
     assert [line["step"] for line in _lines(root / "killed")] == list(range(1, steps + 1))
 
 
-def test_a_run_survives_killed_ranks(words: list[str], tmp_path: Path) -> None:
+def test_a_run_survives_killed_ranks(overrides: list[str], tmp_path: Path) -> None:
     often = ["run=killed", "checkpoint.every=3", "checkpoint.keep=3"]
     killer = Killer(tmp_path / "killed", seed=1)
     for _ in range(2):
-        process = started(*words, *often, "train.steps=100000")
+        process = started(*overrides, *often, "train.steps=100000")
         killer.wait()
-        os.kill(killer.dice.choice(_ranks(process.pid)), signal.SIGKILL)
+        os.kill(killer.random.choice(_ranks(process.pid)), signal.SIGKILL)
         _, errors = process.communicate(timeout=END_S)
         assert process.returncode == 2, errors
-        killer.look(every=3)
+        killer.check_checkpoints(every=3)
     steps = last_line(tmp_path / "killed") + 10
-    trained(*words, *often, f"train.steps={steps}", mode="local")
-    trained(*words, "run=whole", f"train.steps={steps}", mode="local")
-    same_in_the_end(tmp_path, steps)
+    trained(*overrides, *often, f"train.steps={steps}", mode="local")
+    trained(*overrides, "run=uninterrupted", f"train.steps={steps}", mode="local")
+    assert_same_result(tmp_path, steps)
 
 
 @pytest.mark.slow
@@ -100,15 +100,15 @@ def test_a_run_survives_killed_ranks(words: list[str], tmp_path: Path) -> None:
     [("ggcn", "deepspeed", 11), ("gcn", "plain", 12), ("multigrid", "plain", 13)],
 )
 def test_a_run_survives_many_killed_ranks(
-    words: list[str], tmp_path: Path, model: str, engine: str, seed: int
+    overrides: list[str], tmp_path: Path, model: str, engine: str, seed: int
 ) -> None:
-    words = [*words, f"model={model}", f"engine={engine}", "engine.zero_stage=2"]
-    done = call("tests/e2e/lives.py", 12, seed, *words)
+    overrides = [*overrides, f"model={model}", f"engine={engine}", "engine.zero_stage=2"]
+    done = call("tests/e2e/kill_ranks.py", 12, seed, *overrides)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(f"steps lost per kill: {told['lost']}")
-    assert len(told["lost"]) == 12
-    same_in_the_end(tmp_path, told["steps"])
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(f"steps lost per kill: {result['lost']}")
+    assert len(result["lost"]) == 12
+    assert_same_result(tmp_path, result["steps"])
 
 
 # ---- other worlds
@@ -117,15 +117,15 @@ def test_a_run_survives_many_killed_ranks(
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["ggcn", "gcn"])
 def test_a_run_moves_from_four_ranks_to_two_to_one_to_four(
-    words: list[str], tmp_path: Path, model: str
+    overrides: list[str], tmp_path: Path, model: str
 ) -> None:
-    words = [*words, f"model={model}", "engine.precision=fp32"]
-    trained(*words, "run=still", "train.steps=40")
+    overrides = [*overrides, f"model={model}", "engine.precision=fp32"]
+    trained(*overrides, "run=still", "train.steps=40")
     legs = [(4, "deepspeed", 2), (2, "deepspeed", 1), (1, "plain", 0), (4, "deepspeed", 2)]
     for number, (ranks, engine, stage) in enumerate(legs):
         more = [f"cluster.ranks={ranks}", f"engine={engine}", f"engine.zero_stage={stage}"]
         more.append(f"train.steps={10 * number + 10}")
-        trained(*words, "run=moving", *more, mode="local")
+        trained(*overrides, "run=moving", *more, mode="local")
     for one, two in zip(*(_lines(tmp_path / run) for run in ("still", "moving")), strict=True):
         for name in ("energy_loss", "energy_gradient_norm", "relative_displacement/16"):
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), (one["step"], name)
@@ -219,52 +219,54 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk_is_a_sentence_and_costs_one_checkpoint(words: list[str], small_disk: Path) -> None:
-    words = [*words, f"paths.runs={small_disk}", "run=full", "model.energy.width=32"]
-    trained(*words, "train.steps=5")
+def test_a_full_disk_is_a_sentence_and_costs_one_checkpoint(overrides: list[str], small_disk: Path) -> None:
+    overrides = [*overrides, f"paths.runs={small_disk}", "run=full", "model.energy.width=32"]
+    trained(*overrides, "train.steps=5")
     run = small_disk / "full"
     size = sum(path.stat().st_size for path in (run / "checkpoints/step_00000005").rglob("*"))
     filler = small_disk / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - size // 2))
-    full = launch(*words, "train.steps=10")
+    full = launch(*overrides, "train.steps=10")
     assert full.returncode == 2
     assert "Traceback" not in full.stderr
-    told = full.stderr.rpartition("error: ")[2]
-    assert told.startswith(f"cannot write checkpoint {run}/checkpoints/step_00000010 (")
-    assert "the one before it is untouched" in told
+    message = full.stderr.rpartition("error: ")[2]
+    assert message.startswith(f"cannot write checkpoint {run}/checkpoints/step_00000010 (")
+    assert "the one before it is untouched" in message
     assert [path.name for path in (run / "checkpoints").glob("*step*")] == ["step_00000005"]
     assert checkpoint.faults(run / "checkpoints/step_00000005") is None
     filler.unlink()
-    trained(*words, "train.steps=10")
+    trained(*overrides, "train.steps=10")
     assert checkpoint.faults(run / "checkpoints/step_00000010") is None
 
 
 # ---- how often, and which are kept
 
 
-def test_saving_keeps_to_its_budget_and_the_best_is_kept(words: list[str], tmp_path: Path) -> None:
-    words = [*words, "checkpoint.every=1", "checkpoint.keep=1"]
-    trained(*words, "run=free", "train.steps=4")
-    assert checkpoint.note_best(tmp_path / "free/checkpoints", 4, 12.5)
-    assert not checkpoint.note_best(tmp_path / "free/checkpoints", 3, 12.5)
-    trained(*words, "run=free", "train.steps=12")
+def test_saving_keeps_to_its_budget_and_the_best_is_kept(overrides: list[str], tmp_path: Path) -> None:
+    overrides = [*overrides, "checkpoint.every=1", "checkpoint.keep=1"]
+    trained(*overrides, "run=free", "train.steps=4")
+    assert checkpoint.record_best(tmp_path / "free/checkpoints", 4, 12.5)
+    assert not checkpoint.record_best(tmp_path / "free/checkpoints", 3, 12.5)
+    trained(*overrides, "run=free", "train.steps=12")
     assert len(saved(tmp_path / "free")) == 12
     assert checkpoint.steps(tmp_path / "free/checkpoints") == [12, 4]
-    assert checkpoint.best(tmp_path / "free/checkpoints") == {"checkpoint": "step_00000004", "score": 12.5}
-    bound = launch(*words, "run=bound", "train.steps=12", "checkpoint.budget=0.0001")
+    assert checkpoint.best(tmp_path / "free/checkpoints") == {"checkpoint": "step_00000004", "fid": 12.5}
+    bound = launch(*overrides, "run=bound", "train.steps=12", "checkpoint.max_overhead=0.0001")
     assert bound.returncode == 0
-    assert bound.stderr.count("more than checkpoint.budget=0.0001") == 1
+    assert bound.stderr.count("more than checkpoint.max_overhead=0.0001") == 1
     assert 1 < len(saved(tmp_path / "bound")) < 12
     assert state(tmp_path / "bound", 12) == state(tmp_path / "free", 12)
 
 
-def test_a_dear_checkpoint_waits_until_its_share_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = count(0)  # a clock that moves by a second whenever somebody looks
+def test_an_expensive_checkpoint_waits_until_its_share_of_the_time_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = count(0)  # a clock that moves by a second whenever it is read
     monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
-    pace = Pace(budget=0.5)
-    assert pace.affordable()
-    pace.note(began=-2.0)  # took 4 or 5 s
-    waits = [pace.affordable() for _ in range(12)]
+    budget = SaveBudget(max_share=0.5)
+    assert budget.allows_save()
+    budget.record_save(began=-2.0)  # took 4 or 5 s
+    waits = [budget.allows_save() for _ in range(12)]
     assert waits == sorted(waits)
     assert not waits[5]
     assert waits[-1]

@@ -201,7 +201,7 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
         _damage(path)
     lost = launch(*words, "train.steps=30")
     assert lost.returncode == 2
-    assert lost.stderr.splitlines()[-1].startswith(f"error: no checkpoint in {run}/checkpoints is whole")
+    assert lost.stderr.splitlines()[-1].startswith(f"error: no checkpoint in {run}/checkpoints is valid")
 
 
 def _has_all_metrics(line: dict) -> None:
@@ -245,7 +245,7 @@ def test_pictures_come_from_a_run(words: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "c/000000.png").read_bytes() != (tmp_path / "a/000000.png").read_bytes()
     missing = _sample(run, "--out", tmp_path / "d", "--step", 4)
     assert missing.returncode == 2
-    assert "no whole checkpoint of step 4" in missing.stderr
+    assert "no valid checkpoint of step 4" in missing.stderr
     nowhere = _sample(tmp_path / "nowhere", "--out", tmp_path / "d")
     assert nowhere.returncode == 2
     assert "is no run directory" in nowhere.stderr

@@ -7,12 +7,12 @@ import pytest
 from ggcn.config.compose import compose
 from ggcn.config.schema import OptimizerConfig
 from ggcn.config.validation import validate_world
-from ggcn.engine.schedule import rate
+from ggcn.engine.schedule import learning_rate
 from ggcn.errors import UserError
 
 
 def rates(**words: object) -> list[float]:
-    return [rate(OptimizerConfig(lr=2.0, **words), step) for step in range(13)]  # type: ignore[arg-type]
+    return [learning_rate(OptimizerConfig(lr=2.0, **words), step) for step in range(13)]  # type: ignore[arg-type]
 
 
 def test_warm_up_rises_to_lr_and_stays() -> None:
@@ -22,7 +22,7 @@ def test_warm_up_rises_to_lr_and_stays() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
-    found = rates(warmup=2, schedule=schedule, decay_steps=10, final=0.1)
+    found = rates(warmup=2, schedule=schedule, decay_steps=10, final_lr_ratio=0.1)
     assert found[:3] == [1.0, 2.0, 2.0]
     assert all(later < earlier for earlier, later in pairwise(found[2:11]))
     assert found[6] == pytest.approx(1.1)  # half way, half gone

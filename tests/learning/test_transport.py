@@ -132,7 +132,7 @@ def blobs(count: int, seed: int) -> Tensor:
 @pytest.mark.usefixtures("alone")
 def test_pairs_are_a_datum_and_its_own_coarser_version() -> None:
     one = learner("model.flow.start_noise=[0.0]")
-    data = one.data(blobs(16, 0), 0)
+    data = one.prepare_data(blobs(16, 0), 0)
     pairs = one.pairs(0, data)
     assert torch.equal(pairs.data[1], data[1])
     assert torch.allclose(pairs.starts[1], interpolate(data[0], size=16, mode="bilinear"), atol=1e-6)
@@ -144,7 +144,7 @@ def test_pairs_are_a_datum_and_its_own_coarser_version() -> None:
 def test_it_learns_what_holds_for_images_it_never_saw() -> None:
     one = learner("train.energy.warmup=5", "model.energy.width=16")
     fitted.fit(one.upsamplers, blobs(256, 1), one.config.model.grids, mirrored=False)
-    one.adopt(dict(one.upsamplers.named_buffers()))
+    one.load_linear_maps(dict(one.upsamplers.named_buffers()))
     held_out = blobs(128, 2)
 
     def measured() -> Tensor:
@@ -152,11 +152,11 @@ def test_it_learns_what_holds_for_images_it_never_saw() -> None:
 
     before = measured()
     for step in range(150):
-        data = one.data(blobs(16, 100 + step), step)
+        data = one.prepare_data(blobs(16, 100 + step), step)
         particles = one.sample(step, data)
         one.learn_energy(data, particles, step)
         one.learn_upsamplers(particles, step)
-        one.average(step, particles)
+        one.update_averages(step, particles)
     after = measured()
     assert before.abs().max() < 0.02
     assert after.min() > 0.05
@@ -166,12 +166,12 @@ def test_it_learns_what_holds_for_images_it_never_saw() -> None:
 @pytest.mark.usefixtures("alone")
 def test_chains_come_in_every_nth_step_and_start_at_the_linear_maps() -> None:
     one = learner("model.chain.every=3")
-    data = one.data(blobs(16, 0), 0)
+    data = one.prepare_data(blobs(16, 0), 0)
     particles = [one.sample(step, data) for step in range(6)]
     assert [bool(each) for each in particles] == [False, False, True, False, False, True]
     found = particles[2]
     assert found is not None
-    assert torch.equal(found.starts[1], one.upsamplers.base(1, found.sources[1]))
+    assert torch.equal(found.starts[1], one.upsamplers.base(1, found.inputs[1]))
     assert one.learn_upsamplers(found, 2).keys() >= {"amortization/4", "amortization/16"}
     assert one.learn_upsamplers(None, 3) == {}
 

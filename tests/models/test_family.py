@@ -6,14 +6,15 @@ from helpers import TINY
 from torch import Tensor
 
 from ggcn.config.compose import compose
-from ggcn.config.schema import HiddenChainConfig, grids
+from ggcn.config.grids import grids
+from ggcn.config.schema import HiddenChainConfig
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner
 from ggcn.learning.objectives import EnergyObjective
 from ggcn.models import build
 from ggcn.sampling.draw import hidden_chain
-from ggcn.sampling.langevin import slope
+from ggcn.sampling.langevin import energy_gradient
 from ggcn.sampling.noise import Noise
 
 CPU = torch.device("cpu")
@@ -30,11 +31,11 @@ def iterate(learner: Learner, steps: int) -> Learner:
     size = learner.config.model.grids[-1]
     for step in range(steps):
         images = torch.randint(0, 256, (16, 3, size, size), generator=dice, dtype=torch.uint8)
-        data = learner.data(images, step)
+        data = learner.prepare_data(images, step)
         particles = learner.sample(step, data)
         learner.learn_energy(data, particles, step)
         learner.learn_upsamplers(particles, step)
-        learner.average(step, particles)
+        learner.update_averages(step, particles)
     return learner
 
 
@@ -100,9 +101,9 @@ def test_chains_take_their_gradient_in_the_precision_asked_for() -> None:
     for chain in ("engine", "bf16", "fp32"):
         config = compose([*TINY, "engine.precision=bf16", f"model.chain.precision={chain}"])
         energies, _ = build(config)
-        gradients[chain] = slope(energies.prepared(1), x)
+        gradients[chain] = energy_gradient(energies.prepared(1), x)
     exact, _ = build(compose([*TINY, "engine.precision=fp32"]))
-    assert torch.equal(gradients["fp32"], slope(lambda x: exact.energy(1, x), x))
+    assert torch.equal(gradients["fp32"], energy_gradient(lambda x: exact.energy(1, x), x))
     assert torch.equal(gradients["engine"], gradients["bf16"])
     assert 1e-4 < relative(gradients["bf16"], gradients["fp32"]) < 2e-2
 
@@ -154,8 +155,8 @@ def test_hidden_chains_move_what_the_upsampler_is_taught_from() -> None:
     words = ["model=coopnets", "model.grids=[16]"]
     still, moved = learner(*words), learner(*words, "model.hidden_chain.steps=5")
     particles = [one.sample(0, [torch.zeros(16, 3, 16, 16)]) for one in (still, moved)]
-    assert not torch.equal(particles[0].sources[0], particles[1].sources[0])
-    start = moved.upsamplers.start(0, particles[1].sources[0])
+    assert not torch.equal(particles[0].inputs[0], particles[1].inputs[0])
+    start = moved.upsamplers.start(0, particles[1].inputs[0])
     assert torch.equal(start, particles[1].starts[0])
 
 
@@ -169,7 +170,7 @@ def test_multigrid_remembers_the_colours_it_met() -> None:
         data = [batch[:, :, None, None].expand(-1, -1, size, size) for size in (4, 16)]
         particles = learner_.sample(step, data)
         assert torch.allclose(particles.starts[0], data[0], atol=1e-6)
-        learner_.average(step, particles)
+        learner_.update_averages(step, particles)
     law = learner_.ema_upsamplers.module.colours
     met = colours.flatten(0, 1)
     drawn = law.colours(torch.randn(50_000, 3, generator=dice)).flatten(1)

@@ -9,7 +9,7 @@ from ggcn.models import build, fitted
 from ggcn.models.pyramid import pyramid
 from ggcn.models.upsampler import interpolate
 
-WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.hidden=60"]
+WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.z_dim=60"]
 
 
 def pictures(count: int = 400) -> Tensor:
@@ -26,7 +26,7 @@ def stored(images: Tensor) -> Tensor:
 
 def test_z_along_principal_components_has_the_pictures_mean_and_covariance() -> None:
     x = pictures().flatten(1)
-    weight, bias = fitted.principal(x, 200)
+    weight, bias = fitted.principal_axes(x, 200)
     torch.testing.assert_close(weight @ weight.T, torch.cov(x.T, correction=0))
     torch.testing.assert_close(bias, x.mean(0))
     assert weight.shape == (192, 200)  # more columns than directions: the rest is 0
@@ -34,7 +34,7 @@ def test_z_along_principal_components_has_the_pictures_mean_and_covariance() -> 
 
 def test_fewer_components_are_the_largest() -> None:
     x = pictures().flatten(1)
-    weight, _ = fitted.principal(x, 3)
+    weight, _ = fitted.principal_axes(x, 3)
     largest = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[-3:].flip(0)
     torch.testing.assert_close(weight.square().sum(0), largest)
 
@@ -43,7 +43,7 @@ def test_a_regression_finds_the_map_that_made_the_data() -> None:
     dice = torch.Generator().manual_seed(2)
     x = torch.randn(20_000, 6, generator=dice, dtype=torch.float64)
     truth = torch.randn(4, 6, generator=dice, dtype=torch.float64)
-    weight, bias = fitted.regression(x, x @ truth.T + 5)
+    weight, bias = fitted.ridge_regression(x, x @ truth.T + 5)
     shrink = 1 + fitted.RIDGE * (x - x.mean(0)).square().sum(0).mean() / len(x)
     torch.testing.assert_close(weight * shrink, truth, rtol=0.05, atol=0.02)
     torch.testing.assert_close(bias, torch.full((4,), 5.0, dtype=torch.float64), rtol=0.01, atol=0.01)
@@ -90,12 +90,12 @@ def test_mirror_images_count_where_the_run_has_them() -> None:
 
 
 def test_of_wide_pictures_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitted, "WIDE", 100)
-    monkeypatch.setattr(fitted, "ENOUGH", 50)
+    monkeypatch.setattr(fitted, "MAX_FULL_PCA_DIM", 100)
+    monkeypatch.setattr(fitted, "PCA_IMAGES", 50)
     dice = torch.Generator().manual_seed(5)
     x = torch.randn(400, 192, generator=dice, dtype=torch.float64)
     x[:, 7] *= 20
-    weight, _ = fitted.principal(x, 60)
+    weight, _ = fitted.principal_axes(x, 60)
     assert weight[7, 0].abs() == pytest.approx(20, rel=0.3)
     assert (weight[:, 50:] == 0).all()  # 50 pictures have no more directions
 
@@ -109,16 +109,16 @@ def reference(upsamplers, shown: Tensor, sizes: list[int], mirrored: bool) -> No
 
     with fitted._one_thread():
         first, *others = [net.base for net in upsamplers.grids]
-        first.set(*fitted.principal(level(sizes[0]).flatten(1), first.weight.shape[1]))
+        first.set(*fitted.principal_axes(level(sizes[0]).flatten(1), first.weight.shape[1]))
         for coarse, fine, base in zip(sizes, sizes[1:], others, strict=False):
             if base is not None:
                 rest = level(fine) - interpolate(level(coarse), fine)
-                base.set(*fitted.regression(level(coarse).flatten(1), rest.flatten(1)))
+                base.set(*fitted.ridge_regression(level(coarse).flatten(1), rest.flatten(1)))
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_pictures_a_few_at_a_time_give_the_bits_of_all_at_once(mirrored: bool, monkeypatch) -> None:
-    monkeypatch.setattr(fitted, "AT_ONCE", 5000)  # 26 pictures
+    monkeypatch.setattr(fitted, "POOLING_CHUNK", 5000)  # 26 pictures
     words = [*WORDS, "model.grids=[4,8,16]"]
     dice = torch.Generator().manual_seed(7)
     shown = torch.randint(0, 256, (700, 3, 32, 32), dtype=torch.uint8, generator=dice)

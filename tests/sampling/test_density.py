@@ -90,7 +90,7 @@ def test_the_energy_learned_is_the_true_log_density(name: str, system: str) -> N
         particles = learner.sample(step, data)
         learner.learn_energy(data, particles, step)
         learner.learn_upsamplers(particles, step)
-        learner.average(step, particles)
+        learner.update_averages(step, particles)
     axis = torch.linspace(-1.6, 1.6, 81)
     plane = torch.cartesian_prod(axis, axis)
     truth = law.log_prob(plane)

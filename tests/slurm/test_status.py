@@ -238,7 +238,7 @@ BEATS = (
         '{"rank": 6, "step": "x", "time": NaN}',
     ),
     *(
-        '{"rank": 7, "step": 3.5, "time": null, "own_s": "slow", "step_s": [1], "save_s": Infinity, "node": null}',
+        '{"rank": 7, "step": 3.5,"time": null, "own_s": "slow", "step_s": [1], "checkpoint_s": Infinity, "node": null}',
     ),
     *(
         '{"rank": 8, "time": 1, "own_s": 1.0}',
@@ -293,10 +293,11 @@ def test_one_broken_run_costs_the_others_nothing(run: RunDir, what: str, tmp_pat
 
 def test_a_rank_starts_on_the_beats_of_any_version(tmp_path: Path) -> None:
     from ggcn.run.heartbeat import Heartbeat
+    from ggcn.run.watchdog import Watchdog
 
     for beat in BEATS:
         (tmp_path / "rank_0000.json").write_text(beat)
-        Heartbeat(tmp_path, 0, 1, tmp_path / "stacks").stop()
+        Heartbeat(tmp_path, 0, 1, Watchdog(tmp_path / "stacks")).stop()
 
 
 def test_a_clock_that_is_ahead_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,14 +73,14 @@ def _step(learner: Learner, state: State, images: Tensor, step: int) -> dict[str
         seconds[name] = timed(lambda: results.append(call()), learner.device)
         return results[0]
 
-    data = phase("images to grids", partial(learner.data, images, step))
+    data = phase("images to grids", partial(learner.prepare_data, images, step))
     particles = phase("sample", partial(learner.sample, step, data))
     phase("learn the energy", partial(learner.learn_energy, data, particles, step))
     phase("learn the up-samplers", partial(learner.learn_upsamplers, particles, step))
-    phase("average weights", partial(learner.average, step, particles))
-    phase("numbers to log", lambda: (learner.chain_metrics(particles), state.norms()))
+    phase("average weights", partial(learner.update_averages, step, particles))
+    phase("numbers to log", lambda: (learner.chain_metrics(particles), state.weight_norms()))
     with torch.no_grad():
-        phase("up-sample", lambda: [learner.upsamplers.start(*pair) for pair in enumerate(particles.sources)])
+        phase("up-sample", lambda: [learner.upsamplers.start(*pair) for pair in enumerate(particles.inputs)])
     return seconds
 
 

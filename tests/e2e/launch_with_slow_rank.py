@@ -1,7 +1,7 @@
-"""cluster/launch.py whose rank 0 is slow, by the environment:
+"""cluster/launch.py whose rank 0 is slow, as the environment describes:
 
-SLOW="save picture fit score" (which of them) takes SECONDS for each of these works of rank 0, in pieces of half a
-second that are reported; HANG=save (or another one) hangs in it for ever.
+SLOW="checkpoint samples fit evaluation" (any of them) lets rank 0 take SECONDS for each of these kinds of work, with
+progress reported every half second. HANG=checkpoint (or another one) lets it hang there for ever.
 """
 
 import os
@@ -15,22 +15,21 @@ from ggcn import progress
 from ggcn.cli import launch
 from ggcn.console import run_cli
 from ggcn.distributed import process_group
-from ggcn.training import trainer
-from ggcn.training.evaluation import Scorer
+from ggcn.training import linear_maps, sample_page
+from ggcn.training.evaluation import EvaluationHook
 from ggcn.training.state import State
-from ggcn.training.trainer import Trainer
 
-WORKS = {
-    "save": (State, "write"),
-    "picture": (Trainer, "picture"),
-    "score": (Scorer, "score"),
-    "fit": (trainer, "_pictures"),
+WORK = {
+    "checkpoint": (State, "write"),
+    "samples": (sample_page, "draw_rows"),
+    "evaluation": (EvaluationHook, "evaluate"),
+    "fit": (linear_maps, "training_images"),
 }
 
 
 def slow_down(name: str) -> None:
-    """Makes a work slow, or endless."""
-    owner, method = WORKS[name]
+    """Makes a kind of work slow, or endless."""
+    owner, method = WORK[name]
     work = getattr(owner, method)
 
     def slow(*args: object) -> object:

@@ -13,6 +13,7 @@ import pytest
 from helpers import ROOT, call, command, quiet_environment
 
 from ggcn.run import heartbeat
+from ggcn.run.watchdog import Watchdog
 
 Start = Callable[..., subprocess.Popen]
 HANG = str(Path(__file__).parent / "hang")
@@ -56,7 +57,7 @@ def test_the_signal_comes_as_early_as_the_last_attempt_needed(overrides: list[st
     folder = tmp_path / "run/heartbeats"
     folder.mkdir(parents=True)
     for rank, slowest in enumerate((20.0, 100.0)):
-        beat = {"rank": rank, "slowest_s": slowest, "save_s": 60.0}
+        beat = {"rank": rank, "slowest_s": slowest, "checkpoint_s": 60.0}
         (folder / f"rank_{rank:04d}.json").write_text(json.dumps(beat))
     assert lead() == f"#SBATCH --signal=USR2@{1.5 * (100 + 60) + 5 + 30:.0f}"
 
@@ -70,18 +71,18 @@ def test_slow_ranks_are_named() -> None:
 
 
 def test_the_time_before_a_deadline_counts_what_seldom_comes(tmp_path: Path) -> None:
-    heart = heartbeat.Heartbeat(tmp_path, 0, 1, tmp_path / "stacks")
-    for kind, seconds in (("picture", 0.3), ("save", 0.2)):
+    heart = heartbeat.Heartbeat(tmp_path, 0, 1, Watchdog(tmp_path / "stacks"))
+    for kind, seconds in (("samples", 0.3), ("checkpoint", 0.2)):
         with heart.between(1, kind):
             time.sleep(seconds)
     for step in range(200):
-        heart.beat(step, own_s=0.0)
+        heart.step_done(step, own_s=0.0)
     assert heart.lead_s() >= 1.5 * 0.5 + 5
     assert heart.slowest_s is not None
     assert heart.slowest_s < 0.3
-    with heart.between(200, "save"):
+    with heart.between(200, "checkpoint"):
         pass
-    known = heartbeat.Heartbeat(tmp_path, 0, 1, tmp_path / "stacks").lead_s()
+    known = heartbeat.Heartbeat(tmp_path, 0, 1, Watchdog(tmp_path / "stacks")).lead_s()
     assert known >= 1.5 * (0.3 + 0.8 * 0.2) + 5, "in the next life"
 
 
@@ -90,10 +91,12 @@ def test_a_roll_back_may_take_as_long_as_a_start(tmp_path: Path, known: bool) ->
     """`known`: whether the watch is told of it."""
     script = (
         "import sys, time; from contextlib import nullcontext; from pathlib import Path\n"
-        "from ggcn.run.heartbeat import Heart\n"
-        f"heart = Heart(Path('{tmp_path}'), 0, 1, Path('{tmp_path}/stacks'), hang_s=0.4, first_s=60)\n"
-        "heart.beat(1, 0.0)\n"
-        f"with heart.starting_over() if {known} else nullcontext():\n"
+        "from ggcn.run.heartbeat import Heartbeat\n"
+        "from ggcn.run.watchdog import Watchdog\n"
+        f"watchdog = Watchdog(Path('{tmp_path}/stacks'), hang_s=0.4, startup_s=60)\n"
+        f"heart = Heartbeat(Path('{tmp_path}'), 0, 1, watchdog)\n"
+        "heart.step_done(1, 0.0)\n"
+        f"with heart.during_rollback() if {known} else nullcontext():\n"
         "    time.sleep(1.5)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], check=False, env=quiet_environment(), cwd=ROOT)

@@ -1,9 +1,9 @@
-"""A run through many deaths:
+"""A run whose ranks are killed many times:
 
-    python lives.py KILLS SEED WORDS...    # prints {"steps": N, "lost": [...]}
+    python kill_ranks.py KILLS SEED OVERRIDES...    # prints {"steps": N, "lost": [...]}
 
-Ranks are forked from this process, which has imported everything, so that a life costs a second instead of ten; from
-there on they are a launcher's: real processes, gloo, SIGKILL, files.
+Ranks are forked from this process, which has imported everything, so that a restart takes one second instead of ten;
+from there on they are as a launcher's: real processes, gloo, SIGKILL, files.
 """
 
 import json
@@ -32,28 +32,28 @@ END_S = 90
 def last_line(run: Path) -> int:
     """The last step in metrics.jsonl, which may be torn."""
     path = run / "metrics.jsonl"
-    whole = path.read_text().split("\n")[:-1] if path.exists() else []
-    return json.loads(whole[-1])["step"] if whole else 0
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 class Killer:
-    """Picks moments and ranks by `seed`, half of the moments while a checkpoint is being written; looks at what a
+    """Chooses when to kill which rank, by `seed`; half of the times while a checkpoint is being written. Checks what a
     killed run leaves."""
 
     def __init__(self, run: Path, seed: int) -> None:
-        self.run, self.dice = run, random.Random(seed)
+        self.run, self.random = run, random.Random(seed)
         self.lost: list[int] = []
 
     def wait(self) -> None:
         """Returns at a moment to kill."""
-        before, began, saving = last_line(self.run), time.time(), self.dice.random() < 0.5
+        before, began, saving = last_line(self.run), time.time(), self.random.random() < 0.5
         while time.time() < began + END_S:
             if saving and self._is_saving(began):
-                return time.sleep(self.dice.uniform(0, 0.03))
+                return time.sleep(self.random.uniform(0, 0.03))
             if not saving and last_line(self.run) > before:
-                return time.sleep(self.dice.uniform(0, 0.4))
+                return time.sleep(self.random.uniform(0, 0.4))
             time.sleep(0.001)
-        raise AssertionError("the run does not get anywhere")
+        raise AssertionError("the run makes no progress")
 
     def _is_saving(self, since: float) -> bool:
         """Whether a checkpoint is being written, other than one that an earlier kill left unfinished."""
@@ -63,8 +63,8 @@ class Killer:
                     return True
         return False
 
-    def look(self, every: int) -> None:
-        """Whatever has a checkpoint's name is whole, and at most one interval is lost."""
+    def check_checkpoints(self, every: int) -> None:
+        """Every folder with a checkpoint's name is valid, and at most one interval is lost."""
         root = self.run / "checkpoints"
         there = checkpoint.steps(root)
         faults = {step: checkpoint.faults(root / checkpoint.name(step)) for step in there}
@@ -73,23 +73,23 @@ class Killer:
         assert self.lost[-1] <= every, (last_line(self.run), there)
 
 
-def live(config: Config, run: RunDir) -> list[int]:
-    """Starts the ranks of a life."""
+def start_ranks(config: Config, run: RunDir) -> list[int]:
+    """Starts the ranks of an attempt; returns their process ids."""
     run.freeze(config)
     port, world = free_port(), config.cluster.ranks or 1
     return [_fork(run, RankInfo(rank, world, rank, world, port=port)) for rank in range(world)]
 
 
-def _fork(run: RunDir, place: RankInfo) -> int:
+def _fork(run: RunDir, rank_info: RankInfo) -> int:
     pid = os.fork()
     if pid == 0:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        os._exit(job.exit_code(run, place, StopSignal().install()))
+        os._exit(job.exit_code(run, rank_info, StopSignal().install()))
     return pid
 
 
-def ended(pids: list[int]) -> list[int]:
+def wait_for_exit(pids: list[int]) -> list[int]:
     """Waits for the ranks; their exit codes, negative for a signal. Raises AssertionError when one hangs."""
     codes: dict[int, int] = {}
     limit = time.monotonic() + END_S
@@ -103,29 +103,31 @@ def ended(pids: list[int]) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
-def main(kills: int, seed: int, words: list[str]) -> None:
-    config = compose([*words, "run=killed", "train.steps=100000", "checkpoint.every=3", "checkpoint.keep=3"])
+def main(kills: int, seed: int, overrides: list[str]) -> None:
+    config = compose(
+        [*overrides, "run=killed", "train.steps=100000", "checkpoint.every=3", "checkpoint.keep=3"]
+    )
     run = RunDir.of(config)
     killer = Killer(run.path, seed)
     for _ in range(kills):
-        pids = live(config, run)
+        pids = start_ranks(config, run)
         killer.wait()
-        victim = killer.dice.choice(pids)
+        victim = killer.random.choice(pids)
         os.kill(victim, signal.SIGKILL)
-        codes = ended(pids)
+        codes = wait_for_exit(pids)
         assert codes[pids.index(victim)] == -signal.SIGKILL
         assert 0 not in codes
-        killer.look(every=3)
+        killer.check_checkpoints(every=3)
     steps = last_line(run.path) + 10
     finish(config, steps)
-    finish(replace(config, run="whole", checkpoint=replace(config.checkpoint, every=100000)), steps)
+    finish(replace(config, run="uninterrupted", checkpoint=replace(config.checkpoint, every=100000)), steps)
     print(json.dumps({"steps": steps, "lost": killer.lost}))
 
 
 def finish(config: Config, steps: int) -> None:
     """Trains to the end without a kill."""
     config = replace(config, train=replace(config.train, steps=steps))
-    codes = ended(live(config, RunDir.of(config)))
+    codes = wait_for_exit(start_ranks(config, RunDir.of(config)))
     assert set(codes) == {0}, codes
 
 
