@@ -14,9 +14,9 @@ from ggcn import files
 
 MARGIN = 4
 BACKGROUND = (255, 255, 255)
-MOST_PIXELS = 7_500_000
+MAX_PIXELS = 7_500_000
 """of all images of labelled rows; with labels and title a page stays below 8 million"""
-LEAST_SIDE = 128
+MIN_SIDE = 128
 """pixels a side below which images are not made smaller to fit a page: there are fewer of them instead"""
 
 
@@ -26,7 +26,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def sheet(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
+def make_grid(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
     """Images [n, 3, h, w] in reading order, `columns` in a row, each pixel blown up `scale` times."""
     tiles = to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = tiles.shape[1] + 1, tiles.shape[2] + 1
@@ -36,12 +36,12 @@ def sheet(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
     return page
 
 
-def labelled(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image.Image:
+def labelled_rows(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image.Image:
     """One row of images per label, each blown up by a whole factor as far as `side` pixels allow, or averaged down to
-    them. Title on top. Where that would be more than MOST_PIXELS, images are smaller, then fewer."""
+    them. Title on top. Where that would be more than MAX_PIXELS, images are smaller, then fewer."""
     font = ImageFont.load_default(15)
     side, columns = _room(len(rows), max(len(images) for _, images in rows), side)
-    strips = [(label, row_of(images[:columns], side)) for label, images in rows]
+    strips = [(label, image_row(images[:columns], side)) for label, images in rows]
     gutter = MARGIN * 2 + max(int(font.getlength(label)) for label, _ in strips)
     width = gutter + max(strip.width for _, strip in strips) + MARGIN
     height = 26 + sum(strip.height + MARGIN for _, strip in strips)
@@ -56,19 +56,19 @@ def labelled(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image
     return page
 
 
-def row_of(images: Tensor, side: int) -> Image.Image:
+def image_row(images: Tensor, side: int) -> Image.Image:
     """A row of images [n, 3, h, h], blown up by a whole factor or averaged down to `side` pixels at most."""
     small = images if images.shape[-1] <= side else adaptive_avg_pool2d(images.detach().float(), side)
-    return sheet(small, len(small), max(1, side // small.shape[-1]))
+    return make_grid(small, len(small), max(1, side // small.shape[-1]))
 
 
 def _room(rows: int, columns: int, side: int) -> tuple[int, int]:
-    """The side of an image, and how many there are in a row, so that all have at most MOST_PIXELS."""
-    fitting = min(side, isqrt(MOST_PIXELS // (rows * columns)) - 1)  # less the line between two images
-    if fitting >= min(side, LEAST_SIDE):
+    """The side of an image, and how many there are in a row, so that all have at most MAX_PIXELS."""
+    fitting = min(side, isqrt(MAX_PIXELS // (rows * columns)) - 1)  # less the line between two images
+    if fitting >= min(side, MIN_SIDE):
         return fitting, columns
-    side = min(side, LEAST_SIDE)
-    return side, min(max(MOST_PIXELS // (rows * (side + 1) ** 2), 1), columns)
+    side = min(side, MIN_SIDE)
+    return side, min(max(MAX_PIXELS // (rows * (side + 1) ** 2), 1), columns)
 
 
 def save(picture: Image.Image, path: Path) -> None:

@@ -177,7 +177,7 @@ class Book:
         self.judge = Evaluator(
             network("efficientnet-lite2"),
             read(told.shards, told.size, told.real),
-            feature_cache.Cache(feature_cache.default()),
+            feature_cache.FeatureCache(feature_cache.default_folder()),
         )
 
     def steps(self, name: str, seconds: float) -> int:
@@ -189,7 +189,7 @@ class Book:
         row: dict[str, Any] = {"method": made.name, "steps": made.steps, "seconds": spent}
         try:
             pixels = made.drawn(seed=0)
-            row |= self.judge.score(pixels)
+            row |= self.judge.evaluate(pixels)
             torch.save(pixels[:ROW].clone(), made.folder.with_suffix(".few.pt"))
         except (UserError, OSError):  # it did not stay finite, or ended with a sentence
             row |= dict.fromkeys(("fid", "kid", "precision", "recall"), inf)
@@ -203,8 +203,8 @@ class Book:
 
     def finish(self) -> None:
         """Writes table.md and pictures.png."""
-        rivals = {"real, half against half": self.judge.floor()}
-        rivals["PCA-50 Gaussian"] = self.judge.gaussian(self.told.count)
+        rivals = {"real, half against half": self.judge.real_baseline()}
+        rivals["PCA-50 Gaussian"] = self.judge.gaussian_baseline(self.told.count)
         lines = [_line(name, [row], 0, 0) for name, row in rivals.items()]
         by_method = {
             name: [row for row in self.rows.values() if row["method"] == name] for name in self.told.kinds
@@ -222,7 +222,7 @@ class Book:
             if few.exists():
                 rows.append((name, to_floats(torch.load(few, weights_only=True))))
         title = f"{self.told.shards.name}, {self.told.seconds:.0f} s of one core each, seed 0, not selected"
-        image_grid.save(image_grid.labelled(title, rows, side=64), self.path.with_name("pictures.png"))
+        image_grid.save(image_grid.labelled_rows(title, rows, side=64), self.path.with_name("pictures.png"))
 
 
 HEAD = [

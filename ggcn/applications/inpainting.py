@@ -20,7 +20,7 @@ from ggcn.models.build import Upsamplers, frozen
 from ggcn.models.pyramid import pyramid
 from ggcn.models.upsampler import interpolate as interpolation
 from ggcn.sampling.draw import draw
-from ggcn.sampling.langevin import langevin, slope
+from ggcn.sampling.langevin import energy_gradient, langevin
 from ggcn.sampling.noise import Noise
 from ggcn.sampling.sampler import Sampler
 
@@ -245,7 +245,7 @@ def descend(
     x, weight = start.clone(), weight[:, None, None, None]
     rate = 1 / (weight / step_size + 1 / sd**2)
     for _ in range(steps):
-        x = x - rate * (weight * slope(energy, x) + (x - y) / sd**2)
+        x = x - rate * (weight * energy_gradient(energy, x) + (x - y) / sd**2)
     return x.detach()
 
 

@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--cache",
         type=user_path,
-        default=feature_cache.default(),
+        default=feature_cache.default_folder(),
         metavar="FOLDER",
         help="features of data sets; %(default)s",
     )

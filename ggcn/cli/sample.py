@@ -279,7 +279,7 @@ def parts_of(count: int, batch: int, sampler: Sampler, unit: str, whole: bool = 
 def save(images: Tensor, out: Path, first: int = 0) -> None:
     """A grid with about as many columns as rows, or a folder of PNGs numbered from `first`."""
     if out.suffix.lower() == ".png":
-        return image_grid.save(image_grid.sheet(images, ceil(sqrt(len(images))), scale_of(images)), out)
+        return image_grid.save(image_grid.make_grid(images, ceil(sqrt(len(images))), scale_of(images)), out)
     for number, tile in enumerate(image_grid.to_bytes(images), first):
         image_grid.save(Image.fromarray(tile), out / f"{number:06d}.png")
     return None
@@ -288,9 +288,9 @@ def save(images: Tensor, out: Path, first: int = 0) -> None:
 def save_rows(rows: Tensor, out: Path) -> None:
     """Rows [n, columns, 3, h, w] as one picture, or a folder of numbered strips."""
     if out.suffix.lower() == ".png":
-        return image_grid.save(image_grid.sheet(rows.flatten(0, 1), rows.shape[1], scale_of(rows)), out)
+        return image_grid.save(image_grid.make_grid(rows.flatten(0, 1), rows.shape[1], scale_of(rows)), out)
     for number, row in enumerate(rows):
-        image_grid.save(image_grid.sheet(row, len(row)), out / f"{number:06d}.png")
+        image_grid.save(image_grid.make_grid(row, len(row)), out / f"{number:06d}.png")
     return None
 
 
@@ -304,7 +304,7 @@ def save_beside(out: Path, rows: dict[str, Tensor], result: str) -> None:
         for first in range(0, count, COLUMNS)
         for label, images in rows.items()
     ]
-    return image_grid.save(image_grid.labelled(", ".join(rows), page, max(64, size)), out)
+    return image_grid.save(image_grid.labelled_rows(", ".join(rows), page, max(64, size)), out)
 
 
 def scale_of(images: Tensor) -> int:

@@ -17,9 +17,9 @@ from ggcn.data import fetch
 from ggcn.data.order import permutation
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache, metrics, samples
-from ggcn.evaluation.feature_cache import Cache
+from ggcn.evaluation.feature_cache import FeatureCache
 from ggcn.evaluation.features import Network, features
-from ggcn.evaluation.images import ALL, LEAST, Images, at_once, enlarged, gaussian, read
+from ggcn.evaluation.images import ALL, MIN_IMAGES, Images, at_once, enlarged, gaussian, read
 from ggcn.evaluation.memorization import memorization, small
 from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local
 from ggcn.redact import shard_folder
@@ -40,36 +40,36 @@ class Evaluator:
 
     net: Network
     train: Images
-    cache: Cache
+    cache: FeatureCache
     seed: int = 0
-    near: Tensor = field(init=False)
+    train_features: Tensor = field(init=False)
     """features of the training pictures [n, width], float32"""
 
     def __post_init__(self) -> None:
-        self.near = self.kept(self.train, "training pictures")
+        self.train_features = self.cached_features(self.train, "training pictures")
 
-    def kept(self, images: Images, what: str) -> Tensor:
+    def cached_features(self, images: Images, what: str) -> Tensor:
         """Features of a set's pictures, from the cache where they are known."""
         make = partial(features, self.net, what=what)
         pixels: Any = images.pixels  # in memory or in the shards
         return self.cache.features(f"{self.net.name}/{images.key}", pixels, make)
 
-    def row(self, found: Tensor) -> dict[str, Any]:
+    def distances(self, found: Tensor) -> dict[str, Any]:
         """Distances of features [n, width] from the training set's."""
-        return metrics.row(self._placed(self.near), self._placed(found), self.seed)
+        return metrics.distances(self._on_device(self.train_features), self._on_device(found), self.seed)
 
-    def score(self, pixels: Tensor) -> dict[str, Any]:
+    def evaluate(self, pixels: Tensor) -> dict[str, Any]:
         """Distances of uint8 pictures [n, 3, h, w] from the training set."""
-        return self.row(features(self.net, pixels))
+        return self.distances(features(self.net, pixels))
 
-    def floor(self) -> dict[str, Any]:
+    def real_baseline(self) -> dict[str, Any]:
         """One half of the training pictures against the other: what perfect samples would get, at half the count."""
-        line = torch.from_numpy(permutation(len(self.near), self.seed, "evaluation halves"))
+        line = torch.from_numpy(permutation(len(self.train_features), self.seed, "evaluation halves"))
         half = len(line) // 2
-        one, other = self.near[line[:half]], self.near[line[half : 2 * half]]
-        return metrics.row(self._placed(one), self._placed(other), self.seed)
+        one, other = self.train_features[line[:half]], self.train_features[line[half : 2 * half]]
+        return metrics.distances(self._on_device(one), self._on_device(other), self.seed)
 
-    def gaussian(self, count: int) -> dict[str, Any]:
+    def gaussian_baseline(self, count: int) -> dict[str, Any]:
         """Pictures of a Gaussian fitted to the training pictures' main components: the row to beat."""
         key = f"pca{COMPONENTS}-{self.train.key}-{count}-seed{self.seed}"
         pixels, size = gaussian(self.train.pixels, COMPONENTS, count, self.seed), self.train.pixels.shape[-1]
@@ -79,13 +79,13 @@ class Evaluator:
             parts = (enlarged(part, size) for part in drawn.split(at_once(self.train.pixels)))
             return torch.cat([features(self.net, part, "PCA Gaussian") for part in parts])
 
-        return self.row(self.cache.features(f"{self.net.name}/{key}", pixels, make))
+        return self.distances(self.cache.features(f"{self.net.name}/{key}", pixels, make))
 
-    def release(self) -> None:
+    def drop_images(self) -> None:
         """Drops the training pictures, of which distances need the features alone; only `gaussian` is gone then."""
         self.train = replace(self.train, pixels=self.train.pixels[:0])
 
-    def _placed(self, found: Tensor) -> Tensor:
+    def _on_device(self, found: Tensor) -> Tensor:
         return found.to(next(self.net.parameters()).device)
 
 
@@ -106,7 +106,7 @@ class Request:
     seed: int = 0
     batch: int = 64
     """chains at once"""
-    cache: Path | None = field(default_factory=feature_cache.default)
+    cache: Path | None = field(default_factory=feature_cache.default_folder)
     """folder of features; None: they are not kept"""
     config: DataConfig = field(default_factory=DataConfig)
     """how shards are fetched, and whether `pipe:` may run commands"""
@@ -124,21 +124,21 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
     held = take(request.holdout, crop=crop) if request.holdout else None
     others = {f"ood {shard_folder(folder)}": take(folder) for folder in request.ood}
     count = request.count or min(len(train), MOST_SAMPLES)
-    judge = Evaluator(net, train, Cache(request.cache), request.seed)
+    judge = Evaluator(net, train, FeatureCache(request.cache), request.seed)
     starts, seen, shrunk, energies = _seen(sampler, net, count, request)
     how = samples.settings(sampler, request.seed)
-    real = (held.pixels, judge.kept(held, "held-out pictures")) if held else None
+    real = (held.pixels, judge.cached_features(held, "held-out pictures")) if held else None
     rows = _real_rows(judge, count, None if real is None else real[1])
-    rows["chain starts"] = judge.row(starts) | {"settings": how | {"chain_step": 0}}
+    rows["chain starts"] = judge.distances(starts) | {"settings": how | {"chain_step": 0}}
     last = {"chain_step": sampler.grids[-1].steps}
-    rows["samples"] = judge.row(seen) | {"settings": how | last}
+    rows["samples"] = judge.distances(seen) | {"settings": how | last}
     flip = sampler.config.data.flip
     return {
         "samples": how | {"count": count},
         "features": net.name,
         "data": _described(request, train, held, others, sampler),
         "rows": rows,
-        "memorisation": memorization(train, judge.near, shrunk, seen, real, flip),
+        "memorisation": memorization(train, judge.train_features, shrunk, seen, real, flip),
         "energy": _energies(sampler, train, held, energies, others),
         "versions": {"ggcn": __version__, "torch": torch.__version__},
     }
@@ -156,9 +156,9 @@ def _seen(sampler: Sampler, net: Network, count: int, request: Request) -> tuple
 
 def _completed(sampler: Sampler, request: Request) -> Request:
     """The request with what it leaves open, after a look at what is wrong with it."""
-    for name, value in (("count", request.count or LEAST), ("limit", request.most)):
-        if value < LEAST:
-            raise UserError(f"--{name} {value} is too small to measure anything; {LEAST} is the least")
+    for name, value in (("count", request.count or MIN_IMAGES), ("limit", request.most)):
+        if value < MIN_IMAGES:
+            raise UserError(f"--{name} {value} is too small to measure anything; {MIN_IMAGES} is the least")
     data = request.data or _own_shards(sampler.config.data.shards)
     beside = Path(fetch.local(data) or data) / "holdout"
     holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
@@ -184,10 +184,10 @@ def _own_shards(folder: str) -> str:
 def _real_rows(judge: Evaluator, count: int, held: Tensor | None) -> dict[str, dict[str, Any]]:
     """Rows of what is no model: the floor, real pictures never trained on, and the row to beat."""
     settings = {"settings": {"seed": judge.seed}}
-    rows = {"real half against half": judge.floor() | settings}
+    rows = {"real half against half": judge.real_baseline() | settings}
     if held is not None:
-        rows["held-out"] = judge.row(held) | settings
-    rows[f"PCA-{COMPONENTS} Gaussian"] = judge.gaussian(count) | settings
+        rows["held-out"] = judge.distances(held) | settings
+    rows[f"PCA-{COMPONENTS} Gaussian"] = judge.gaussian_baseline(count) | settings
     return rows
 
 

@@ -19,7 +19,7 @@ PART = 4096
 """pictures per file: what a killed process loses at most"""
 
 
-def default() -> Path | None:
+def default_folder() -> Path | None:
     """Where features are kept unless the user says otherwise; None for a user without a home."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(home):  # a relative one does not count, says the standard
@@ -31,7 +31,7 @@ def default() -> Path | None:
 
 
 @dataclass
-class Cache:
+class FeatureCache:
     """A folder of feature files. Several processes may use it at once, and it may be removed at any time.
 
     Nothing fails for it: where it cannot be read or written, features are made and, after a warning, not kept.

@@ -21,7 +21,7 @@ from ggcn.data.stream import Folder, Index
 from ggcn.distributed.lanes import bits
 from ggcn.errors import UserError
 
-LEAST = 12
+MIN_IMAGES = 12
 """pictures below which no figure here means anything"""
 
 
@@ -173,9 +173,9 @@ def _source(folder: str | Path, size: int, most: int, crop: int, config: DataCon
 
 
 def _check(source: Source, good: int) -> None:
-    if good < LEAST:
+    if good < MIN_IMAGES:
         raise UserError(
-            f"{source.folder} has {good} pictures to evaluate with; {LEAST} are the least, more are better"
+            f"{source.folder} has {good} pictures to evaluate with; {MIN_IMAGES} are the least, more are better"
         )
 
 

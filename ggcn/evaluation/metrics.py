@@ -106,7 +106,7 @@ def overlap(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 @numeric_flags()
-def row(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Any]:
+def distances(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Any]:
     """All distances of a set of features from real ones, with what they depend on: the counts of both sets, the
     number of features, and the neighbours of each share."""
     counts = {"count": len(fake), "against": len(real), "width": real.shape[1], "neighbours": NEIGHBOURS}

@@ -21,7 +21,7 @@ from ggcn.learning.objectives import ENERGY_TERMS, AmortizationObjective, Energy
 from ggcn.learning.transport import Pairs, TransportObjective, assignment, couple
 from ggcn.models import Energies, Upsamplers, build
 from ggcn.models.pyramid import pyramid
-from ggcn.sampling.draw import Particles, draw, fresh, in_parts
+from ggcn.sampling.draw import Particles, draw, in_micro_batches, initial_noise
 from ggcn.sampling.noise import Noise
 from ggcn.sampling.replay_buffer import ReplayBuffer
 
@@ -112,13 +112,15 @@ class Learner:
         model = self.config.model
         if model.chain_init == "data":
             return coarsest.mean((2, 3), keepdim=True)
-        return fresh(model, self.keys(step, "hidden"), self.lanes.width, self.energies.shape, self.device)
+        return initial_noise(
+            model, self.keys(step, "hidden"), self.lanes.width, self.energies.shape, self.device
+        )
 
     def _draw(self, step: int, source: Tensor) -> Particles:
         noise = Noise(self.keys(step, "chain"), self.device)
         hidden = self.config.model.hidden_chain
         advance = partial(draw, self.energies, self.upsamplers, self.grids, hidden)
-        return in_parts(advance, source, noise, self.config.model.chain.micro_batch)
+        return in_micro_batches(advance, source, noise, self.config.model.chain.micro_batch)
 
     def learn_energy(self, data: list[Tensor], particles: Particles | None, step: int) -> Metrics:
         """Phase 2: the transport regression, or data against chain ends plus the JKO term; one backward for all
@@ -167,7 +169,7 @@ class Learner:
         if self.amortization_engine is None or particles is None:
             return {}
         lr = rate(self.config.train.upsampler, step)
-        _, errors, norm = self.amortization_engine.step(lr, particles.sources, particles.ends)
+        _, errors, norm = self.amortization_engine.step(lr, particles.inputs, particles.ends)
         learned = zip(self.upsamplers.learned, errors, strict=True)
         named = {f"amortization/{self.grids[number].size}": error for number, error in learned}
         return {**named, "upsampler_gradient_norm": norm}
@@ -179,7 +181,7 @@ class Learner:
             step, self.amortization_engine.weights() if self.amortization_engine else []
         )
         if particles and (colours := self.ema_upsamplers.module.colours):
-            colours.observe(process_group.mean(colours.moments(particles.sources[0])), 1 / (step + 1))
+            colours.observe(process_group.mean(colours.moments(particles.inputs[0])), 1 / (step + 1))
 
     def close(self) -> None:
         """Ends the engines; nothing else may be called after it."""

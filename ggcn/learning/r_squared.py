@@ -14,7 +14,7 @@ from ggcn.distributed.lanes import Key, generator
 from ggcn.learning.transport import TransportObjective, assignment, couple
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.models.pyramid import pyramid
-from ggcn.sampling.draw import fresh
+from ggcn.sampling.draw import initial_noise
 from ggcn.sampling.noise import Noise
 
 BATCH = 64
@@ -32,7 +32,7 @@ def r_squared(config: Config, energies: Energies, upsamplers: Upsamplers, images
         key: tuple[Key, ...] = (config.seed, "r squared", number)
         noise = Noise([(*key, "start noise")], device)
         times = generator(*key, "segments").random((len(data), len(part)))
-        source = fresh(config.model, [key], len(part), energies.shape, device)
+        source = initial_noise(config.model, [key], len(part), energies.shape, device)
         pairs = couple(upsamplers, source, data, config.model.flow.start_noise, noise, times)
         pairs.data[0] = data[0][assignment(pairs.starts[0].cpu(), data[0].cpu(), 1)]
         terms = objective.errors(pairs.starts, pairs.data, pairs.times)

@@ -18,7 +18,7 @@ from ggcn.sampling.noise import Noise, host_normal
 class Particles:
     """What both learners see; one entry per grid, coarsest first."""
 
-    sources: list[Tensor]
+    inputs: list[Tensor]
     """what the up-sampler was given: z (or chain starts), then the chain ends of the grid before"""
     starts: list[Tensor]
     """chain starts [n, c, size, size]"""
@@ -44,7 +44,7 @@ def draw(
         for number, grid in enumerate(grids):
             start = upsamplers.chain_start(number, source)
             end, report = langevin(energies.prepared(number), start, grid, noise)
-            particles.sources.append(source)
+            particles.inputs.append(source)
             particles.starts.append(start)
             particles.ends.append(end)
             particles.reports.append(report)
@@ -52,16 +52,16 @@ def draw(
     return particles
 
 
-def in_parts(
-    advance: Callable[[Tensor, Noise], Particles], source: Tensor, noise: Noise, at_once: int
+def in_micro_batches(
+    advance: Callable[[Tensor, Noise], Particles], source: Tensor, noise: Noise, micro_batch: int
 ) -> Particles:
-    """`advance(source, noise)` for about `at_once` chains at a time, always whole lanes; 0: for all together.
+    """`advance(source, noise)` for about `micro_batch` chains at a time, always whole lanes; 0: for all together.
 
-    A lane's noise comes from its own stream in the same order, so the result does not depend on `at_once`.
+    A lane's noise comes from its own stream in the same order, so the result does not depend on `micro_batch`.
     """
     lanes = len(noise.streams)
     width = len(source) // lanes
-    take = max(at_once // width, 1) if at_once else lanes
+    take = max(micro_batch // width, 1) if micro_batch else lanes
     parts = [
         advance(source[first * width : (first + take) * width], noise.part(first, first + take))
         for first in range(0, lanes, take)
@@ -96,7 +96,7 @@ def hidden_chain(
     return langevin(energy, z, grid, noise)[0]
 
 
-def fresh(
+def initial_noise(
     model: ModelConfig,
     keys: Sequence[tuple[Key, ...]],
     width: int,

@@ -38,7 +38,7 @@ def langevin(
     eps, gradient = torch.empty_like(x), torch.zeros_like(x)
     scale = sqrt(2 * grid.step_size * grid.temperature)
     for _ in range(grid.steps):
-        gradient = slope(energy, x)
+        gradient = energy_gradient(energy, x)
         x.add_(gradient, alpha=-grid.step_size)
         if scale:
             x.add_(noise.normal_(eps), alpha=scale)
@@ -46,7 +46,7 @@ def langevin(
     return x, _report(start, x, gradient, scale * sqrt(grid.steps))
 
 
-def slope(energy: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def energy_gradient(energy: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """grad E(x), the shape of x."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():

@@ -16,7 +16,7 @@ from ggcn.models import Energies, Upsamplers, build
 from ggcn.precision import set_numeric_flags
 from ggcn.run import checkpoint
 from ggcn.run.directory import RunDir
-from ggcn.sampling.draw import Particles, draw, fresh
+from ggcn.sampling.draw import Particles, draw, initial_noise
 from ggcn.sampling.noise import Noise, host_normal
 
 WEIGHTS = "ema.pt"
@@ -59,7 +59,7 @@ class Sampler:
         """What the coarsest grid starts from, by one key per sample: z, colours, or noise."""
         if colours := self.upsamplers.colours:
             return colours.colours(host_normal(keys, len(keys), self.energies.shape[0]).to(self.device))
-        return fresh(self.config.model, keys, 1, self.energies.shape, self.device)
+        return initial_noise(self.config.model, keys, 1, self.energies.shape, self.device)
 
     @property
     def grids(self) -> list[Grid]:

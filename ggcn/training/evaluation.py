@@ -13,7 +13,7 @@ from ggcn.distributed import process_group
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache
 from ggcn.evaluation.evaluate import Evaluator
-from ggcn.evaluation.feature_cache import Cache
+from ggcn.evaluation.feature_cache import FeatureCache
 from ggcn.evaluation.features import features, network
 from ggcn.evaluation.images import read, to_bytes
 from ggcn.run.checkpoint import note_best
@@ -45,7 +45,7 @@ class Scorer:
         gathered = process_group.gather(self._features(sampler))
         if not isinstance(self.judge, Evaluator):
             return
-        row = self.judge.row(torch.cat(gathered)[: told.count])
+        row = self.judge.distances(torch.cat(gathered)[: told.count])
         line = {"step": step, "time": time.time(), "features": self.net.name, "seed": told.seed, **row}
         how = f"FID, {self.net.name}, {told.count} samples of seed {told.seed}, {row['against']} pictures"
         line["best"] = note_best(self.run.checkpoints, step, row["fid"], how)
@@ -68,9 +68,9 @@ def _judge(config: Config, net: Any) -> Evaluator | UserError:
     told = config.evaluation
     try:
         real = read(config.data.shards, config.model.grids[-1], told.real, config.data.crop, config.data)
-        folder = Path(told.cache) if told.cache else feature_cache.default()
-        judge = Evaluator(net, real, Cache(folder, "evaluation.cache=FOLDER"))
-        judge.release()
+        folder = Path(told.cache) if told.cache else feature_cache.default_folder()
+        judge = Evaluator(net, real, FeatureCache(folder, "evaluation.cache=FOLDER"))
+        judge.drop_images()
         return judge
     except UserError as error:
         return error

@@ -20,7 +20,7 @@ from ggcn.data.decoding import refuse_smaller
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.evaluation.images import LEAST, batches
+from ggcn.evaluation.images import MIN_IMAGES, batches
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.models import fitted
 from ggcn.run import checkpoint, sample_images
@@ -165,7 +165,8 @@ def _pictures(config: DataConfig, size: int, most: int) -> Iterator[Tensor]:
     """Training pictures, uint8 [n, c, size, size] a few at a time, of a mixture by its weights."""
     shares = config.folders()
     counts = {
-        folder: max(LEAST, round(most * share / sum(shares.values()))) for folder, share in shares.items()
+        folder: max(MIN_IMAGES, round(most * share / sum(shares.values())))
+        for folder, share in shares.items()
     }
     for folder, count in counts.items():
         yield from batches(folder, size, count, config.crop, config)
@@ -340,10 +341,10 @@ class Trainer:
             rows += [("replay buffer", buffer.chains.flatten(0, 1)[:count])]
         chains = ", ".join(str(grid.steps) for grid in sampler.grids)
         title = f"{self.config.run}, step {step}, averaged weights, Langevin steps per grid: {chains}"
-        page = image_grid.labelled(title, rows, side=max(64, self.learner.grids[-1].size))
+        page = image_grid.labelled_rows(title, rows, side=max(64, self.learner.grids[-1].size))
         finest, folder, settings = rows[2 * len(sampler.grids)][1], self.run.samples, self.config.log
         width = max(sample_images.WIDTH // len(finest) - 1, 8)
-        row = image_grid.row_of(finest, min(width, max(64, finest.shape[-1])))
+        row = image_grid.image_row(finest, min(width, max(64, finest.shape[-1])))
         self.aside.start(
             "the picture",
             lambda: sample_images.keep(page, row, folder / f"step_{step:06d}.png", step),

@@ -20,7 +20,7 @@ from ggcn.data import manifest
 from ggcn.errors import UserError
 from ggcn.evaluation import samples
 from ggcn.evaluation.evaluate import Evaluator, Request, evaluate
-from ggcn.evaluation.feature_cache import Cache
+from ggcn.evaluation.feature_cache import FeatureCache
 from ggcn.evaluation.features import Network, network
 from ggcn.evaluation.images import gaussian, read, to_bytes
 from ggcn.sampling.sampler import Sampler
@@ -141,8 +141,8 @@ def test_samples_are_the_sampler_s_own_and_rows_what_a_judge_says(
     assert not torch.equal(drawn.starts, wanted)
     assert torch.equal(samples.drawn(sampler, 24, 0, batch=8).ends, wanted)
     shard_folder = told["data"]["sets"]["train"]["folder"]
-    judge = Evaluator(net, read(shard_folder, 16, 1000), Cache(request_.cache))
-    score = judge.score(drawn.ends)
+    judge = Evaluator(net, read(shard_folder, 16, 1000), FeatureCache(request_.cache))
+    score = judge.evaluate(drawn.ends)
     assert {name: told["rows"]["samples"][name] for name in score} == score
 
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ggcn.evaluation import feature_cache
-from ggcn.evaluation.feature_cache import Cache
+from ggcn.evaluation.feature_cache import FeatureCache
 
 PIXELS = torch.arange(10 * 3 * 4 * 4).remainder(256).to(torch.uint8).view(10, 3, 4, 4)
 
@@ -31,24 +31,24 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_known_is_not_made_again(tmp_path: Path) -> None:
     made = Maker()
-    first = Cache(tmp_path).features("net/data", PIXELS, made)
-    again = Cache(tmp_path).features("net/data", PIXELS, made)
+    first = FeatureCache(tmp_path).features("net/data", PIXELS, made)
+    again = FeatureCache(tmp_path).features("net/data", PIXELS, made)
     assert torch.equal(first, PIXELS.float().flatten(1))
     assert torch.equal(first, again)
     assert made.seen == 10
-    Cache(tmp_path).features("net/other", PIXELS, made)
-    Cache(tmp_path).features("other/data", PIXELS, made)
+    FeatureCache(tmp_path).features("net/other", PIXELS, made)
+    FeatureCache(tmp_path).features("other/data", PIXELS, made)
     assert made.seen == 30
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[:-3], lambda data: b"", lambda data: b"\xff" * len(data)])
 def test_a_damaged_part_is_made_again_alone(tmp_path: Path, harm) -> None:
     made = Maker()
-    first = Cache(tmp_path).features("net/data", PIXELS, made)
+    first = FeatureCache(tmp_path).features("net/data", PIXELS, made)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == 3
     files[1].write_bytes(harm(files[1].read_bytes()))
-    assert torch.equal(Cache(tmp_path).features("net/data", PIXELS, made), first)
+    assert torch.equal(FeatureCache(tmp_path).features("net/data", PIXELS, made), first)
     assert made.seen == 14
 
 
@@ -61,9 +61,9 @@ def test_a_death_halfway_keeps_whole_parts_only(tmp_path: Path) -> None:
         return made(pixels)
 
     with pytest.raises(KeyboardInterrupt):
-        Cache(tmp_path).features("net/data", PIXELS, dying)
+        FeatureCache(tmp_path).features("net/data", PIXELS, dying)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
-    Cache(tmp_path).features("net/data", PIXELS, made)
+    FeatureCache(tmp_path).features("net/data", PIXELS, made)
     assert made.seen == 10
 
 
@@ -77,10 +77,10 @@ def test_a_cache_that_cannot_be_used_costs_a_warning(
     (tmp_path / "taken/net/data-0.safetensors/inside").mkdir(parents=True)
     made = Maker()
     for folder in (tmp_path / "file", tmp_path / "taken", None):
-        features = Cache(folder, "some.key").features("net/data", PIXELS, made)
+        features = FeatureCache(folder, "some.key").features("net/data", PIXELS, made)
         assert torch.equal(features, PIXELS.float().flatten(1))
     monkeypatch.setattr(feature_cache, "save_file", full)
-    Cache(tmp_path / "full", "some.key").features("net/data", PIXELS, made)
+    FeatureCache(tmp_path / "full", "some.key").features("net/data", PIXELS, made)
     assert made.seen == 40
     assert [path for path in (tmp_path / "full").rglob("*") if path.is_file()] == []
     assert len(caplog.messages) == 4  # one per folder
@@ -94,12 +94,12 @@ def test_where_features_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert feature_cache.default() == tmp_path / ".cache/ggcn/features"
+    assert feature_cache.default_folder() == tmp_path / ".cache/ggcn/features"
     for word in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", word)
-        assert feature_cache.default() == tmp_path / ".cache/ggcn/features"
+        assert feature_cache.default_folder() == tmp_path / ".cache/ggcn/features"
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert feature_cache.default() == Path("/elsewhere/ggcn/features")
+    assert feature_cache.default_folder() == Path("/elsewhere/ggcn/features")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    assert feature_cache.default() is None
+    assert feature_cache.default_folder() is None

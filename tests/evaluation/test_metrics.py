@@ -93,7 +93,7 @@ def test_overlap_is_what_the_reference_implementation_says() -> None:
 
 
 def test_a_row_says_what_it_depends_on() -> None:
-    told = metrics.row(normal(60, 4, 0), normal(50, 4, 1))
+    told = metrics.distances(normal(60, 4, 0), normal(50, 4, 1))
     assert (told["count"], told["against"], told["width"]) == (50, 60, 4)
     assert told["neighbours"] == {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
 

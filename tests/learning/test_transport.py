@@ -171,7 +171,7 @@ def test_chains_come_in_every_nth_step_and_start_at_the_linear_maps() -> None:
     assert [bool(each) for each in particles] == [False, False, True, False, False, True]
     found = particles[2]
     assert found is not None
-    assert torch.equal(found.starts[1], one.upsamplers.base(1, found.sources[1]))
+    assert torch.equal(found.starts[1], one.upsamplers.base(1, found.inputs[1]))
     assert one.learn_upsamplers(found, 2).keys() >= {"amortization/4", "amortization/16"}
     assert one.learn_upsamplers(None, 3) == {}
 

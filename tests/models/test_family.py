@@ -13,7 +13,7 @@ from ggcn.learning.learner import Learner
 from ggcn.learning.objectives import EnergyObjective
 from ggcn.models import build
 from ggcn.sampling.draw import hidden_chain
-from ggcn.sampling.langevin import slope
+from ggcn.sampling.langevin import energy_gradient
 from ggcn.sampling.noise import Noise
 
 CPU = torch.device("cpu")
@@ -100,9 +100,9 @@ def test_chains_take_their_gradient_in_the_precision_asked_for() -> None:
     for chain in ("engine", "bf16", "fp32"):
         config = compose([*TINY, "engine.precision=bf16", f"model.chain.precision={chain}"])
         energies, _ = build(config)
-        gradients[chain] = slope(energies.prepared(1), x)
+        gradients[chain] = energy_gradient(energies.prepared(1), x)
     exact, _ = build(compose([*TINY, "engine.precision=fp32"]))
-    assert torch.equal(gradients["fp32"], slope(lambda x: exact.energy(1, x), x))
+    assert torch.equal(gradients["fp32"], energy_gradient(lambda x: exact.energy(1, x), x))
     assert torch.equal(gradients["engine"], gradients["bf16"])
     assert 1e-4 < relative(gradients["bf16"], gradients["fp32"]) < 2e-2
 
@@ -154,8 +154,8 @@ def test_hidden_chains_move_what_the_upsampler_is_taught_from() -> None:
     words = ["model=coopnets", "model.grids=[16]"]
     still, moved = learner(*words), learner(*words, "model.hidden_chain.steps=5")
     particles = [one.sample(0, [torch.zeros(16, 3, 16, 16)]) for one in (still, moved)]
-    assert not torch.equal(particles[0].sources[0], particles[1].sources[0])
-    start = moved.upsamplers.start(0, particles[1].sources[0])
+    assert not torch.equal(particles[0].inputs[0], particles[1].inputs[0])
+    start = moved.upsamplers.start(0, particles[1].inputs[0])
     assert torch.equal(start, particles[1].starts[0])
 
 

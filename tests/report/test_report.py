@@ -135,7 +135,7 @@ def sheet(run: RunDir, step: int, start: str = "hidden") -> torch.Tensor:
     )
     if start == "replay_buffer":
         rows.append(("replay buffer", images[1]))
-    image_grid.save(image_grid.labelled("title", rows, side=64), run.samples / f"step_{step:06d}.png")
+    image_grid.save(image_grid.labelled_rows("title", rows, side=64), run.samples / f"step_{step:06d}.png")
     return images[-1]
 
 
@@ -213,10 +213,10 @@ def test_the_row_that_is_cut_out_is_that_of_the_samples(tmp_path: Path, model: s
         ("ends", ends),
     ]
     rows += [("replay buffer", others[0])] * (model == "gcn")
-    page = image_grid.labelled("title", rows, side=64)
+    page = image_grid.labelled_rows("title", rows, side=64)
     row = finest_row(page, config)
     assert row is not None
-    assert np.array_equal(np.asarray(row), np.asarray(image_grid.sheet(ends, 4, 4)))
+    assert np.array_equal(np.asarray(row), np.asarray(image_grid.make_grid(ends, 4, 4)))
     assert finest_row(page.crop((0, 0, page.width, page.height - 9)), config) is None
 
 

@@ -37,28 +37,28 @@ def picture(folder: Path, step: int, colour: str = "red") -> Path:
 def test_a_sheet_of_fine_grids_stays_below_8_megapixels(sizes: list[int]) -> None:
     rows = [("data", torch.zeros(16, 3, sizes[-1], sizes[-1]))]
     rows += [(f"{size} px", torch.zeros(16, 3, size, size)) for size in sizes for _ in range(2)]
-    page = image_grid.labelled("title", rows, side=sizes[-1])
+    page = image_grid.labelled_rows("title", rows, side=sizes[-1])
     assert 2_000_000 < page.width * page.height < 8_000_000
 
 
 def test_a_sheet_of_many_wide_rows_shows_fewer_images_and_not_specks() -> None:
     rows = [("row", torch.zeros(100, 3, 256, 256))] * 12
-    page = image_grid.labelled("title", rows, side=256)
+    page = image_grid.labelled_rows("title", rows, side=256)
     assert page.width * page.height < 8_000_000
-    assert page.height > 12 * image_grid.LEAST_SIDE
+    assert page.height > 12 * image_grid.MIN_SIDE
 
 
 def test_small_sheets_are_laid_out_as_ever() -> None:
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    page = image_grid.labelled("title", [("a", images)], side=64)
-    strip = image_grid.sheet(images, 4, 4)
+    page = image_grid.labelled_rows("title", [("a", images)], side=64)
+    strip = image_grid.make_grid(images, 4, 4)
     assert page.height == 26 + strip.height + 4
 
 
 def test_images_are_averaged_down_where_there_is_no_room() -> None:
     fine = torch.rand(2, 3, 128, 128) * 2 - 1
     small = torch.nn.functional.avg_pool2d(fine, 2)
-    assert image_grid.row_of(fine, 64).tobytes() == image_grid.sheet(small, 2).tobytes()
+    assert image_grid.image_row(fine, 64).tobytes() == image_grid.make_grid(small, 2).tobytes()
 
 
 def test_of_a_long_run_the_newest_stay_and_an_even_history(tmp_path: Path) -> None:

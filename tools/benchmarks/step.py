@@ -79,7 +79,7 @@ def _step(learner: Learner, state: State, images: Tensor, step: int) -> dict[str
     phase("average weights", partial(learner.average, step, particles))
     phase("numbers to log", lambda: (learner.chain_metrics(particles), state.norms()))
     with torch.no_grad():
-        phase("up-sample", lambda: [learner.upsamplers.start(*pair) for pair in enumerate(particles.sources)])
+        phase("up-sample", lambda: [learner.upsamplers.start(*pair) for pair in enumerate(particles.inputs)])
     return seconds
 
 
