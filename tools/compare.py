@@ -37,9 +37,10 @@ from ggcn.config.compose import compose
 from ggcn.console import run_cli
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache, samples
-from ggcn.evaluation.evaluate import Evaluator
+from ggcn.evaluation.evaluator import Evaluator
 from ggcn.evaluation.features import network
-from ggcn.evaluation.images import gaussian, read, to_floats
+from ggcn.evaluation.images import read, to_floats
+from ggcn.evaluation.pca_gaussian import pca_gaussian
 from ggcn.paths import user_path
 from ggcn.precision import set_numeric_flags
 from ggcn.sampling.sampler import load
@@ -101,7 +102,7 @@ class Job:
         """uint8 pictures [count, 3, size, size] of the trained model, from averaged weights."""
         if self.method in GANS:
             return torch.load(self.samples, weights_only=True)
-        return samples.drawn(load(self.folder), self.count, seed).ends
+        return samples.draw_samples(load(self.folder), self.count, seed).ends
 
 
 def main() -> None:
@@ -216,7 +217,7 @@ class Book:
 
     def _picture(self, methods: list[str]) -> None:
         rows = [("data", to_floats(self.judge.train.pixels[:ROW]))]
-        rows += [("PCA-50 Gaussian", to_floats(gaussian(self.judge.train.pixels, 50, ROW, 0)))]
+        rows += [("PCA-50 Gaussian", to_floats(pca_gaussian(self.judge.train.pixels, 50, ROW, 0)))]
         for name in methods:
             few = self.path.parent / "runs" / f"{name}-0.few.pt"
             if few.exists():
