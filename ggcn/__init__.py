@@ -10,15 +10,15 @@ __version__ = "0.2.0"
 
 
 def load(path: "str | PathLike[str]", step: int | None = None, device: str = "cpu") -> "Sampler":
-    """The sampler of a run directory (at its newest whole checkpoint, or at `step`) or of an exported file:
+    """The sampler of a run directory (at its newest valid checkpoint, or at `step`) or of an exported file:
 
     images = ggcn.load("runs/faces64").sample(16)
 
-    PyTorch's flags are set so that float32 is float32 and operators are deterministic, for the whole process; see
-    ggcn.precision. Raises ggcn.errors.UserError when `path` is neither, or has no such checkpoint.
+    For the whole process PyTorch's flags are set to exact float32 and deterministic operators; see ggcn.precision.
+    Raises ggcn.errors.UserError when `path` is neither, or has no such checkpoint.
     """
     from pathlib import Path
 
-    from ggcn.applications.export import load as load_from  # torch, which `import ggcn` does without
+    from ggcn.applications.export import load as load_from  # imports torch, which `import ggcn` must not
 
     return load_from(Path(path), step, device)

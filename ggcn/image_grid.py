@@ -1,4 +1,4 @@
-"""Pictures: grids of images, and labelled rows."""
+"""Grids of images, and labelled rows of them, as PNG files."""
 
 from collections.abc import Sequence
 from math import ceil, isqrt
@@ -15,9 +15,9 @@ from ggcn import files
 MARGIN = 4
 BACKGROUND = (255, 255, 255)
 MAX_PIXELS = 7_500_000
-"""of all images of labelled rows; with labels and title a page stays below 8 million"""
+"""in all images of labelled rows; with labels and title a page stays below 8 million"""
 MIN_SIDE = 128
-"""pixels a side below which images are not made smaller to fit a page: there are fewer of them instead"""
+"""side in pixels below which images are not shrunk to fit a page: fewer of them are shown instead"""
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
@@ -27,7 +27,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
 
 
 def make_grid(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
-    """Images [n, 3, h, w] in reading order, `columns` in a row, each pixel blown up `scale` times."""
+    """Images [n, 3, h, w] in reading order, `columns` in a row, each pixel repeated `scale` times both ways."""
     tiles = to_bytes(images).repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = tiles.shape[1] + 1, tiles.shape[2] + 1
     page = Image.new("RGB", (columns * width - 1, ceil(len(tiles) / columns) * height - 1), BACKGROUND)
@@ -37,10 +37,10 @@ def make_grid(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
 
 
 def labelled_rows(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> Image.Image:
-    """One row of images per label, each blown up by a whole factor as far as `side` pixels allow, or averaged down to
-    them. Title on top. Where that would be more than MAX_PIXELS, images are smaller, then fewer."""
+    """One row of images per label, each enlarged by an integer factor to at most `side` pixels, or averaged down to
+    them, with a title on top. Where that would exceed MAX_PIXELS, images are smaller, then fewer."""
     font = ImageFont.load_default(15)
-    side, columns = _room(len(rows), max(len(images) for _, images in rows), side)
+    side, columns = _layout(len(rows), max(len(images) for _, images in rows), side)
     strips = [(label, image_row(images[:columns], side)) for label, images in rows]
     gutter = MARGIN * 2 + max(int(font.getlength(label)) for label, _ in strips)
     width = gutter + max(strip.width for _, strip in strips) + MARGIN
@@ -57,21 +57,21 @@ def labelled_rows(title: str, rows: Sequence[tuple[str, Tensor]], side: int) -> 
 
 
 def image_row(images: Tensor, side: int) -> Image.Image:
-    """A row of images [n, 3, h, h], blown up by a whole factor or averaged down to `side` pixels at most."""
+    """A row of images [n, 3, h, h], enlarged by an integer factor or averaged down to at most `side` pixels."""
     small = images if images.shape[-1] <= side else adaptive_avg_pool2d(images.detach().float(), side)
     return make_grid(small, len(small), max(1, side // small.shape[-1]))
 
 
-def _room(rows: int, columns: int, side: int) -> tuple[int, int]:
-    """The side of an image, and how many there are in a row, so that all have at most MAX_PIXELS."""
-    fitting = min(side, isqrt(MAX_PIXELS // (rows * columns)) - 1)  # less the line between two images
-    if fitting >= min(side, MIN_SIDE):
-        return fitting, columns
+def _layout(rows: int, columns: int, side: int) -> tuple[int, int]:
+    """The side of an image in pixels, and how many there are in a row, such that all have at most MAX_PIXELS."""
+    largest = min(side, isqrt(MAX_PIXELS // (rows * columns)) - 1)  # less the separator between images
+    if largest >= min(side, MIN_SIDE):
+        return largest, columns
     side = min(side, MIN_SIDE)
     return side, min(max(MAX_PIXELS // (rows * (side + 1) ** 2), 1), columns)
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
+def save(image: Image.Image, path: Path) -> None:
+    """Writes a PNG atomically."""
     with files.atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""Which numbers the networks compute in, and the flags of PyTorch that decide it."""
+"""Floating-point precision of the networks, and the global flags of PyTorch that affect it."""
 
 import os
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ Precision = str
 
 
 def autocast(x: Tensor, precision: Precision) -> torch.autocast:
-    """bf16 autocast where `precision` asks for it; the networks do this themselves, so that a chain, a
-    training step and a sampler compute alike, whoever calls them."""
+    """bf16 autocast where `precision` asks for it. The networks enter it themselves, so that chains, training
+    steps and samplers compute alike."""
     return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision != "fp32")
 
 
@@ -24,14 +24,14 @@ def widen(x: Tensor) -> Tensor:
 
 
 def narrow(x: Tensor) -> Tensor:
-    """`x` as autocast would hand it to a convolution, cast once and early where it is copied about before."""
+    """`x` in the type that autocast would cast it to for a convolution; casting early makes later copies cheaper."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
-EXACT = "ieee"
-"""float32 products of float32 numbers, and not of their first 10 bits (TF32) or 7 (bf16)"""
-MEMORY: Any = torch.utils.deterministic
+FULL_FP32 = "ieee"
+"""float32 products of all bits of their factors, unlike TF32 and bf16"""
+DETERMINISTIC: Any = torch.utils.deterministic
 
 
 def set_numeric_flags() -> None:
@@ -39,37 +39,39 @@ def set_numeric_flags() -> None:
     (no TF32), and operators are chosen so that the same call gives the same bits.
 
     Every entry point calls it: ranks, tools, and `ggcn.load`. Best before the first GPU operation, since cuBLAS reads
-    its workspace's size once. `numeric_flags` does the same for a while.
+    its workspace's size once. `numeric_flags` does the same for the duration of a block.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     backends: Any = torch.backends
     # the older flags first: where they disagree with the newer ones, reading either raises an error
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = False
-    backends.fp32_precision = backends.cudnn.fp32_precision = EXACT
-    for part in _parts():
-        part.fp32_precision = EXACT
+    backends.fp32_precision = backends.cudnn.fp32_precision = FULL_FP32
+    for backend in _backends():
+        backend.fp32_precision = FULL_FP32
     backends.cudnn.enabled = backends.cudnn.deterministic = True
-    backends.cudnn.benchmark = False  # it takes what is fastest now, which may be another operator next time
+    backends.cudnn.benchmark = False  # it would choose the fastest operator, which may change from run to run
     if torch.cuda.is_available():  # a CPU's operators are deterministic as they are, on one number of threads
         torch.use_deterministic_algorithms(True, warn_only=True)
-        MEMORY.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+        DETERMINISTIC.fill_uninitialized_memory = (
+            False  # expensive, and nothing here reads uninitialized memory
+        )
 
 
 @contextmanager
 def numeric_flags() -> Iterator[None]:
-    """Numeric flags as `set_numeric_flags` leaves them, and as they were before at the end."""
+    """Sets the numeric flags as `set_numeric_flags` does, and restores the former ones at the end."""
     backends: Any = torch.backends
     cudnn = backends.cudnn
-    switches = cudnn.enabled, cudnn.deterministic, cudnn.benchmark
+    cudnn_flags = cudnn.enabled, cudnn.deterministic, cudnn.benchmark
     matmul, convolutions = _legacy_flags()
     precisions = [backends.fp32_precision, cudnn.fp32_precision]
-    precisions += [part.fp32_precision for part in _parts()]
-    strict, warns = (
+    precisions += [backend.fp32_precision for backend in _backends()]
+    strict, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    filled = MEMORY.fill_uninitialized_memory
+    fill_memory = DETERMINISTIC.fill_uninitialized_memory
     set_numeric_flags()
     try:
         yield
@@ -79,15 +81,15 @@ def numeric_flags() -> Iterator[None]:
         if convolutions is not None:
             cudnn.allow_tf32 = convolutions
         backends.fp32_precision, cudnn.fp32_precision = precisions[:2]
-        for part, precision in zip(_parts(), precisions[2:], strict=True):
-            part.fp32_precision = precision
-        cudnn.enabled, cudnn.deterministic, cudnn.benchmark = switches
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        MEMORY.fill_uninitialized_memory = filled
+        for backend, precision in zip(_backends(), precisions[2:], strict=True):
+            backend.fp32_precision = precision
+        cudnn.enabled, cudnn.deterministic, cudnn.benchmark = cudnn_flags
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        DETERMINISTIC.fill_uninitialized_memory = fill_memory
 
 
-def _parts() -> list[Any]:
-    """What has a precision of its own; the rest follows its library's."""
+def _backends() -> list[Any]:
+    """The operators with a precision of their own; the others follow their library's."""
     backends: Any = torch.backends
     cuda, cudnn, cpu = backends.cuda, backends.cudnn, backends.mkldnn
     return [cuda.matmul, cudnn.conv, cudnn.rnn, cpu.matmul, cpu.conv, cpu.rnn]
@@ -95,10 +97,10 @@ def _parts() -> list[Any]:
 
 def _legacy_flags() -> list[Any]:
     """The older flags of matrix products and convolutions; None where the newer ones were set to something else."""
-    found: list[Any] = []
+    values: list[Any] = []
     for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
         try:
-            found.append(read())
+            values.append(read())
         except RuntimeError:
-            found.append(None)
-    return found
+            values.append(None)
+    return values

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import ggcn
 from ggcn import precision
 from ggcn.applications import export
-from ggcn.cli import sample
+from ggcn.cli import options
 from ggcn.config.compose import compose, to_yaml
 from ggcn.distributed import process_group
 from ggcn.distributed.rank_info import RankInfo
@@ -84,7 +84,7 @@ def loosened(request: pytest.FixtureRequest) -> dict[str, Any]:
     """A process that has its own flags, set in each way there is."""
     backends: Any = torch.backends
     backends.fp32_precision = backends.cudnn.fp32_precision = "none"  # PyTorch's defaults
-    for part in precision._parts():
+    for part in precision._backends():
         part.fp32_precision = "none"
     backends.cudnn.allow_tf32 = True
     backends.cudnn.deterministic = False
@@ -148,8 +148,8 @@ def test_a_rank_trains_under_them(loosened: dict[str, Any]) -> None:
 def test_a_loaded_model_samples_under_them(loosened: dict[str, Any], tmp_path: Path) -> None:
     config = compose(TINY)
     energies, upsamplers = build(config)
-    facts = {"format": export.FORMAT, "config": to_yaml(config), "step": "1"}
-    save_file(export.weights(Sampler(config, energies, upsamplers)), tmp_path / "model.safetensors", facts)
+    metadata = {"format": export.FORMAT, "config": to_yaml(config), "step": "1"}
+    save_file(export.weights(Sampler(config, energies, upsamplers)), tmp_path / "model.safetensors", metadata)
     ggcn.load(tmp_path / "model.safetensors")
     assert flags() == EXACT
 
@@ -159,15 +159,15 @@ def test_tools_measure_and_draw_under_them(
 ) -> None:
     seen = []
 
-    def look(*_: object) -> list[str]:
+    def record(*_: object) -> list[str]:
         (tmp_path / "report.md").touch()
         seen.append(flags())
         return []
 
-    monkeypatch.setattr(check_gpu.Check, "part", look)
-    monkeypatch.setattr(chain, "chains", look)
+    monkeypatch.setattr(check_gpu.Check, "part", record)
+    monkeypatch.setattr(chain, "chains", record)
     for work in (
-        lambda: sample.usable("cpu"),  # of evaluate.py too
+        lambda: options.device("cpu"),  # of sample.py and evaluate.py
         lambda: bench.main(["chain"]),
         check_gpu.main,
     ):

@@ -1,8 +1,8 @@
-"""Checks on a GPU what a machine without one cannot, in one command:
+"""Runs the checks that need a GPU, in one command:
 
     python tools/check_gpu.py --out check
 
-Every part is a command of this project and leaves its log in OUT; report.md tells how each ended and what it measured.
+Every check is a command of this project and writes its log to OUT; report.md lists the results.
 The exit code is 1 when one failed. A machine that reaches no registry takes its packages from a folder that
 `pip download` filled elsewhere:
 
@@ -28,7 +28,7 @@ STEPS, HALF = 40, 20
 
 
 class Check:
-    """The parts, and what they left."""
+    """The checks and their results."""
 
     def __init__(self, out: Path) -> None:
         self.out = out.resolve()
@@ -36,14 +36,14 @@ class Check:
         self.failed = False
 
     def part(self, name: str, work: Callable[[], str]) -> None:
-        """Does one part; it fails by raising."""
+        """Runs one check, which fails by raising an exception."""
         print(f"{name} ...", flush=True)
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            said = work()
-        except Exception as error:  # the other parts are worth having all the same
-            said, self.failed = f"**failed**: {' '.join(str(error).split())[-300:]}", True
-        self.rows.append(f"| {name} | {time.monotonic() - began:.0f} | {said} |")
+            result = work()
+        except Exception as error:  # the other checks run nevertheless
+            result, self.failed = f"**failed**: {' '.join(str(error).split())[-300:]}", True
+        self.rows.append(f"| {name} | {time.monotonic() - start:.0f} | {result} |")
         self.write()
 
     def write(self) -> None:
@@ -53,72 +53,74 @@ class Check:
         head = [header(), "", "| part | s | result |", "|---|---|---|"]
         (self.out / "report.md").write_text("\n".join([*head, *self.rows]) + "\n", encoding="utf-8")
 
-    def call(self, name: str, *words: object) -> None:
-        """Runs one of the project's scripts; raises RuntimeError with its last words."""
+    def call(self, name: str, *command: object) -> None:
+        """Runs one of the project's scripts; raises RuntimeError with the end of its output."""
         log = self.out / f"{name}.log"
-        command = [sys.executable, *map(str, words)]
+        argv = [sys.executable, *map(str, command)]
         with log.open("w", encoding="utf-8") as out:
             code = subprocess.run(
-                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
+                argv, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False
             ).returncode
         if code:
             raise RuntimeError(f"exit code {code}: {log.read_text(encoding='utf-8')[-300:]}")
 
-    def train(self, name: str, steps: int, *words: object) -> Path:
-        """A run on the noise shards, to `steps`; returns its directory."""
+    def train(self, name: str, steps: int, *overrides: object) -> Path:
+        """A run on the random images, to `steps`; returns its directory."""
         runs = self.out / "runs"
         settings = [f"run={name}", f"paths.runs={runs}", f"data.shards={self.out / 'shards'}", "log.every=1"]
-        told = ["-m", "local", "cluster.ranks=1", "data.workers=1", f"train.steps={steps}", *settings, *words]
-        self.call(f"train-{name}-{steps}", "cluster/launch.py", *told)
+        one_rank = ["-m", "local", "cluster.ranks=1", "data.workers=1", f"train.steps={steps}"]
+        self.call(f"train-{name}-{steps}", "cluster/launch.py", *one_rank, *settings, *overrides)
         return runs / name
 
 
 def main() -> int:
     """The command line; returns the exit code."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    words.add_argument("--wheels", type=Path, metavar="FOLDER", help="installs the packages from here first")
-    words.add_argument("--device", default="cuda", help="cpu tries the script itself")
-    told = words.parse_args()
-    told.out.mkdir(parents=True, exist_ok=True)
-    if told.wheels:
-        install = ["-m", "pip", "install", "--no-index", "--no-deps", *sorted(told.wheels.glob("*"))]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="installs the packages from here first")
+    parser.add_argument("--device", default="cuda", help="cpu tests the script itself")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.wheels:
+        install = ["-m", "pip", "install", "--no-index", "--no-deps", *sorted(args.wheels.glob("*"))]
         subprocess.run([sys.executable, *map(str, install)], check=True)
     from ggcn.precision import set_numeric_flags  # torch, which --wheels may have just installed
 
     set_numeric_flags()
-    check, device = Check(told.out), told.device
-    check.part("shards of noise", partial(shards, check))
+    check, device = Check(args.out), args.device
+    check.part("shards of random images", partial(shards, check))
     check.part("noise on the device", partial(noise, device))
     check.part("chains in bf16 and fp32", partial(precision, device))
     check.part("the plain engine", partial(plain, check))
     for engine in ("engine.zero_stage=0", "engine.zero_stage=1", "engine.zero_stage=2"):
-        check.part(f"{engine} beside plain", partial(engines, check, engine))
+        check.part(f"{engine} next to plain", partial(engines, check, engine))
     check.part("stopped and resumed, bit for bit", partial(resume, check))
     for size in (32, 64, 128):
         check.part(f"a Langevin step at {size} px", partial(bench, check, "chain", size, device))
     check.part("a training step", partial(bench, check, "step", None, device))
-    print((told.out / "report.md").read_text(encoding="utf-8"))
+    print((args.out / "report.md").read_text(encoding="utf-8"))
     return int(check.failed)
 
 
 def shards(check: Check) -> str:
-    """Pictures to train on, from no package."""
+    """Random images to train on."""
     import numpy as np
     from PIL import Image
 
-    folder = check.out / "pictures"
+    folder = check.out / "images"
     folder.mkdir(exist_ok=True)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for number in range(256):
-        small = Image.fromarray(dice.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number:04d}.png")
     check.call("shards", "tools/make_shards.py", folder, check.out / "shards", "--size", 32)
-    return "256 pictures"
+    return "256 images"
 
 
 def noise(device: str) -> str:
-    """Draws are N(0, 1), the same for the same key, others for another."""
+    """Noise is N(0, 1), equal for equal keys and different for others."""
     import torch
 
     from ggcn.sampling.noise import Noise
@@ -138,7 +140,7 @@ def noise(device: str) -> str:
 
 
 def precision(device: str) -> str:
-    """How far the ends of a default model's chains lie apart, relative to how far the chains went."""
+    """The distance between a default model's chain ends in bf16 and fp32, relative to the chains' displacement."""
     import torch
 
     from ggcn.config.compose import compose
@@ -160,9 +162,9 @@ def precision(device: str) -> str:
         ends.append(
             langevin(energies.prepared(len(energies.grids) - 1), start, grid, Noise([(0,)], where))[0]
         )
-    apart = ((ends[0] - ends[1]).norm() / (ends[0] - start).norm()).item()
-    assert apart < 0.05, f"{apart:.3f}"
-    return f"{apart:.4f} of the way"
+    difference = ((ends[0] - ends[1]).norm() / (ends[0] - start).norm()).item()
+    assert difference < 0.05, f"{difference:.3f}"
+    return f"{difference:.4f} of the way"
 
 
 def plain(check: Check) -> str:
@@ -176,9 +178,9 @@ def engines(check: Check, engine: str) -> str:
     """The largest difference of an energy loss from the plain engine's in fp32."""
     name = engine.replace(".", "-").replace("=", "-")
     run = check.train(name, HALF, engine, "engine.precision=fp32")
-    apart = max(abs(a - b) for a, b in zip(losses(run), losses(check.out / "runs/plain"), strict=True))
-    assert apart < 1e-3, f"{apart:.2e}"
-    return f"energy losses differ by at most {apart:.1e} in {HALF} steps"
+    difference = max(abs(a - b) for a, b in zip(losses(run), losses(check.out / "runs/plain"), strict=True))
+    assert difference < 1e-3, f"{difference:.2e}"
+    return f"energy losses differ by at most {difference:.1e} in {HALF} steps"
 
 
 def losses(run: Path) -> list[float]:
@@ -190,13 +192,13 @@ def losses(run: Path) -> list[float]:
 
 
 def resume(check: Check) -> str:
-    """Two lives end with the tensors of one."""
-    whole = files(check.train("whole", STEPS), STEPS)
-    check.train("parts", HALF)
-    parts = files(check.train("parts", STEPS), STEPS)
-    differ = [name for name in whole if whole[name] != parts[name]]
+    """A stopped and resumed run ends with the same tensors as an uninterrupted one."""
+    full = files(check.train("full", STEPS), STEPS)
+    check.train("resumed", HALF)
+    resumed = files(check.train("resumed", STEPS), STEPS)
+    differ = [name for name in full if full[name] != resumed[name]]
     assert not differ, f"{', '.join(differ)} differ"
-    return f"{len(whole)} files of tensors equal"
+    return f"{len(full)} files of tensors equal"
 
 
 def files(run: Path, step: int) -> dict[str, str]:
@@ -206,17 +208,17 @@ def files(run: Path, step: int) -> dict[str, str]:
 
 
 def bench(check: Check, what: str, size: int | None, device: str) -> str:
-    """tools/bench.py on the device; its tables lie beside the report."""
+    """tools/bench.py on the device; its tables are written next to the report."""
     name = f"{what}-{size}" if size else what
-    words = ["--sizes", size, "--device", device] if what == "chain" else []
-    check.call(name, "tools/bench.py", what, *words, "--out", check.out / f"{name}.md")
+    options = ["--sizes", size, "--device", device] if what == "chain" else []
+    check.call(name, "tools/bench.py", what, *options, "--out", check.out / f"{name}.md")
     rows = [
         line
         for line in (check.out / f"{name}.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| ")
     ]
-    wanted = "this project, bf16" if what == "chain" else "chains and learning"
-    return "".join(row for row in rows if wanted in row).replace("|", ",").strip(", ") + f"; {name}.md"
+    row_name = "this project, bf16" if what == "chain" else "chains and learning"
+    return "".join(row for row in rows if row_name in row).replace("|", ",").strip(", ") + f"; {name}.md"
 
 
 if __name__ == "__main__":

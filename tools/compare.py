@@ -3,10 +3,10 @@
     python tools/compare.py shards/faces32 --seconds 120 --seeds 3 --out results/faces32
 
 Every method gets the same data, batch, size of network and number of seconds of one core (of wall clock on a GPU).
-What a step costs is measured first, on all methods in turn, and makes a fixed number of steps for each; so the runs
-themselves can be made again to the bit, however busy the machine. They are judged by the same number of samples through
-the same feature network. The same command again goes on where it was stopped. OUT gets results.json, table.md and
-pictures.png. What a setting is worth is shown by a variant:
+The time of a step is measured first, for all methods in turn, and gives each a fixed number of steps; so the runs
+themselves can be reproduced bit for bit on a busy machine. They are evaluated with the same number of samples and the
+same feature network. The same command continues a stopped comparison. OUT gets results.json, table.md and pictures.png.
+The effect of a setting is measured by a variant:
 
     python tools/compare.py shards/faces32 --methods ggcn --variant kl ggcn model.flow.gamma=[0.0] --out results/kl
 """
@@ -37,9 +37,10 @@ from ggcn.config.compose import compose
 from ggcn.console import run_cli
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache, samples
-from ggcn.evaluation.evaluate import Evaluator
+from ggcn.evaluation.evaluator import Evaluator
 from ggcn.evaluation.features import network
-from ggcn.evaluation.images import gaussian, read, to_floats
+from ggcn.evaluation.images import read, to_floats
+from ggcn.evaluation.pca_gaussian import pca_gaussian
 from ggcn.paths import user_path
 from ggcn.precision import set_numeric_flags
 from ggcn.sampling.sampler import load
@@ -49,11 +50,11 @@ FAMILY = ("ggcn", "coopnets", "wgcn", "gcn", "shortrun", "igebm")
 """presets of configs/model"""
 GANS = ("dcgan", "wgan-gp")
 SHORT, LONG = 4, 36
-"""steps of the two runs whose difference tells what a step costs; multiples of what a method does every so often"""
+"""steps of the two runs whose difference gives the time of a step; multiples of all periods of a method"""
 ROUNDS = 2
-"""such pairs per method, in turn; the cheapest run of each length counts, for other work on a machine only adds"""
+"""such pairs per method; the fastest run of each length counts, since other processes only add time"""
 ROW = 16
-"""pictures of each method in pictures.png"""
+"""images of each method in pictures.png"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Job:
     size: int
 
     def command(self) -> list[str]:
-        """The words that train it; a GAN draws its samples at once."""
+        """The command that trains it; a GAN's also draws the samples."""
         python = sys.executable
         if self.method in GANS:
             script = [python, str(ROOT / "tools/benchmarks/gan.py"), str(self.shards), "--loss", self.method]
@@ -94,75 +95,75 @@ class Job:
 
     @property
     def samples(self) -> Path:
-        """Where a GAN leaves its pictures."""
+        """Where a GAN writes its samples."""
         return self.folder.with_suffix(".samples.pt")
 
-    def drawn(self, seed: int) -> Tensor:
-        """uint8 pictures [count, 3, size, size] of the trained model, from averaged weights."""
+    def draw(self, seed: int) -> Tensor:
+        """uint8 images [count, 3, size, size] of the trained model, from averaged weights."""
         if self.method in GANS:
             return torch.load(self.samples, weights_only=True)
-        return samples.drawn(load(self.folder), self.count, seed).ends
+        return samples.draw_samples(load(self.folder), self.count, seed).ends
 
 
 def main() -> None:
     """The command line."""
-    told = parser().parse_args()
-    check(told)
+    args = parser().parse_args()
+    check(args)
     set_numeric_flags()
-    told.out.mkdir(parents=True, exist_ok=True)
-    told.kinds = kinds(told)
-    book = Book(told.out / "results.json", told)
-    for name in told.kinds.keys() - book.costs.keys():
-        book.costs[name] = cost(partial(job, told), name)
-        book.save()
-    wanted = [(name, seed) for seed in range(told.seeds) for name in told.kinds]
-    todo = [(name, seed) for name, seed in wanted if f"{name}-{seed}" not in book.rows]
-    with ThreadPoolExecutor(told.parallel) as pool:
-        jobs = [job(told, name, book.steps(name, told.seconds), seed) for name, seed in todo]
-        for made, spent in zip(jobs, pool.map(_attempt, jobs), strict=True):
-            print(f"{made.folder.name}: {made.steps} steps in {spent:.0f} s of one core", flush=True)
-            book.note(made, spent)
-    book.finish()
-    print((told.out / "table.md").read_text(encoding="utf-8"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.kinds = methods_of(args)
+    results = Results(args.out / "results.json", args)
+    for name in args.kinds.keys() - results.costs.keys():
+        results.costs[name] = cost(partial(make_job, args), name)
+        results.save()
+    runs = [(name, seed) for seed in range(args.seeds) for name in args.kinds]
+    todo = [(name, seed) for name, seed in runs if f"{name}-{seed}" not in results.rows]
+    with ThreadPoolExecutor(args.parallel) as pool:
+        jobs = [make_job(args, name, results.steps(name, args.seconds), seed) for name, seed in todo]
+        for done, spent in zip(jobs, pool.map(_attempt, jobs), strict=True):
+            print(f"{done.folder.name}: {done.steps} steps in {spent:.0f} s of one core", flush=True)
+            results.add(done, spent)
+    results.finish()
+    print((args.out / "table.md").read_text(encoding="utf-8"))
 
 
-def check(told: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that leave nothing to compare."""
-    numbers = (told.seeds, told.count, told.real, told.size, told.parallel)
-    if min(numbers) < 1 or not 0 < told.seconds < inf:
+    numbers = (args.seeds, args.count, args.real, args.size, args.parallel)
+    if min(numbers) < 1 or not 0 < args.seconds < inf:
         raise UserError("--seconds, --seeds, --count, --real, --size and --parallel must be above 0")
-    if not told.methods and not told.variant:
+    if not args.methods and not args.variant:
         raise UserError("--methods names none, and there is no --variant; say at least one")
 
 
-def kinds(told: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """What is compared, by name: a method and its changed settings. Raises UserError for a method that is none."""
-    found: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ()) for name in told.methods}
-    for words in told.variant:
-        if len(words) < 2:
-            raise UserError(f"--variant {' '.join(words)} must be a name, a method and changed settings")
-        found[words[0]] = (words[1], tuple(words[2:]))
-    for method, _ in found.values():
+def methods_of(args: argparse.Namespace) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """What is compared, by name: a method and its changed settings. Raises UserError for an unknown method."""
+    methods: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ()) for name in args.methods}
+    for variant in args.variant:
+        if len(variant) < 2:
+            raise UserError(f"--variant {' '.join(variant)} must be a name, a method and changed settings")
+        methods[variant[0]] = (variant[1], tuple(variant[2:]))
+    for method, _ in methods.values():
         if method not in GANS and not (ROOT / f"configs/model/{method}.yaml").exists():
             raise UserError(f"there is no method {method}; choose from {', '.join((*FAMILY, *GANS))}")
-    return found
+    return methods
 
 
-class Book:
-    """What is known so far, on disk after every run."""
+class Results:
+    """The results so far, written to disk after every run."""
 
-    def __init__(self, path: Path, told: argparse.Namespace) -> None:
+    def __init__(self, path: Path, args: argparse.Namespace) -> None:
         """Raises UserError when the folder holds the results of another comparison."""
-        self.path, self.told = path, told
+        self.path, self.args = path, args
         self.settings = {
-            "seconds": told.seconds,
-            "count": told.count,
-            "size": told.size,
-            "real": told.real,
-            "data": str(told.shards.resolve()),
+            "seconds": args.seconds,
+            "count": args.count,
+            "size": args.size,
+            "real": args.real,
+            "data": str(args.shards.resolve()),
         }
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": self.settings}
-        self.kinds = {name: [method, *changes] for name, (method, changes) in told.kinds.items()}
+        self.kinds = {name: [method, *changes] for name, (method, changes) in args.kinds.items()}
         known = found.get("kinds", {})
         if found["settings"] != self.settings or any(
             known.get(name, words) != words for name, words in self.kinds.items()
@@ -174,9 +175,9 @@ class Book:
         self.costs: dict[str, float] = found.get("costs", {})
         """seconds of a step by method"""
         self.rows: dict[str, Any] = found.get("rows", {})
-        self.judge = Evaluator(
+        self.evaluator = Evaluator(
             network("efficientnet-lite2"),
-            read(told.shards, told.size, told.real),
+            read(args.shards, args.size, args.real),
             feature_cache.FeatureCache(feature_cache.default_folder()),
         )
 
@@ -184,16 +185,16 @@ class Book:
         """That a method makes in the time."""
         return max(1, round(seconds / self.costs[name]))
 
-    def note(self, made: Job, spent: float) -> None:
-        """Judges a run and keeps the numbers."""
-        row: dict[str, Any] = {"method": made.name, "steps": made.steps, "seconds": spent}
+    def add(self, job: Job, spent: float) -> None:
+        """Evaluates a run and keeps the numbers."""
+        row: dict[str, Any] = {"method": job.name, "steps": job.steps, "seconds": spent}
         try:
-            pixels = made.drawn(seed=0)
-            row |= self.judge.evaluate(pixels)
-            torch.save(pixels[:ROW].clone(), made.folder.with_suffix(".few.pt"))
-        except (UserError, OSError):  # it did not stay finite, or ended with a sentence
+            pixels = job.draw(seed=0)
+            row |= self.evaluator.evaluate(pixels)
+            torch.save(pixels[:ROW].clone(), job.folder.with_suffix(".few.pt"))
+        except (UserError, OSError):  # it diverged, or stopped with an error
             row |= dict.fromkeys(("fid", "kid", "precision", "recall"), inf)
-        self.rows[made.folder.name] = row
+        self.rows[job.folder.name] = row
         self.save()
 
     def save(self) -> None:
@@ -203,11 +204,11 @@ class Book:
 
     def finish(self) -> None:
         """Writes table.md and pictures.png."""
-        rivals = {"real, half against half": self.judge.real_baseline()}
-        rivals["PCA-50 Gaussian"] = self.judge.gaussian_baseline(self.told.count)
-        lines = [_line(name, [row], 0, 0) for name, row in rivals.items()]
+        baselines = {"real, half against half": self.evaluator.real_baseline()}
+        baselines["PCA-50 Gaussian"] = self.evaluator.gaussian_baseline(self.args.count)
+        lines = [_line(name, [row], 0, 0) for name, row in baselines.items()]
         by_method = {
-            name: [row for row in self.rows.values() if row["method"] == name] for name in self.told.kinds
+            name: [row for row in self.rows.values() if row["method"] == name] for name in self.args.kinds
         }
         for name, rows in sorted(by_method.items(), key=lambda pair: mean(row["fid"] for row in pair[1])):
             lines.append(_line(name, rows, rows[0]["steps"], self.costs[name]))
@@ -215,13 +216,13 @@ class Book:
         self._picture(list(by_method))
 
     def _picture(self, methods: list[str]) -> None:
-        rows = [("data", to_floats(self.judge.train.pixels[:ROW]))]
-        rows += [("PCA-50 Gaussian", to_floats(gaussian(self.judge.train.pixels, 50, ROW, 0)))]
+        rows = [("data", to_floats(self.evaluator.train.pixels[:ROW]))]
+        rows += [("PCA-50 Gaussian", to_floats(pca_gaussian(self.evaluator.train.pixels, 50, ROW, 0)))]
         for name in methods:
-            few = self.path.parent / "runs" / f"{name}-0.few.pt"
-            if few.exists():
-                rows.append((name, to_floats(torch.load(few, weights_only=True))))
-        title = f"{self.told.shards.name}, {self.told.seconds:.0f} s of one core each, seed 0, not selected"
+            images = self.path.parent / "runs" / f"{name}-0.few.pt"
+            if images.exists():
+                rows.append((name, to_floats(torch.load(images, weights_only=True))))
+        title = f"{self.args.shards.name}, {self.args.seconds:.0f} s of one core each, seed 0, not selected"
         image_grid.save(image_grid.labelled_rows(title, rows, side=64), self.path.with_name("pictures.png"))
 
 
@@ -232,33 +233,33 @@ HEAD = [
 
 
 def _line(name: str, rows: list[dict[str, Any]], steps: int, cost: float) -> str:
-    lost = sum(row["fid"] == inf for row in rows)
-    if lost:
-        return f"| {name} | {steps} | {cost * 1000:.0f} | diverged, {lost} of {len(rows)} | | | | |"
+    diverged = sum(row["fid"] == inf for row in rows)
+    if diverged:
+        return f"| {name} | {steps} | {cost * 1000:.0f} | diverged, {diverged} of {len(rows)} | | | | |"
 
-    def both(key: str, factor: float, digits: int) -> str:
+    def cell(key: str, factor: float, digits: int) -> str:
         values = [row[key] * factor for row in rows]
         spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{mean(values):.{digits}f}{spread}"
 
     each = ", ".join(f"{row['fid']:.1f}" for row in rows) if len(rows) > 1 else ""
-    numbers = [both("fid", 1, 1), both("kid", 1000, 1), both("precision", 1, 2), both("recall", 1, 2), each]
+    numbers = [cell("fid", 1, 1), cell("kid", 1000, 1), cell("precision", 1, 2), cell("recall", 1, 2), each]
     return f"| {name} | {steps or ''} | {cost * 1000:.0f} | " + " | ".join(numbers) + " |"
 
 
-def job(told: argparse.Namespace, name: str, steps: int, seed: int, folder: str = "runs") -> Job:
+def make_job(args: argparse.Namespace, name: str, steps: int, seed: int, folder: str = "runs") -> Job:
     """The training of what is called `name` for `steps` steps."""
-    place = told.out.resolve() / folder / f"{name}-{seed}"
-    method, changes = told.kinds[name]
+    place = args.out.resolve() / folder / f"{name}-{seed}"
+    method, changes = args.kinds[name]
     grids = [] if method in GANS else compose([f"model={method}"]).model.grids
-    scaled = [grid * told.size // grids[-1] for grid in grids]
-    return Job(name, method, changes, scaled, told.shards, place, steps, seed, told.count, told.size)
+    scaled = [grid * args.size // grids[-1] for grid in grids]
+    return Job(name, method, changes, scaled, args.shards, place, steps, seed, args.count, args.size)
 
 
 def cost(make: Callable[..., Job], name: str) -> float:
-    """Seconds that a step of a method costs on one core, start-up left out."""
+    """Seconds of one core per step of a method, without start-up."""
     spent = {
-        steps: min(_afresh(make(name, steps, turn, "costs")) for turn in range(ROUNDS))
+        steps: min(_run_from_scratch(make(name, steps, turn, "costs")) for turn in range(ROUNDS))
         for steps in (SHORT, LONG)
     }
     found = (spent[LONG] - spent[SHORT]) / (LONG - SHORT)
@@ -266,29 +267,29 @@ def cost(make: Callable[..., Job], name: str) -> float:
     return max(found, 1e-4)
 
 
-def _attempt(made: Job) -> float:
-    """`run`, for a method that may diverge: then there is nothing to draw from."""
+def _attempt(job: Job) -> float:
+    """Like `run`, but returns 0 for a run that failed, which may have diverged."""
     try:
-        return run(made)
+        return run(job)
     except UserError as error:
         print(error, file=sys.stderr)
         return 0.0
 
 
-def _afresh(made: Job) -> float:
-    shutil.rmtree(made.folder, ignore_errors=True)
-    return run(made)
+def _run_from_scratch(job: Job) -> float:
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return run(job)
 
 
-def run(made: Job) -> float:
+def run(job: Job) -> float:
     """Trains on one thread; returns the seconds of CPU that it took, children included, or on a GPU the wall
     clock's. Raises UserError when it failed."""
-    made.folder.parent.mkdir(parents=True, exist_ok=True)
-    log = made.folder.with_suffix(".log")
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = job.folder.with_suffix(".log")
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
-            made.command(),
+            job.command(),
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -296,22 +297,24 @@ def run(made: Job) -> float:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UserError(f"{made.folder.name} failed; see {log}")
+        raise UserError(f"{job.folder.name} failed; see {log}")
     return time.monotonic() - began if torch.cuda.is_available() else used.ru_utime + used.ru_stime
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("shards", type=user_path)
-    words.add_argument("--out", type=user_path, required=True, metavar="FOLDER")
-    words.add_argument(
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", type=user_path)
+    parser.add_argument("--out", type=user_path, required=True, metavar="FOLDER")
+    parser.add_argument(
         "--methods",
         type=lambda text: [name for name in text.split(",") if name],
         default=[*FAMILY, *GANS],
         metavar="A,B",
     )
-    words.add_argument(
+    parser.add_argument(
         "--variant",
         nargs="+",
         action="append",
@@ -319,13 +322,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="WORD",
         help="NAME METHOD KEY=VALUE...: a method with other settings; may be given several times",
     )
-    words.add_argument("--seconds", type=float, default=120, help="of one core, per run")
-    words.add_argument("--seeds", type=int, default=3)
-    words.add_argument("--count", type=int, default=655, help="samples that a run is judged by")
-    words.add_argument("--real", type=int, default=5000, help="training pictures they are compared with")
-    words.add_argument("--size", type=int, default=32)
-    words.add_argument("--parallel", type=int, default=1, help="runs at a time")
-    return words
+    parser.add_argument("--seconds", type=float, default=120, help="of one core, per run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=655, help="samples that a run is evaluated with")
+    parser.add_argument("--real", type=int, default=5000, help="training images they are compared with")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    return parser
 
 
 if __name__ == "__main__":

@@ -16,16 +16,16 @@ from ggcn.sampling import sampler
 from ggcn.sampling.sampler import Sampler
 
 FORMAT = "ggcn 1"
-"""of the file, as its metadata say"""
+"""the file format, as written to the metadata"""
 
 
 def load(path: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
-    """The sampler of a run directory (its newest whole checkpoint, or the one at `step`) or of an exported file.
+    """The sampler of a run directory (its newest valid checkpoint, or the one at `step`) or of an exported file.
 
     Raises UserError when `path` is neither, is damaged, or has no such checkpoint.
     """
     path = Path(path).expanduser()
-    return from_file(path, device, step) if path.is_file() else sampler.load(path, step, device)
+    return load_file(path, device, step) if path.is_file() else sampler.load(path, step, device)
 
 
 def export(run: Path, out: Path, step: int | None = None) -> Sampler:
@@ -35,56 +35,56 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     """
     trained = sampler.load(run, step)
     text, tensors = public(trained.config), weights(trained)
-    facts = {"format": FORMAT, "config": text, "step": str(trained.facts["step"]), "ggcn": __version__}
+    metadata = {"format": FORMAT, "config": text, "step": str(trained.metadata["step"]), "ggcn": __version__}
     with files.atomic_write(out) as temporary:
-        # bytes, since save_file makes a file that nobody else may read, and hides what the system refuses
-        temporary.write_bytes(save(tensors, facts | {"sha256": digest(tensors)}))
+        # save_file would make a file that only its owner may read, and hides the operating system's errors
+        temporary.write_bytes(save(tensors, metadata | {"sha256": digest(tensors)}))
     files.write_text(out.with_suffix(".yaml"), text)
     return trained
 
 
 def weights(trained: Sampler) -> dict[str, Tensor]:
-    """Every tensor of a sampler by side and name, on the CPU."""
-    sides = {"energies": trained.energies, "upsamplers": trained.upsamplers}
+    """Every tensor of a sampler by network and name, on the CPU."""
+    networks = {"energies": trained.energies, "upsamplers": trained.upsamplers}
     return {
-        f"{side}.{name}": value.detach().cpu().contiguous().clone()
-        for side, module in sides.items()
+        f"{network}.{name}": value.detach().cpu().contiguous().clone()
+        for network, module in networks.items()
         for name, value in module.state_dict().items()
     }
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """The SHA-256 of all tensors' names, types, shapes and bytes."""
-    total = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy())
-    return total.hexdigest()
+        sha256.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha256.update(value.reshape(-1).view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
-def from_file(path: Path, device: str | torch.device = "cpu", step: int | None = None) -> Sampler:
+def load_file(path: Path, device: str | torch.device = "cpu", step: int | None = None) -> Sampler:
     """The sampler that `export` wrote. Sets this process's numeric flags.
 
-    Raises UserError when the file is something else, damaged, or not of `step`.
+    Raises UserError when it is another kind of file, damaged, or not of `step`.
     """
     set_numeric_flags()
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); export it again") from None
-    if facts.get("format") != FORMAT or not {"config", "step"} <= facts.keys():
-        raise UserError(f"{path} is no exported model of this version of ggcn")
-    if "sha256" in facts and facts["sha256"] != digest(tensors):
+        raise UserError(f"{path} is not a complete safetensors file ({error}); export it again") from None
+    if metadata.get("format") != FORMAT or not {"config", "step"} <= metadata.keys():
+        raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
+    if "sha256" in metadata and metadata["sha256"] != digest(tensors):
         raise UserError(f"{path} is damaged: its weights are not those that were exported; export it again")
-    if step is not None and facts.get("step") != str(step):
-        raise UserError(f"{path} holds the weights of step {facts.get('step')} alone, and not of {step}")
-    config = parse(facts["config"], path)
-    config.data.allow_pipe = False  # a file that was sent to somebody must not allow itself to run commands
-    sides = {side: _side(tensors, f"{side}.") for side in ("energies", "upsamplers")}
-    return sampler.assembled(config, sides, path, device, facts)
+    if step is not None and metadata.get("step") != str(step):
+        raise UserError(f"{path} holds the weights of step {metadata.get('step')}, not of {step}")
+    config = parse(metadata["config"], path)
+    config.data.allow_pipe = False  # a file from someone else must not allow itself to run commands
+    networks = {network: _strip_prefix(tensors, f"{network}.") for network in ("energies", "upsamplers")}
+    return sampler.build_sampler(config, networks, path, device, metadata)
 
 
-def _side(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

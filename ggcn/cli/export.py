@@ -1,8 +1,8 @@
-"""Writes a trained model as one file, without all that only training needs:
+"""Writes a trained model as one file, without what only training needs:
 
     python tools/export.py runs/faces64 --out faces64.safetensors
 
-The file holds the averaged weights and, in its metadata, the config, which also lies beside it as YAML. Then
+The file holds the averaged weights and, in its metadata, the config, which is also written next to it as YAML. Then
 
     import ggcn
     sampler = ggcn.load("faces64.safetensors")
@@ -20,17 +20,19 @@ from ggcn.paths import user_path
 
 def main() -> None:
     """The command line."""
-    arguments = parser().parse_args()
-    if arguments.out.suffix != ".safetensors":
-        raise UserError(f"--out {arguments.out} must end in .safetensors")
-    trained = export(arguments.run, arguments.out, arguments.step)
-    print(f"{trained.folder}: {arguments.out}, {arguments.out.with_suffix('.yaml')}")
+    args = parser().parse_args()
+    if args.out.suffix != ".safetensors":
+        raise UserError(f"--out {args.out} must end in .safetensors")
+    trained = export(args.run, args.out, args.step)
+    print(f"{trained.folder}: {args.out}, {args.out.with_suffix('.yaml')}")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=user_path, help="run directory")
-    words.add_argument("--out", type=user_path, required=True, help="NAME.safetensors")
-    words.add_argument("--step", type=int, help="checkpoint to take; the newest whole one by default")
-    return words
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=user_path, help="run directory")
+    parser.add_argument("--out", type=user_path, required=True, help="NAME.safetensors")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; by default the newest valid one")
+    return parser

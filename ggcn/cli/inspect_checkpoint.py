@@ -1,4 +1,4 @@
-"""Says what a checkpoint holds, and whether it is whole:
+"""Prints what a checkpoint holds, and whether it is valid:
 
     python tools/inspect_checkpoint.py runs/faces64                              # all of a run, newest first
     python tools/inspect_checkpoint.py runs/faces64/checkpoints/step_00001000    # one
@@ -22,15 +22,17 @@ from ggcn.run import checkpoint
 
 def main() -> int:
     """The command line; returns the exit code."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("path", type=user_path, help="a run directory, or one checkpoint's folder")
-    folders = found(words.parse_args().path)
-    whole = [inspect(folder) for folder in folders]
-    return 0 if all(whole) else 1
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", type=user_path, help="a run directory, or one checkpoint's folder")
+    folders = find(parser.parse_args().path)
+    valid = [inspect(folder) for folder in folders]
+    return 0 if all(valid) else 1
 
 
-def found(path: Path) -> list[Path]:
-    """The checkpoints that `path` stands for, newest first, then those that a roll-back went back beyond; raises
+def find(path: Path) -> list[Path]:
+    """The checkpoints at `path`, newest first, then those that a roll-back discarded; raises
     UserError when there is none."""
     path = path if path.name else path.resolve()  # "."
     names = (checkpoint.PREFIX, f"left-{checkpoint.PREFIX}")
@@ -45,17 +47,17 @@ def found(path: Path) -> list[Path]:
 
 
 def inspect(folder: Path) -> bool:
-    """Prints one checkpoint; returns whether it is whole."""
+    """Prints one checkpoint; returns whether it is valid."""
     fault = checkpoint.faults(folder)
-    _say(f"{folder}{_marks(folder)}: {'whole' if fault is None else f'DAMAGED ({fault})'}")
+    _print(f"{folder}{_marks(folder)}: {'valid' if fault is None else f'DAMAGED ({fault})'}")
     try:
-        facts = checkpoint.meta(folder)
-        for key, value in facts.items():
+        meta = checkpoint.meta(folder)
+        for key, value in meta.items():
             if key != "files":
-                _say(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
-        for name, entry in facts.get("files", {}).items():
+                _print(f"  {key:10} {value if isinstance(value, str) else json.dumps(value)}")
+        for name, entry in meta.get("files", {}).items():
             content = _content(folder / name) if checkpoint.inside(name) else ", outside"
-            _say(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{content}")
+            _print(f"  {entry['bytes']:>14,} bytes  {entry['sha256'][:12]}  {name}{content}")
     except (
         OSError,
         ValueError,
@@ -63,37 +65,37 @@ def inspect(folder: Path) -> bool:
         TypeError,
         AttributeError,
         RecursionError,
-    ):  # of a damaged file, anything
+    ):  # damaged files raise all kinds of errors
         return False
     return fault is None
 
 
-def _say(line: str) -> None:
-    """Prints a line; what a checkpoint of somebody else's holds must not steer the terminal."""
+def _print(line: str) -> None:
+    """Prints a line; the content of a foreign checkpoint must not control the terminal."""
     print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line))
 
 
 def _marks(folder: Path) -> str:
     """Whether it is the newest or the best of its run."""
-    newest, liked = "", None
+    newest, best = "", None
     with suppress(OSError):
         newest = files.read_text(folder.parent / "latest").strip()
     with suppress(OSError):
-        liked = checkpoint.best(folder.parent)
+        best = checkpoint.best(folder.parent)
     marks = ["latest"] if newest == folder.name else []
-    if liked and liked["checkpoint"] == folder.name:
-        marks.append(f"best, FID {liked['fid']:g}")
+    if best and best["checkpoint"] == folder.name:
+        marks.append(f"best, score {best['score']:g}")
     return f" ({'; '.join(marks)})" if marks else ""
 
 
 def _content(path: Path) -> str:
-    """What an engine's state amounts to."""
+    """The number of parameters and updates in an engine's state."""
     if path.name != STATE:
         return ""
     try:
         with files.open_regular(path) as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
         count = sum(parts["weight"].numel() for parts in state["parameters"].values())
-    except Exception:  # of a damaged file, anything
+    except Exception:  # damaged files raise all kinds of errors
         return ", unreadable"
     return f", {count:,} parameters after {state['updates']:,} updates"

@@ -1,312 +1,271 @@
-"""Draws pictures from a trained run, and does what else its energy is good for:
+"""Draws images from a trained run, and applies its energy to images:
 
-    python tools/sample.py runs/faces64 --count 64 --out faces.png      # one picture, a grid
-    python tools/sample.py runs/faces64 --count 1000 --out pictures/    # a folder of PNGs
+    python tools/sample.py runs/faces64 --count 64 --out faces.png      # one image, a grid
+    python tools/sample.py runs/faces64 --count 1000 --out samples/     # a folder of PNGs
     python tools/sample.py runs/faces64 --chain-steps 32 --out more.png           # longer chains on the finest grid
-    python tools/sample.py runs/faces64 --film 8 --out film.png                   # stages of the chains, in rows
-    python tools/sample.py runs/faces64 --interpolate 9 --out walk.png            # between pairs of z
+    python tools/sample.py runs/faces64 --trajectory 8 --out trajectories.png     # steps along the chains, in rows
+    python tools/sample.py runs/faces64 --interpolate 9 --out interpolations.png  # between pairs of z
     python tools/sample.py runs/faces64 --inpaint IMAGES --mask centre --out filled.png
-    python tools/sample.py runs/faces64 --denoise IMAGES --sd 0.2 --out clean.png
-    python tools/sample.py runs/faces64 --score IMAGES --out energies.csv         # low is likely
+    python tools/sample.py runs/faces64 --denoise IMAGES --std 0.2 --out clean.png
+    python tools/sample.py runs/faces64 --energies IMAGES --out energies.csv      # low is likely
 
-From averaged weights, with fresh chains. Picture number i of a seed is the same whatever else is drawn, up to float
+From averaged weights, with new chains. Image number i of a seed is the same whatever else is drawn, up to float
 rounding. IMAGES is an image file, or a folder, zip or tar of them.
 """
 
 import argparse
 import csv
-from collections.abc import Iterator
-from contextlib import contextmanager
-from math import ceil, inf, sqrt
+from collections.abc import Callable, Iterator
+from math import inf
 from os.path import expanduser
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ggcn import files, image_grid
-from ggcn.applications import inpainting as tasks
+from ggcn import files
 from ggcn.applications import user_images
+from ggcn.applications.denoising import denoise
+from ggcn.applications.energies import energies
 from ggcn.applications.export import load
-from ggcn.config.data import DataConfig
+from ggcn.applications.inpainting import inpaint
+from ggcn.applications.interpolation import interpolate
+from ggcn.applications.psnr import psnr
+from ggcn.applications.trajectory import snapshot_steps, trajectory
+from ggcn.cli.options import PIPE_HELP, add_renamed_flags, data_config, device
+from ggcn.cli.sample_output import is_folder, save_comparison, save_images, save_rows
 from ggcn.errors import UserError
 from ggcn.paths import user_path
-from ggcn.precision import set_numeric_flags
 from ggcn.sampling.noise import host_normal
 from ggcn.sampling.sampler import Sampler, check_finite
 
-PICTURES, ROWS, NAMED = 64, 8, 5
-"""drawn by default; rows by default; named at either end of a table of energies"""
-COLUMNS = 16
-"""pictures side by side where each stands below the one that was given"""
+DEFAULT_IMAGES, DEFAULT_ROWS = 64, 8
+LISTED = 5
+"""images with the lowest and with the highest energies that are printed"""
+RENAMED = {"--film": "--trajectory", "--score": "--energies", "--sd": "--std"}
 
 
 def main() -> None:
     """The command line."""
-    told = parser().parse_args()
-    check(told)
-    files.check_writable(told.out if told.out.suffix else told.out / "000000.png")
-    sampler = load(told.run, told.step, usable(told.device))
-    task = next(
-        name for name in (*TASKS, "pictures") if name == "pictures" or getattr(told, name) is not None
-    )
-    print(f"{DO[task](sampler, told)} of {sampler.folder}: {told.out}")
+    args = parser().parse_args()
+    check(args)
+    files.check_writable(args.out if args.out.suffix else args.out / "000000.png")
+    sampler = load(args.run, args.step, device(args.device))
+    task = next((run for name, run in TASKS.items() if getattr(args, name) is not None), run_draw)
+    print(f"{task(sampler, args)} of {sampler.folder}: {args.out}")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("run", type=user_path, help="run directory, or exported .safetensors file")
-    words.add_argument(
-        "--count", type=int, help=f"pictures ({PICTURES}), rows ({ROWS}), or images taken (all)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    words.add_argument(
+    parser.add_argument("run", type=user_path, help="run directory, or exported .safetensors file")
+    parser.add_argument(
+        "--count",
+        type=int,
+        help=f"images drawn ({DEFAULT_IMAGES}), rows drawn ({DEFAULT_ROWS}), or images read (all)",
+    )
+    parser.add_argument(
         "--out", type=user_path, required=True, help="NAME.png for a grid, a name without ending for a folder"
     )
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--step", type=int, help="checkpoint to take; the newest whole one by default")
-    words.add_argument("--batch", type=int, default=64, help="chains at once")
-    words.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU where there is one")
-    words.add_argument(
-        "--chain-steps", type=int, metavar="N", help="on the finest grid; the model's own by default"
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--step", type=int, help="step of the checkpoint; by default the newest valid one")
+    parser.add_argument("--batch", type=int, default=64, help="chains at once")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
+    parser.add_argument(
+        "--chain-steps", type=int, metavar="N", help="on the finest grid; by default the model's own"
     )
-    one = words.add_mutually_exclusive_group()
-    one.add_argument("--film", type=int, metavar="K", help="a row of K stages along each chain")
-    one.add_argument(
-        "--interpolate", type=int, metavar="N", help="a row of N from z to z for each pair of them"
+    _add_tasks(parser)
+    add_renamed_flags(parser, RENAMED)
+    return parser
+
+
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--trajectory", type=int, metavar="K", help="rows of K states along each chain")
+    task.add_argument("--interpolate", type=int, metavar="N", help="rows of N images between pairs of z")
+    task.add_argument(
+        "--inpaint", type=expanduser, metavar="IMAGES", help="fill in the pixels that --mask hides"
     )
-    one.add_argument("--inpaint", type=expanduser, metavar="IMAGES", help="fill in what --mask hides")
-    one.add_argument(
-        "--denoise", type=expanduser, metavar="IMAGES", help="take noise of standard deviation --sd off"
+    task.add_argument(
+        "--denoise", type=expanduser, metavar="IMAGES", help="remove noise of standard deviation --std"
     )
-    one.add_argument("--score", type=expanduser, metavar="IMAGES", help="energies on all grids, to NAME.csv")
-    one.add_argument("--data", type=expanduser, metavar="SHARDS", help="as --score, of shards")
-    words.add_argument("--allow-pipe", action="store_true", help=PIPE_HELP)
-    words.add_argument(
+    task.add_argument(
+        "--energies", type=expanduser, metavar="IMAGES", help="energies on all grids, to NAME.csv"
+    )
+    task.add_argument("--data", type=expanduser, metavar="SHARDS", help="as --energies, of shards")
+    parser.add_argument("--allow-pipe", action="store_true", help=PIPE_HELP)
+    parser.add_argument(
         "--mask",
         type=expanduser,
         metavar="|".join((*user_images.MASKS, "FILE.png")),
         help="what to fill in: white in FILE.png",
     )
-    words.add_argument("--sd", type=float, metavar="S", help="of the noise, pixels in [-1, 1]")
-    words.add_argument("--corrupt", action="store_true", help="add the noise first, and say what is won")
-    words.add_argument("--weight", type=float, metavar="W", help="of the energy; by default from the picture")
-    return words
+    parser.add_argument("--std", type=float, metavar="S", help="of the noise, pixels in [-1, 1]")
+    parser.add_argument("--corrupt", action="store_true", help="add the noise first, and print the PSNR won")
+    parser.add_argument(
+        "--weight", type=float, metavar="W", help="of the energy; by default estimated from each image"
+    )
 
 
-PIPE_HELP = (
-    "let SHARDS be pipe:COMMAND, which runs in a shell; what a run's own config says of it does not count"
-)
-
-TASKS = ("film", "interpolate", "inpaint", "denoise", "score", "data")
-
-
-def check(told: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that do not go together."""
-    scores = told.score is not None or told.data is not None
-    endings = (".csv",) if scores else ("", ".png")
-    wanted = "must end in .csv" if scores else "must end in .png, or be a folder's name without an ending"
-    numbers = (told.count, told.batch, told.chain_steps)
+    table = args.energies is not None or args.data is not None
+    endings = (".csv",) if table else ("", ".png")
+    required = "must end in .csv" if table else "must end in .png, or be a folder's name without an ending"
+    numbers = (args.count, args.batch, args.chain_steps)
+    rows = (args.trajectory, args.interpolate)
     faults = {
         "--count, --batch and --chain-steps must be at least 1": min(n for n in numbers if n is not None) < 1,
-        "--film and --interpolate take at least 2 stages": min(told.film or 2, told.interpolate or 2) < 2
-        or 0 in (told.film, told.interpolate),
-        f"--out {told.out} {wanted}": told.out.suffix.lower() not in endings,
-        "--inpaint and --mask go together; say --mask centre, left or FILE.png": (told.mask is None)
-        != (told.inpaint is None),
-        "--denoise and --sd go together; say how strong the noise is, for example --sd 0.2": (told.sd is None)
-        != (told.denoise is None),
-        "--sd must be above 0, from 1e-6 to 100": told.sd is not None and not 1e-6 <= told.sd <= 100,
-        "--corrupt and --weight belong to --denoise": told.denoise is None
-        and (told.corrupt or told.weight is not None),
-        "--weight must be at least 0, and finite": told.weight is not None and not 0 <= told.weight < inf,
-        "--chain-steps runs no chain with --score and --data": scores and told.chain_steps is not None,
+        "--trajectory and --interpolate take at least 2 images": any(n is not None and n < 2 for n in rows),
+        f"--out {args.out} {required}": args.out.suffix.lower() not in endings,
+        "--inpaint and --mask go together; say --mask centre, left or FILE.png": (args.mask is None)
+        != (args.inpaint is None),
+        "--denoise and --std go together; say how strong the noise is, for example --std 0.2": (
+            args.std is None
+        )
+        != (args.denoise is None),
+        "--std must be above 0, from 1e-6 to 100": args.std is not None and not 1e-6 <= args.std <= 100,
+        "--corrupt and --weight belong to --denoise": args.denoise is None
+        and (args.corrupt or args.weight is not None),
+        "--weight must be at least 0, and finite": args.weight is not None and not 0 <= args.weight < inf,
+        "--chain-steps runs no chain with --energies and --data": table and args.chain_steps is not None,
     }
     for sentence, fault in faults.items():
         if fault:
             raise UserError(sentence)
 
 
-def usable(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU where there is one; raises UserError when it cannot be had."""
-    set_numeric_flags()
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise UserError(f"--device {name} cannot be used ({reason})") from None
-    return device
-
-
-@contextmanager
-def reading(allow_pipe: bool) -> Iterator[DataConfig]:
-    """How shards are read: by commands in `pipe:` only if `allow_pipe`; their output is kept in a temporary folder."""
-    if not allow_pipe:
-        yield DataConfig()
-        return
-    with TemporaryDirectory(prefix="ggcn-") as folder:
-        yield DataConfig(allow_pipe=True, cache_dir=folder)
-
-
-def draw(sampler: Sampler, told: argparse.Namespace) -> str:
-    """Pictures, with longer chains where that is asked for."""
-    count, steps = told.count or PICTURES, told.chain_steps or sampler.grids[-1].steps
+def run_draw(sampler: Sampler, args: argparse.Namespace) -> str:
+    """Draws images."""
+    count, steps = args.count or DEFAULT_IMAGES, args.chain_steps or sampler.grids[-1].steps
     drawn = []
-    for part in parts_of(count, told.batch, sampler, "picture"):
-        images = tasks.film(sampler, part, told.seed, [steps])[:, 0]
+    for batch in batches(count, args.batch, sampler, "image"):
+        images = trajectory(sampler, batch, args.seed, [steps])[:, 0]
         check_finite(images, sampler)
-        if told.out.suffix:
+        if is_folder(args.out):  # at once: there may be more than memory holds
+            save_images(images, args.out, batch.start)
+        else:
             drawn.append(images)
-        else:  # at once: there may be more than memory holds
-            save(images, told.out, part.start)
     if drawn:
-        save(torch.cat(drawn), told.out)
-    return f"{count} pictures"
+        save_images(torch.cat(drawn), args.out)
+    return f"{count} images"
 
 
-def film(sampler: Sampler, told: argparse.Namespace) -> str:
-    """Rows of stages."""
-    count = told.count or ROWS
-    stops = tasks.stages(told.chain_steps or sampler.grids[-1].steps, told.film)
-    parts = parts_of(count, told.batch, sampler, "row")
-    rows = torch.cat([tasks.film(sampler, part, told.seed, stops) for part in parts])
+def run_trajectory(sampler: Sampler, args: argparse.Namespace) -> str:
+    """Rows of states along chains."""
+    count = args.count or DEFAULT_ROWS
+    stops = snapshot_steps(args.chain_steps or sampler.grids[-1].steps, args.trajectory)
+    numbers = batches(count, args.batch, sampler, "row")
+    rows = torch.cat([trajectory(sampler, batch, args.seed, stops) for batch in numbers])
     check_finite(rows, sampler)
-    save_rows(rows, told.out)
-    return f"{count} films, after {', '.join(map(str, stops))} Langevin steps,"
+    save_rows(rows, args.out)
+    return f"{count} chain trajectories, after {', '.join(map(str, stops))} Langevin steps,"
 
 
-def interpolate(sampler: Sampler, told: argparse.Namespace) -> str:
+def run_interpolate(sampler: Sampler, args: argparse.Namespace) -> str:
     """Rows between pairs of z."""
-    count, stages = told.count or ROWS, told.interpolate
-    parts = parts_of(count, max(told.batch // stages, 1), sampler, "row", whole=False)
-    made = [tasks.interpolate(sampler, part, told.seed, stages, told.chain_steps) for part in parts]
-    rows = torch.cat(made)
+    count, width = args.count or DEFAULT_ROWS, args.interpolate
+    numbers = batches(count, max(args.batch // width, 1), sampler, "row", complete_lanes=False)
+    rows = torch.cat([interpolate(sampler, batch, args.seed, width, args.chain_steps) for batch in numbers])
     check_finite(rows, sampler)
-    save_rows(rows, told.out)
-    return f"{count} walks between pairs of z"
+    save_rows(rows, args.out)
+    return f"{count} interpolations between pairs of z"
 
 
-def inpaint(sampler: Sampler, told: argparse.Namespace) -> str:
-    """Rows: given, masked, filled in."""
+def run_inpaint(sampler: Sampler, args: argparse.Namespace) -> str:
+    """Rows: original, masked, filled in."""
     size = sampler.grids[-1].size
-    known = user_images.mask(told.mask, size)
-    _, images = user_images.images(told.inpaint, size, told.count)
-    parts = parts_of(len(images), told.batch, sampler, "picture")
-    filled = [
-        tasks.inpaint(sampler, images[part.start : part.stop], known, part.start, told.seed, told.chain_steps)
-        for part in parts
-    ]
-    result = torch.cat(filled)
-    check_finite(result, sampler)
-    masked = torch.where(known, images, torch.zeros(()))
-    save_beside(told.out, {"given": images, "masked": masked, "filled in": result}, "filled in")
-    colour = images[:, :, known].mean(2)[:, :, None, None].expand_as(images)
-    won, plain = (tasks.psnr(each, images, ~known) for each in (result, colour))
-    return f"{len(images)} pictures filled in (PSNR {won:.2f} dB; each its known pixels' mean colour {plain:.2f} dB)"
+    mask = user_images.mask(args.mask, size)
+    _, images = user_images.images(args.inpaint, size, args.count)
+    filled = torch.cat(
+        [
+            inpaint(sampler, images[batch.start : batch.stop], mask, batch.start, args.seed, args.chain_steps)
+            for batch in batches(len(images), args.batch, sampler, "image")
+        ]
+    )
+    check_finite(filled, sampler)
+    masked = torch.where(mask, images, torch.zeros(()))
+    save_comparison(args.out, {"original": images, "masked": masked, "filled in": filled}, "filled in")
+    colour = images[:, :, mask].mean(2)[:, :, None, None].expand_as(images)
+    result, baseline = (psnr(each, images, ~mask) for each in (filled, colour))
+    return f"{len(images)} images filled in (PSNR {result:.2f} dB; mean colour of the known pixels {baseline:.2f} dB)"
 
 
-def denoise(sampler: Sampler, told: argparse.Namespace) -> str:
-    """Rows: given, noisy if noise was added, denoised."""
-    _, images = user_images.images(told.denoise, sampler.grids[-1].size, told.count)
+def run_denoise(sampler: Sampler, args: argparse.Namespace) -> str:
+    """Rows: original, noisy if noise was added, denoised."""
+    _, images = user_images.images(args.denoise, sampler.grids[-1].size, args.count)
     noisy = images
-    if told.corrupt:
-        keys = [(told.seed, "corrupt", number) for number in range(len(images))]
-        noisy = images + told.sd * host_normal(keys, *images.shape)
-    parts = parts_of(len(images), told.batch, sampler, "picture")
-    settings = told.chain_steps, told.weight
-    clean = [
-        tasks.denoise(sampler, noisy[part.start : part.stop], told.sd, part.start, told.seed, *settings)
-        for part in parts
-    ]
-    result = torch.cat(clean)
-    check_finite(result, sampler)
-    rows = {"given": images} | ({"noisy": noisy} if told.corrupt else {}) | {"denoised": result}
-    save_beside(told.out, rows, "denoised")
-    won = f" (PSNR {tasks.psnr(result, images):.2f} dB; noisy {tasks.psnr(noisy, images):.2f} dB)"
-    return f"{len(images)} pictures denoised{won if told.corrupt else ''}"
+    if args.corrupt:
+        keys = [(args.seed, "corrupt", number) for number in range(len(images))]
+        noisy = images + args.std * host_normal(keys, *images.shape)
+    settings = args.chain_steps, args.weight
+    clean = torch.cat(
+        [
+            denoise(sampler, noisy[batch.start : batch.stop], args.std, batch.start, args.seed, *settings)
+            for batch in batches(len(images), args.batch, sampler, "image")
+        ]
+    )
+    check_finite(clean, sampler)
+    rows = {"original": images} | ({"noisy": noisy} if args.corrupt else {}) | {"denoised": clean}
+    save_comparison(args.out, rows, "denoised")
+    won = f" (PSNR {psnr(clean, images):.2f} dB; noisy {psnr(noisy, images):.2f} dB)" if args.corrupt else ""
+    return f"{len(images)} images denoised{won}"
 
 
-def score(sampler: Sampler, told: argparse.Namespace) -> str:
-    """A table of energies, the finest grid's lowest first; says which are lowest and highest."""
-    names, images = _to_score(sampler, told)
-    energies = torch.cat([tasks.energies(sampler, part) for part in images.split(told.batch)])
-    check_finite(energies, sampler)
-    order = energies[:, -1].argsort(stable=True).tolist()
-    rows = [[names[place], *(f"{value:.6g}" for value in energies[place].tolist())] for place in order]
-    with files.atomic_write(told.out) as temporary, _table(temporary) as file:
+def run_energies(sampler: Sampler, args: argparse.Namespace) -> str:
+    """A table of energies, the finest grid's lowest first; prints which images have the lowest and highest."""
+    names, images = _read_images(sampler, args)
+    values = torch.cat([energies(sampler, batch) for batch in images.split(args.batch)])
+    check_finite(values, sampler)
+    order = values[:, -1].argsort(stable=True).tolist()
+    rows = [[names[index], *(f"{value:.6g}" for value in values[index].tolist())] for index in order]
+    with files.atomic_write(args.out) as temporary, _open_csv(temporary) as file:
         csv.writer(file).writerows([["name", *(f"energy_{grid.size}" for grid in sampler.grids)], *rows])
-    for title, some in (("lowest", rows[:NAMED]), ("highest", rows[::-1][:NAMED])):
-        print(f"{title:8} " + "\n         ".join(f"{row[-1]:>12}  {row[0]}" for row in some))
-    return f"energies of {len(names)} pictures"
+    for title, listed in (("lowest", rows[:LISTED]), ("highest", rows[::-1][:LISTED])):
+        print(f"{title:8} " + "\n         ".join(f"{row[-1]:>12}  {row[0]}" for row in listed))
+    return f"energies of {len(names)} images"
 
 
-def _table(path: Path) -> IO[str]:
+def _open_csv(path: Path) -> IO[str]:
     return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
-def _to_score(sampler: Sampler, told: argparse.Namespace) -> tuple[list[str], Tensor]:
+def _read_images(sampler: Sampler, args: argparse.Namespace) -> tuple[list[str], Tensor]:
+    """Names and pixels of the images of --energies or --data."""
     size = sampler.grids[-1].size
-    if told.score is not None:
-        return user_images.images(told.score, size, told.count)
-    from ggcn.evaluation.images import read, to_floats
+    if args.energies is not None:
+        return user_images.images(args.energies, size, args.count)
+    from ggcn.evaluation.images import read, to_floats  # imports WebDataset, which only shards need
 
-    with reading(told.allow_pipe) as how:
-        found = read(told.data, size, told.count or 1_000_000, sampler.config.data.crop, how)
-    return [f"{number:09d}" for number in range(len(found))], to_floats(found.pixels[:])
-
-
-DO = {"pictures": draw, "film": film, "interpolate": interpolate, "inpaint": inpaint, "denoise": denoise}
-DO |= {"score": score, "data": score}
+    with data_config(args.allow_pipe) as config:
+        found = read(args.data, size, args.count or 1_000_000, sampler.config.data.crop, config)
+        return [f"{number:09d}" for number in range(len(found))], to_floats(found.pixels[:])
 
 
-def parts_of(count: int, batch: int, sampler: Sampler, unit: str, whole: bool = True) -> Iterator[range]:
-    """0 to count - 1 in parts of at most about `batch`, whole lanes if they are to be, with a progress bar where
-    somebody watches."""
-    width = sampler.lane_width if whole else 1
-    batch = max(batch // width, 1) * width
+TASKS: dict[str, Callable[[Sampler, argparse.Namespace], str]] = {
+    "trajectory": run_trajectory,
+    "interpolate": run_interpolate,
+    "inpaint": run_inpaint,
+    "denoise": run_denoise,
+    "energies": run_energies,
+    "data": run_energies,
+}
+"""by the flag that asks for it"""
+
+
+def batches(
+    count: int, size: int, sampler: Sampler, unit: str, complete_lanes: bool = True
+) -> Iterator[range]:
+    """0 to count - 1 in batches of about `size` at most, by default of complete lanes, with a progress bar on a
+    terminal."""
+    width = sampler.lane_width if complete_lanes else 1
+    size = max(size // width, 1) * width
     with tqdm(total=count, unit=unit, disable=None) as bar:
-        for first in range(0, count, batch):
-            part = range(first, min(first + batch, count))
-            yield part
-            bar.update(len(part))
-
-
-def save(images: Tensor, out: Path, first: int = 0) -> None:
-    """A grid with about as many columns as rows, or a folder of PNGs numbered from `first`."""
-    if out.suffix.lower() == ".png":
-        return image_grid.save(image_grid.make_grid(images, ceil(sqrt(len(images))), scale_of(images)), out)
-    for number, tile in enumerate(image_grid.to_bytes(images), first):
-        image_grid.save(Image.fromarray(tile), out / f"{number:06d}.png")
-    return None
-
-
-def save_rows(rows: Tensor, out: Path) -> None:
-    """Rows [n, columns, 3, h, w] as one picture, or a folder of numbered strips."""
-    if out.suffix.lower() == ".png":
-        return image_grid.save(image_grid.make_grid(rows.flatten(0, 1), rows.shape[1], scale_of(rows)), out)
-    for number, row in enumerate(rows):
-        image_grid.save(image_grid.make_grid(row, len(row)), out / f"{number:06d}.png")
-    return None
-
-
-def save_beside(out: Path, rows: dict[str, Tensor], result: str) -> None:
-    """Labelled rows, one below the other, COLUMNS pictures wide; or a folder of the results alone."""
-    if out.suffix.lower() != ".png":
-        return save(rows[result], out)
-    count, size = rows[result].shape[0], rows[result].shape[-1]
-    page = [
-        (label, images[first : first + COLUMNS])
-        for first in range(0, count, COLUMNS)
-        for label, images in rows.items()
-    ]
-    return image_grid.save(image_grid.labelled_rows(", ".join(rows), page, max(64, size)), out)
-
-
-def scale_of(images: Tensor) -> int:
-    """Small images are blown up to be seen."""
-    return max(1, 64 // images.shape[-1])
+        for first in range(0, count, size):
+            batch = range(first, min(first + size, count))
+            yield batch
+            bar.update(len(batch))

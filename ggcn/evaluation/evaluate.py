@@ -1,4 +1,4 @@
-"""The evaluation of a trained model: every number, and beside it what it depends on."""
+"""The evaluation of a trained model: all numbers, and the settings that they depend on."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,86 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ggcn import __version__
 from ggcn.config.data import DataConfig
 from ggcn.data import fetch
-from ggcn.data.order import permutation
 from ggcn.errors import UserError
-from ggcn.evaluation import feature_cache, metrics, samples
+from ggcn.evaluation import feature_cache, samples, statistics
+from ggcn.evaluation.evaluator import COMPONENTS, Evaluator
 from ggcn.evaluation.feature_cache import FeatureCache
 from ggcn.evaluation.features import Network, features
-from ggcn.evaluation.images import ALL, MIN_IMAGES, Images, at_once, enlarged, gaussian, read
-from ggcn.evaluation.memorization import memorization, small
+from ggcn.evaluation.images import MIN_IMAGES, ImageSet, read
+from ggcn.evaluation.memorization import downscale, memorization
 from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local
 from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler
 
-COMPONENTS = 50
-"""of the Gaussian that is the row to beat"""
-MOST_SAMPLES = 5000
-"""samples that are drawn by default, where there are so many training pictures"""
-
-
-@dataclass
-class Evaluator:
-    """A data set seen through a feature network: what pictures are measured against.
-
-    During training one Judge serves all evaluations; the data go through the network once.
-    """
-
-    net: Network
-    train: Images
-    cache: FeatureCache
-    seed: int = 0
-    train_features: Tensor = field(init=False)
-    """features of the training pictures [n, width], float32"""
-
-    def __post_init__(self) -> None:
-        self.train_features = self.cached_features(self.train, "training pictures")
-
-    def cached_features(self, images: Images, what: str) -> Tensor:
-        """Features of a set's pictures, from the cache where they are known."""
-        make = partial(features, self.net, what=what)
-        pixels: Any = images.pixels  # in memory or in the shards
-        return self.cache.features(f"{self.net.name}/{images.key}", pixels, make)
-
-    def distances(self, found: Tensor) -> dict[str, Any]:
-        """Distances of features [n, width] from the training set's."""
-        return metrics.distances(self._on_device(self.train_features), self._on_device(found), self.seed)
-
-    def evaluate(self, pixels: Tensor) -> dict[str, Any]:
-        """Distances of uint8 pictures [n, 3, h, w] from the training set."""
-        return self.distances(features(self.net, pixels))
-
-    def real_baseline(self) -> dict[str, Any]:
-        """One half of the training pictures against the other: what perfect samples would get, at half the count."""
-        line = torch.from_numpy(permutation(len(self.train_features), self.seed, "evaluation halves"))
-        half = len(line) // 2
-        one, other = self.train_features[line[:half]], self.train_features[line[half : 2 * half]]
-        return metrics.distances(self._on_device(one), self._on_device(other), self.seed)
-
-    def gaussian_baseline(self, count: int) -> dict[str, Any]:
-        """Pictures of a Gaussian fitted to the training pictures' main components: the row to beat."""
-        key = f"pca{COMPONENTS}-{self.train.key}-{count}-seed{self.seed}"
-        pixels, size = gaussian(self.train.pixels, COMPONENTS, count, self.seed), self.train.pixels.shape[-1]
-        key += "-bounded" if size > ALL else ""
-
-        def make(drawn: Tensor) -> Tensor:
-            parts = (enlarged(part, size) for part in drawn.split(at_once(self.train.pixels)))
-            return torch.cat([features(self.net, part, "PCA Gaussian") for part in parts])
-
-        return self.distances(self.cache.features(f"{self.net.name}/{key}", pixels, make))
-
-    def drop_images(self) -> None:
-        """Drops the training pictures, of which distances need the features alone; only `gaussian` is gone then."""
-        self.train = replace(self.train, pixels=self.train.pixels[:0])
-
-    def _on_device(self, found: Tensor) -> Tensor:
-        return found.to(next(self.net.parameters()).device)
+MAX_SAMPLES = 5000
+"""number of samples by default, where there are at least as many training images"""
 
 
 @dataclass(frozen=True)
@@ -96,78 +35,101 @@ class Request:
     data: str = ""
     """folder of training shards; empty: the one in the run's config"""
     holdout: str = ""
-    """shards of pictures never trained on; empty: the folder `holdout` in `data`, where there is one"""
+    """shards of images never trained on; empty: the folder `holdout` in `data`, where there is one"""
     ood: Sequence[str] = ()
-    """shards of other pictures, which the model should find unlikely"""
+    """shards of other images, which should have a high energy"""
     count: int | None = None
-    """samples to draw; by default as many as there are training pictures, up to MOST_SAMPLES"""
-    most: int = 50_000
-    """pictures taken of a set at most, evenly spaced"""
+    """number of samples; by default as many as there are training images, up to MAX_SAMPLES"""
+    limit: int = 50_000
+    """images per set at most, evenly spaced"""
     seed: int = 0
     batch: int = 64
     """chains at once"""
     cache: Path | None = field(default_factory=feature_cache.default_folder)
-    """folder of features; None: they are not kept"""
+    """folder of cached features; None: they are not cached"""
     config: DataConfig = field(default_factory=DataConfig)
     """how shards are fetched, and whether `pipe:` may run commands"""
 
 
+@dataclass(frozen=True)
+class ImageSets:
+    """The real images of an evaluation."""
+
+    train: ImageSet
+    holdout: ImageSet | None
+    ood: dict[str, ImageSet]
+    """by the name in the results"""
+
+    def named(self) -> dict[str, ImageSet]:
+        """All sets by their names in the results, the training set first."""
+        return {"train": self.train, **({"held-out": self.holdout} if self.holdout else {}), **self.ood}
+
+
 def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]:
-    """Everything that is known of a model, as JSON can hold it; see docs/evaluation.md.
+    """All results as JSON can hold them; see docs/evaluation.md.
 
     Raises UserError for shards that are missing or do not fit the model, and for chains that do not stay finite.
     """
-    request = _completed(sampler, request)
-    size, crop = sampler.grids[-1].size, sampler.config.data.crop
-    take = partial(read, size=size, most=request.most, config=request.config)
-    train = take(request.data, crop=crop)
-    held = take(request.holdout, crop=crop) if request.holdout else None
-    others = {f"ood {shard_folder(folder)}": take(folder) for folder in request.ood}
-    count = request.count or min(len(train), MOST_SAMPLES)
-    judge = Evaluator(net, train, FeatureCache(request.cache), request.seed)
-    starts, seen, shrunk, energies = _seen(sampler, net, count, request)
-    how = samples.settings(sampler, request.seed)
-    real = (held.pixels, judge.cached_features(held, "held-out pictures")) if held else None
-    rows = _real_rows(judge, count, None if real is None else real[1])
-    rows["chain starts"] = judge.distances(starts) | {"settings": how | {"chain_step": 0}}
-    last = {"chain_step": sampler.grids[-1].steps}
-    rows["samples"] = judge.distances(seen) | {"settings": how | last}
+    request = _with_defaults(sampler, request)
+    sets = _read_sets(sampler, request)
+    train, holdout = sets.train, sets.holdout
+    count = request.count or min(len(train), MAX_SAMPLES)
+    evaluator = Evaluator(net, train, FeatureCache(request.cache), request.seed)
+    starts, ends, downscaled, energies = _draw(sampler, net, count, request)
+    settings = samples.sampling_settings(sampler, request.seed)
+    real = (holdout.pixels, evaluator.cached_features(holdout, "held-out images")) if holdout else None
+    distances = _baselines(evaluator, count, None if real is None else real[1])
+    distances["chain starts"] = evaluator.distances(starts) | {"settings": settings | {"chain_step": 0}}
+    last_step = {"chain_step": sampler.grids[-1].steps}
+    distances["samples"] = evaluator.distances(ends) | {"settings": settings | last_step}
     flip = sampler.config.data.flip
     return {
-        "samples": how | {"count": count},
+        "samples": settings | {"count": count},
         "features": net.name,
-        "data": _described(request, train, held, others, sampler),
-        "rows": rows,
-        "memorisation": memorization(train, judge.train_features, shrunk, seen, real, flip),
-        "energy": _energies(sampler, train, held, energies, others),
+        "data": _describe_data(request, sets, sampler),
+        "distances": distances,
+        "memorization": memorization(train, evaluator.train_features, downscaled, ends, real, flip),
+        "energy": _energies(sampler, sets, energies),
         "versions": {"ggcn": __version__, "torch": torch.__version__},
     }
 
 
-def _seen(sampler: Sampler, net: Network, count: int, request: Request) -> tuple[Tensor, ...]:
-    """What is kept of samples: features of the finest chains' starts and ends, the ends made small, and their
-    energies. Their pixels would fill the memory."""
-    kept = []
-    for part in samples.parts(sampler, count, request.seed, request.batch):
-        kept.append((features(net, part.starts), features(net, part.ends), small(part.ends), part.energies))
-    starts, ends, shrunk, energies = map(torch.cat, zip(*kept, strict=True))
-    return starts, ends, shrunk, energies
+def _read_sets(sampler: Sampler, request: Request) -> ImageSets:
+    size, crop = sampler.grids[-1].size, sampler.config.data.crop
+    read_set = partial(read, size=size, limit=request.limit, config=request.config)
+    train = read_set(request.data, crop=crop)
+    holdout = read_set(request.holdout, crop=crop) if request.holdout else None
+    return ImageSets(
+        train, holdout, {f"ood {shard_folder(folder)}": read_set(folder) for folder in request.ood}
+    )
 
 
-def _completed(sampler: Sampler, request: Request) -> Request:
-    """The request with what it leaves open, after a look at what is wrong with it."""
-    for name, value in (("count", request.count or MIN_IMAGES), ("limit", request.most)):
+def _draw(sampler: Sampler, net: Network, count: int, request: Request) -> tuple[Tensor, ...]:
+    """Features of the finest chains' starts and ends, the downscaled ends, and their energies; the pixels of all
+    samples would fill the memory."""
+    columns = []
+    for batch in samples.sample_batches(sampler, count, request.seed, request.batch):
+        columns.append(
+            (features(net, batch.starts), features(net, batch.ends), downscale(batch.ends), batch.energies)
+        )
+    starts, ends, downscaled, energies = map(torch.cat, zip(*columns, strict=True))
+    return starts, ends, downscaled, energies
+
+
+def _with_defaults(sampler: Sampler, request: Request) -> Request:
+    """The request with its defaults filled in. Raises UserError for values that are too small."""
+    for name, value in (("count", request.count or MIN_IMAGES), ("limit", request.limit)):
         if value < MIN_IMAGES:
-            raise UserError(f"--{name} {value} is too small to measure anything; {MIN_IMAGES} is the least")
-    data = request.data or _own_shards(sampler.config.data.shards)
-    beside = Path(fetch.local(data) or data) / "holdout"
-    holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
+            raise UserError(f"--{name} {value} is too small to measure anything; give at least {MIN_IMAGES}")
+    data = request.data or _training_shards(sampler.config.data.shards)
+    default = Path(fetch.local(data) or data) / "holdout"
+    holdout = request.holdout or (str(default) if (default / "manifest.json").is_file() else "")
     return replace(request, data=data, holdout=holdout)
 
 
-def _own_shards(folder: str) -> str:
-    """The folder that the run was trained on, if it is a path: its config may be somebody else's, and must not make
-    this process run a command, send its environment, or ask a server. Raises UserError for anything else."""
+def _training_shards(folder: str) -> str:
+    """The folder that the run was trained on, if it is a path: the config may come from someone else, and must not
+    make this process run a command, send its environment, or ask a server. Raises UserError for anything else."""
     if not folder:
         raise UserError("the run was trained on a mixture; name the shards to compare with by --data SHARDS")
     if not is_local(folder) or "${" in VARIABLE.sub("", folder):
@@ -181,55 +143,50 @@ def _own_shards(folder: str) -> str:
     return expand_variables(expand_home(folder))
 
 
-def _real_rows(judge: Evaluator, count: int, held: Tensor | None) -> dict[str, dict[str, Any]]:
-    """Rows of what is no model: the floor, real pictures never trained on, and the row to beat."""
-    settings = {"settings": {"seed": judge.seed}}
-    rows = {"real half against half": judge.real_baseline() | settings}
-    if held is not None:
-        rows["held-out"] = judge.distances(held) | settings
-    rows[f"PCA-{COMPONENTS} Gaussian"] = judge.gaussian_baseline(count) | settings
-    return rows
+def _baselines(
+    evaluator: Evaluator, count: int, holdout_features: Tensor | None
+) -> dict[str, dict[str, Any]]:
+    """Distances of what no model made: real images, those never trained on, and the Gaussian baseline."""
+    settings = {"settings": {"seed": evaluator.seed}}
+    baselines = {"real half against half": evaluator.real_baseline() | settings}
+    if holdout_features is not None:
+        baselines["held-out"] = evaluator.distances(holdout_features) | settings
+    baselines[f"PCA-{COMPONENTS} Gaussian"] = evaluator.gaussian_baseline(count) | settings
+    return baselines
 
 
-def _described(
-    request: Request, train: Images, held: Images | None, others: dict[str, Images], sampler: Sampler
-) -> dict[str, Any]:
-    """The sets of pictures, and whether the run was trained on the first."""
+def _describe_data(request: Request, sets: ImageSets, sampler: Sampler) -> dict[str, Any]:
+    """The sets of images, and whether the run was trained on the first."""
     trained = samples.data_hash(sampler)
-    same = None if trained is None else trained == hashlib.sha256(train.hash.encode()).hexdigest()
-    sets = {"train": train, **({"held-out": held} if held else {}), **others}
-    told = {name: _of(images) for name, images in sets.items()}
-    return {"sets": told, "trained_on_these": same, "limit": request.most}
+    same = None if trained is None else trained == hashlib.sha256(sets.train.hash.encode()).hexdigest()
+    described = {name: _describe_set(images) for name, images in sets.named().items()}
+    return {"sets": described, "trained_on_these": same, "limit": request.limit}
 
 
-def _of(images: Images) -> dict[str, Any]:
-    left_out = {"undecodable": images.undecodable} if images.undecodable else {}
+def _describe_set(images: ImageSet) -> dict[str, Any]:
+    undecodable = {"undecodable": images.undecodable} if images.undecodable else {}
     return {
         "folder": shard_folder(images.folder),
         "manifest": images.hash,
         "count": len(images),
         "available": images.available,
-        **left_out,
+        **undecodable,
     }
 
 
-def _energies(
-    sampler: Sampler, train: Images, held: Images | None, ends: Tensor, others: dict[str, Images]
-) -> dict[str, Any]:
-    """Energies on the finest grid of all sets, and how well they tell each from real pictures."""
-    values = {"train": samples.energies(sampler, train.pixels)}
-    if held is not None:
-        values["held-out"] = samples.energies(sampler, held.pixels)
-    values["samples"] = ends
-    values |= {name: samples.energies(sampler, images.pixels) for name, images in others.items()}
+def _energies(sampler: Sampler, sets: ImageSets, sample_energies: Tensor) -> dict[str, Any]:
+    """Energies on the finest grid of all sets, and how well they tell each from real images."""
+    values = {name: samples.energies(sampler, images.pixels) for name, images in sets.named().items()}
+    reference = "held-out" if sets.holdout is not None else "train"
+    ood = {name: values.pop(name) for name in sets.ood}
+    values |= {"samples": sample_energies, **ood}
     for name, numbers in values.items():
-        if not np.isfinite(numbers.numpy()).all():
+        if not bool(numbers.isfinite().all()):
             raise UserError(f"the energies of {name} are not finite; take another checkpoint with --step")
-    real = "held-out" if held is not None else "train"
-    summaries = {name: metrics.summary(numbers) for name, numbers in values.items()}
+    summaries = {name: statistics.summary(numbers) for name, numbers in values.items()}
     for name, numbers in values.items():
-        base = "train" if name in ("held-out", "samples") else real
+        base = "train" if name in ("held-out", "samples") else reference
         if name != "train":
-            summaries[name]["auroc"] = metrics.auroc(values[base], numbers)
+            summaries[name]["auroc"] = statistics.auroc(values[base], numbers)
             summaries[name]["auroc_against"] = base
-    return {"grid": sampler.grids[-1].size, "sets": summaries, "histograms": metrics.histograms(values)}
+    return {"grid": sampler.grids[-1].size, "sets": summaries, "histograms": statistics.histograms(values)}

@@ -1,4 +1,4 @@
-"""Features kept on disk, so that a data set goes through a feature network once."""
+"""A cache of features on disk, so that a data set passes through a feature network only once."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from ggcn import files
 
 log = logging.getLogger(__name__)
 
-PART = 4096
-"""pictures per file: what a killed process loses at most"""
+FILE_IMAGES = 4096
+"""images per file, and lost at most when the process is killed"""
 
 
 def default_folder() -> Path | None:
-    """Where features are kept unless the user says otherwise; None for a user without a home."""
+    """The default folder of cached features; None for a user without a home directory."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(home):  # a relative one does not count, says the standard
+    if os.path.isabs(home):  # the standard ignores relative ones
         return Path(home) / "ggcn" / "features"
     try:
         return Path.home() / ".cache" / "ggcn" / "features"
@@ -34,48 +34,48 @@ def default_folder() -> Path | None:
 class FeatureCache:
     """A folder of feature files. Several processes may use it at once, and it may be removed at any time.
 
-    Nothing fails for it: where it cannot be read or written, features are made and, after a warning, not kept.
+    Errors of the cache are never fatal: where it cannot be read or written, features are computed, with a warning.
     """
 
     folder: Path | None
     option: str = "--cache FOLDER"
-    """how the user names another one"""
+    """the option by which the user chooses another folder"""
 
-    def features(self, name: str, pixels: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """`make(pixels)`, or what it gave before under this name; made and kept PART pictures at a time.
+    def features(self, name: str, pixels: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """`compute(pixels)`, or its former result of this name; computed and cached FILE_IMAGES images at a time.
 
-        `name` must stand for all that the features depend on: the pictures and the network.
+        `name` must identify everything that the features depend on: the images and the network.
         """
         parts = [
-            self._part(f"{name}-{number * PART}.safetensors", part, make)
-            for number, part in enumerate(pixels.split(PART))
+            self._cached_part(f"{name}-{number * FILE_IMAGES}.safetensors", part, compute)
+            for number, part in enumerate(pixels.split(FILE_IMAGES))
         ]
         return torch.cat(parts)
 
-    def _part(self, name: str, pixels: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        kept = _read(self.folder / name) if self.folder else None
-        if kept is not None and len(kept) == len(pixels):
-            return kept
-        made = make(pixels)
+    def _cached_part(self, name: str, pixels: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        cached = _read(self.folder / name) if self.folder else None
+        if cached is not None and len(cached) == len(pixels):
+            return cached
+        features = compute(pixels)
         if self.folder is None:
             self._warn("there is no home directory")
         else:
-            self._keep(self.folder / name, made)
-        return made
+            self._write(self.folder / name, features)
+        return features
 
-    def _keep(self, path: Path, made: Tensor) -> None:
+    def _write(self, path: Path, features: Tensor) -> None:
         try:
             with files.atomic_write(path) as temporary:
-                save_file({"features": made.contiguous()}, temporary)
-        except (OSError, SafetensorError) as error:  # the latter for a full disk
+                save_file({"features": features.contiguous()}, temporary)
+        except (OSError, SafetensorError) as error:  # SafetensorError for a full disk
             self._warn(f"{path} cannot be written ({error})")
 
     def _warn(self, reason: str) -> None:
-        """Says once why features are not kept."""
+        """Logs once per folder why features are not cached."""
         if self.folder not in _warned:
             _warned.add(self.folder)
             log.warning(
-                "the features of pictures are not kept for another time, since %s; name a folder for them by %s",
+                "features are not cached, since %s; name a folder for them by %s",
                 reason,
                 self.option,
             )

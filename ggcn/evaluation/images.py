@@ -1,4 +1,4 @@
-"""All pictures of a folder of shards, in one tensor and in the manifest's order."""
+"""Image sets to evaluate with: the images of a folder of shards, in the manifest's order."""
 
 import contextlib
 import math
@@ -22,17 +22,17 @@ from ggcn.distributed.lanes import bits
 from ggcn.errors import UserError
 
 MIN_IMAGES = 12
-"""pictures below which no figure here means anything"""
+"""least number of images with which any number here is meaningful"""
 
 
-KEPT = 2**28
-"""bytes of pixels that stay in memory; what is larger is read from the shards whenever it is looked at"""
-PART = 2**25
-"""bytes of pixels that are read at once"""
+MAX_BYTES_IN_MEMORY = 2**28
+"""bytes of pixels that stay in memory; larger sets are read from their shards whenever they are used"""
+CHUNK_BYTES = 2**25
+"""bytes of pixels in memory at once where a set is read from its shards"""
 
 
-class Pixels(Protocol):
-    """uint8 pictures [n, c, h, w]: a tensor, or what gives them from their shards a few at a time."""
+class ImageArray(Protocol):
+    """uint8 images [n, c, h, w]: a tensor, or LazyImages, which reads them from their shards."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -40,26 +40,27 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def split(self, size: int) -> Iterable[Any]:
-        """Pixels of up to `size` pictures each, in their order."""
+        """Parts of at most `size` images each, in order."""
         ...
 
-    def __getitem__(self, rows: Any) -> Any:
-        """The pictures of these rows (a slice or a list), a tensor."""
+    def __getitem__(self, indices: Any) -> Any:
+        """The images at these indices (a slice or a list), as a tensor."""
         ...
 
 
-def at_once(pixels: Pixels) -> int:
-    """How many pictures have PART bytes."""
-    return max(PART // math.prod(pixels.shape[1:]), 1)
+def chunk_size(pixels: ImageArray) -> int:
+    """The number of images that CHUNK_BYTES hold."""
+    return max(CHUNK_BYTES // math.prod(pixels.shape[1:]), 1)
 
 
 @dataclass(frozen=True)
-class Source:
-    """The samples `chosen` of one set of shards, all of which decode, as pixels that are read when they are needed."""
+class LazyImages:
+    """The samples `chosen` of a folder of shards, decoded whenever they are used. All must decode, except for
+    `decoded` and `tensors`, which leave out those that do not."""
 
     folder: str
     data: Manifest
-    form: View
+    view: View
     chosen: Sequence[int]
     size: int
     config: DataConfig
@@ -72,22 +73,24 @@ class Source:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def split(self, size: int) -> "Iterator[Source | Tensor]":
-        """The pictures `size` at a time: tensors, or such sources again where that would be too many at once."""
-        if size <= at_once(self):
+    def split(self, size: int) -> "Iterator[LazyImages | Tensor]":
+        """The images `size` at a time: tensors, or LazyImages where those would exceed CHUNK_BYTES."""
+        if size <= chunk_size(self):
             yield from self.tensors(size)
             return
         for first in range(0, len(self), size):
             yield replace(self, chosen=self.chosen[first : first + size])
 
     def tensors(self, size: int) -> Iterator[Tensor]:
-        """The pictures that decode, `size` at a time, in one pass over the shards."""
+        """The images that decode, `size` at a time, in one pass over the shards."""
         decoded = (pixels for _, pixels in self.decoded())
         while part := list(islice(decoded, size)):
             yield torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2).contiguous()
 
-    def __getitem__(self, rows: slice | Sequence[int]) -> Tensor:
-        chosen = self.chosen[rows] if isinstance(rows, slice) else [self.chosen[row] for row in rows]
+    def __getitem__(self, indices: slice | Sequence[int]) -> Tensor:
+        chosen = (
+            self.chosen[indices] if isinstance(indices, slice) else [self.chosen[index] for index in indices]
+        )
         parts = list(replace(self, chosen=chosen).tensors(max(len(chosen), 1)))
         return parts[0] if parts else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
 
@@ -103,137 +106,93 @@ class Source:
                 progress.report()
                 out = np.empty((self.size, self.size, self.data.channels), np.uint8)
                 try:
-                    self.form.decode(data, bits("evaluation", number), out)
-                except Exception:  # decoders meet damage with whatever it makes them stumble over
+                    self.view.decode(data, bits("evaluation", number), out)
+                except Exception:  # decoders raise all kinds of errors for damaged images
                     continue
                 yield number, out
 
 
 @dataclass(frozen=True)
-class Images:
-    """Pictures of one set, as the model sees them."""
+class ImageSet:
+    """The images of a folder of shards, at the model's size and crop."""
 
-    pixels: Pixels
+    pixels: ImageArray
     """uint8 [n, 3, size, size]"""
     hash: str
     """the manifest's"""
     key: str
-    """names these pixels among all sets, sizes, crops and limits"""
+    """identifies these pixels: by data set, size, crop and limit"""
     folder: str
     undecodable: int = 0
-    """pictures of the set that are left out since they cannot be decoded"""
+    """images left out because they cannot be decoded"""
     available: int = 0
-    """pictures that the set has"""
+    """images in the shards"""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-def read(folder: str | Path, size: int, most: int, crop: int = 0, config: DataConfig | None = None) -> Images:
-    """The pictures of a set of shards (path or URL) at `size` pixels a side, at most `most` of them, evenly spaced.
+def read(
+    folder: str | Path, size: int, limit: int, crop: int = 0, config: DataConfig | None = None
+) -> ImageSet:
+    """The images of a folder of shards (path or URL) at `size` pixels a side, at most `limit` of them, evenly spaced.
 
-    `crop`: side in stored pixels of the square that a picture shows, as data.crop, always the same one; 0: whole.
-    `config`: how shards are fetched and kept. More than KEPT bytes of pixels do not stay in memory.
+    `crop`: side in stored pixels of the square that is cut out of an image, as data.crop; 0: no crop.
+    `config`: how shards are fetched and cached. Sets of more than MAX_BYTES_IN_MEMORY are not kept in memory.
     Raises UserError when there are no shards, they cannot be brought to `size`, or too few decode.
     """
-    source = _source(folder, size, most, crop, config or DataConfig())
-    wanted, data = source.shape, source.data
-    kept = np.empty((wanted[0], size, size, wanted[1]), np.uint8) if math.prod(wanted) <= KEPT else None
+    lazy = _lazy_images(folder, size, limit, crop, config or DataConfig())
+    shape, data = lazy.shape, lazy.data
+    array = (
+        np.empty((shape[0], size, size, shape[1]), np.uint8)
+        if math.prod(shape) <= MAX_BYTES_IN_MEMORY
+        else None
+    )
     good: list[int] = []
-    for number, pixels in source.decoded():
-        if kept is not None:
-            kept[len(good)] = pixels
+    for number, decoded in lazy.decoded():
+        if array is not None:
+            array[len(good)] = decoded
         good.append(number)
-    _check(source, len(good))
-    found: Pixels = replace(source, chosen=good)
-    if kept is not None:
-        found = torch.from_numpy(kept[: len(good)]).permute(0, 3, 1, 2).contiguous()
-    key = f"{data.hash[:32]}-{size}px-crop{crop}-{len(source)}of{data.samples}"
-    return Images(found, data.hash, key, source.folder, len(source) - len(good), data.samples)
+    _check(lazy, len(good))
+    pixels: ImageArray = replace(lazy, chosen=good)
+    if array is not None:
+        pixels = torch.from_numpy(array[: len(good)]).permute(0, 3, 1, 2).contiguous()
+    key = f"{data.hash[:32]}-{size}px-crop{crop}-{len(lazy)}of{data.samples}"
+    return ImageSet(pixels, data.hash, key, lazy.folder, len(lazy) - len(good), data.samples)
 
 
 def batches(
-    folder: str | Path, size: int, most: int, crop: int = 0, config: DataConfig | None = None
+    folder: str | Path, size: int, limit: int, crop: int = 0, config: DataConfig | None = None
 ) -> Iterator[Tensor]:
-    """The pictures that `read` gives, read once and a few at a time, uint8 [n, c, size, size]. Raises as `read`."""
-    source, count = _source(folder, size, most, crop, config or DataConfig()), 0
-    for part in source.tensors(at_once(source)):
+    """The images that `read` returns, read once and a few at a time, uint8 [n, c, size, size]. Raises as `read`."""
+    lazy, count = _lazy_images(folder, size, limit, crop, config or DataConfig()), 0
+    for part in lazy.tensors(chunk_size(lazy)):
         count += len(part)
         yield part
-    _check(source, count)
+    _check(lazy, count)
 
 
-def _source(folder: str | Path, size: int, most: int, crop: int, config: DataConfig) -> Source:
+def _lazy_images(folder: str | Path, size: int, limit: int, crop: int, config: DataConfig) -> LazyImages:
     folder = str(folder)
     config.refuse_pipe(folder)
-    found = fetch.load_manifest(folder, config)
-    count = min(found.samples, most)
-    chosen = [number * found.samples // count for number in range(count)]
-    return Source(folder, found, view(folder, found, size, crop), chosen, size, config)
+    manifest = fetch.load_manifest(folder, config)
+    count = min(manifest.samples, limit)
+    chosen = [number * manifest.samples // count for number in range(count)]
+    return LazyImages(folder, manifest, view(folder, manifest, size, crop), chosen, size, config)
 
 
-def _check(source: Source, good: int) -> None:
-    if good < MIN_IMAGES:
+def _check(images: LazyImages, count: int) -> None:
+    if count < MIN_IMAGES:
         raise UserError(
-            f"{source.folder} has {good} pictures to evaluate with; {MIN_IMAGES} are the least, more are better"
+            f"{images.folder} has {count} images to evaluate with; give at least {MIN_IMAGES}, better more"
         )
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images [n, 3, h, w] in [-1, 1] as the uint8 [n, 3, h, w] of a picture file."""
+    """Images [n, 3, h, w] in [-1, 1] as uint8 [n, 3, h, w], as image files hold them."""
     return torch.from_numpy(image_grid.to_bytes(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def to_floats(pixels: Tensor) -> Tensor:
     """uint8 pixels in [-1, 1], float32."""
     return pixels.float() / 127.5 - 1
-
-
-def enlarged(pixels: Tensor, size: int) -> Tensor:
-    """uint8 pictures [n, c, h, h], blown up to `size` pixels a side."""
-    if pixels.shape[-1] == size:
-        return pixels
-    large = torch.nn.functional.interpolate(pixels.float(), (size, size), mode="bilinear")
-    return large.round().to(torch.uint8)
-
-
-def gaussian(pixels: Pixels, components: int, count: int, seed: int) -> Tensor:
-    """`count` pictures of a Gaussian with the mean and the `components` main directions of pixels [n, 3, h, w].
-
-    uint8 [count, 3, h, w]; of more than WIDE pixels a side, at WIDE and to be blown up. It knows nothing of a picture
-    but how pixels vary together: a model of some thousand numbers that any network ought to beat.
-    """
-    few = _few(pixels)
-    shape, few = few.shape[1:], few.flatten(1).float()
-    components = min(components, len(few) - 1, few.shape[1])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(bits("pca gaussian", seed))
-        mean = few.mean(0)
-        _, spread, axes = torch.svd_lowrank(few - mean, min(components + 30, *few.shape), niter=4)
-        scores = torch.randn(count, components) * spread[:components] / math.sqrt(len(few) - 1)
-    drawn = mean + scores @ axes[:, :components].T
-    return drawn.clamp(0, 255).round().to(torch.uint8).view(count, *shape)
-
-
-def _few(pixels: Pixels) -> Tensor:
-    """Evenly spaced pictures, at most FIT and NUMBERS numbers of them, averaged to WIDE pixels a side at most."""
-    side = next(
-        pixels.shape[2] // n
-        for n in range(1, pixels.shape[2] + 1)
-        if pixels.shape[2] % n == 0 and pixels.shape[2] // n <= WIDE
-    )
-    most = min(FIT, max(NUMBERS // (pixels.shape[1] * side**2), 1))
-    every = math.ceil(len(pixels) / most)
-    if side == pixels.shape[2]:
-        return pixels[::every]
-    rows = list(range(0, len(pixels), every))
-    parts = [pixels[rows[first : first + 16]].float() for first in range(0, len(rows), 16)]
-    return torch.cat([torch.nn.functional.adaptive_avg_pool2d(part, side) for part in parts])
-
-
-FIT, NUMBERS = 10_000, 10_000 * 3 * 64**2
-"""pictures, and numbers in all, that are enough to fit the Gaussian to, and fit in memory"""
-ALL = 64
-"""pixels a side up to which neither bound below changes which pictures it is fitted to"""
-WIDE = 128
-"""pixels a side that the main directions of pictures need at most"""

@@ -1,97 +1,100 @@
-"""An evaluation for the eye: three small tables, with what their numbers depend on."""
+"""An evaluation as text: three small tables, with what their numbers depend on."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ggcn.evaluation.metrics import NEIGHBOURS
+from ggcn.evaluation.precision_recall import NEIGHBOURS
 
-SHARES = tuple(NEIGHBOURS)
-HEADS = (
+FRACTIONS = tuple(NEIGHBOURS)
+HEADER = (
     *("", "FID", "KID x1000"),
-    *(f"{name} (k={NEIGHBOURS[name]})" for name in SHARES),
-    *("pictures", "against", "how"),
+    *(f"{name} (k={NEIGHBOURS[name]})" for name in FRACTIONS),
+    *("images", "against", "settings"),
 )
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """The result of `evaluate` as text."""
     parts = [
-        _distances(found),
-        _verdict(found["rows"]),
-        _memory(found["memorisation"]),
-        _energy(found["energy"]),
+        _distances(result),
+        _comparison(result["distances"]),
+        _memorization(result["memorization"]),
+        _energy(result["energy"]),
     ]
-    if found["data"]["trained_on_these"] is False:
+    if result["data"]["trained_on_these"] is False:
         parts.append(
-            "warning: the run was trained on other shards than these; memorisation says nothing here"
+            "warning: the run was trained on other shards than these; memorization is not measured by them"
         )
-    return "\n\n".join([_title(found), *parts])
+    return "\n\n".join([_title(result), *parts])
 
 
-def _title(found: dict[str, Any]) -> str:
-    told, chains = found["samples"], found["samples"]["chains"]
+def _title(result: dict[str, Any]) -> str:
+    samples, chains = result["samples"], result["samples"]["chains"]
     steps = ", ".join(
         f"{c['grid']} px: {c['steps']} steps of {c['step_size']:g} at T {c['temperature']:g}" for c in chains
     )
     lines = [
-        f"{told['checkpoint']} (step {told['step']}, {told['weights']} weights, model {told['model']})",
-        f"{told['count']} samples of seed {told['seed']}, fresh chains from {told['start']}; {steps}",
-        *(f"{name}: {_counted(of)} of {of['folder']}" for name, of in found["data"]["sets"].items()),
-        f"features: {found['features']}",
+        f"{samples['checkpoint']} (step {samples['step']}, {samples['weights']} weights, model {samples['model']})",
+        f"{samples['count']} samples of seed {samples['seed']}, new chains from {samples['start']}; {steps}",
+        *(
+            f"{name}: {_counted(images)} of {images['folder']}"
+            for name, images in result["data"]["sets"].items()
+        ),
+        f"features: {result['features']}",
     ]
     return "\n".join(lines)
 
 
-def _counted(of: dict[str, Any]) -> str:
-    """How many pictures of a set were used, and of how many."""
-    without = f", {of['undecodable']} undecodable left out" if of.get("undecodable") else ""
-    asked = of["count"] + of.get("undecodable", 0)
+def _counted(images: dict[str, Any]) -> str:
+    """How many images of a set were used, and of how many."""
+    without = f", {images['undecodable']} undecodable left out" if images.get("undecodable") else ""
+    requested = images["count"] + images.get("undecodable", 0)
     return (
-        f"all {of['count']} pictures"
-        if asked == of["available"]
-        else f"{of['count']} of {of['available']} pictures"
+        f"all {images['count']} images"
+        if requested == images["available"]
+        else f"{images['count']} of {images['available']} images"
     ) + without
 
 
-def _distances(found: dict[str, Any]) -> str:
-    lines = [[name, *_cells(row), _how(row["settings"])] for name, row in found["rows"].items()]
-    return "\n".join([_aligned([HEADS, *lines]), *_too_few(found["rows"]["samples"])])
+def _distances(result: dict[str, Any]) -> str:
+    lines = [[name, *_cells(row), _settings(row["settings"])] for name, row in result["distances"].items()]
+    return "\n".join([_aligned([HEADER, *lines]), *_too_few(result["distances"]["samples"])])
 
 
 def _too_few(row: dict[str, Any]) -> list[str]:
-    """A warning where there are fewer pictures than features: then no covariance can be known."""
+    """A warning where there are fewer images than features: their covariance is singular."""
     least = min(row["count"], row["against"])
     if least >= row["width"]:
         return []
     return [
-        f"warning: FID is too high with {least} pictures, fewer than the {row['width']} features; "
-        "compare it with rows of equal counts only"
+        f"warning: FID is too high with {least} images, fewer than the {row['width']} features; "
+        "compare it only with values of equal counts"
     ]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    shares = [f"{row[name]:.3f}" for name in SHARES]
-    kid = f"{1000 * row['kid']:.2f} +- {1000 * row['kid_sd']:.2f}"
+    shares = [f"{row[name]:.3f}" for name in FRACTIONS]
+    kid = f"{1000 * row['kid']:.2f} +- {1000 * row['kid_std']:.2f}"
     return [f"{row['fid']:.2f}", kid, *shares, str(row["count"]), str(row["against"])]
 
 
-def _how(settings: dict[str, Any]) -> str:
-    told = [f"seed {settings['seed']}"]
+def _settings(settings: dict[str, Any]) -> str:
+    parts = [f"seed {settings['seed']}"]
     if "chain_step" in settings:
         grid = settings["chains"][-1]
         chain = f"chain step {settings['chain_step']} of {grid['steps']} at {grid['grid']} px"
-        told += [f"step {settings['step']}", chain, f"T {grid['temperature']:g}"]
-    return ", ".join(told)
+        parts += [f"step {settings['step']}", chain, f"T {grid['temperature']:g}"]
+    return ", ".join(parts)
 
 
-def _verdict(rows: dict[str, dict[str, Any]]) -> str:
-    beaten = next(name for name in rows if "Gaussian" in name)
-    ratio = rows["samples"]["fid"] / rows[beaten]["fid"]
-    moved = rows["samples"]["fid"] - rows["chain starts"]["fid"]
-    return f"FID is {ratio:.2f} x that of the {beaten}; the finest chain changed it by {moved:+.2f}"
+def _comparison(rows: dict[str, dict[str, Any]]) -> str:
+    baseline = next(name for name in rows if "Gaussian" in name)
+    ratio = rows["samples"]["fid"] / rows[baseline]["fid"]
+    change = rows["samples"]["fid"] - rows["chain starts"]["fid"]
+    return f"FID is {ratio:.2f} x that of the {baseline}; the finest chain changed it by {change:+.2f}"
 
 
-def _memory(told: dict[str, Any]) -> str:
+def _memorization(values: dict[str, Any]) -> str:
     lines: list[Sequence[str]] = [
         (
             "nearest in training",
@@ -104,41 +107,41 @@ def _memory(told: dict[str, Any]) -> str:
         )
     ]
     for name in ("features", "pixels"):
-        part = told[name]
+        part = values[name]
         near, far = (f"{part[key]:.4g}" for key in ("median", "reference_median"))
         shares = [
             part[key] for key in ("nearer_than_reference", "nearest_percent", "copies", "reference_copies")
         ]
         lines.append((f"by {name}", near, far, *(f"{share:.1%}" for share in shares)))
-    verdict = "MEMORISED: samples are copies" if told["memorised"] else "not memorised"
-    return f"{_aligned(lines)}\nreference: {told['reference_count']} {told['reference']}; {verdict}"
+    verdict = "MEMORIZED: samples are copies" if values["memorized"] else "not memorized"
+    return f"{_aligned(lines)}\nreference: {values['reference_count']} {values['reference']}; {verdict}"
 
 
-def _energy(told: dict[str, Any]) -> str:
-    heads = (
-        f"energy at {told['grid']} px",
+def _energy(values: dict[str, Any]) -> str:
+    header = (
+        f"energy at {values['grid']} px",
         "mean",
-        "sd",
+        "std",
         "1 %",
         "median",
         "99 %",
-        "pictures",
+        "images",
         "AUROC",
         "against",
     )
-    lines: list[Sequence[str]] = [heads]
-    for name, of in told["sets"].items():
-        numbers = [of["mean"], of["sd"], *(of["quantiles"][q] for q in ("0.01", "0.5", "0.99"))]
-        score = (f"{of['auroc']:.3f}", of["auroc_against"]) if "auroc" in of else ("", "")
-        lines.append((name, *(f"{n:.4g}" for n in numbers), str(of["count"]), *score))
-    return f"{_aligned(lines)}\nAUROC: probability that a picture's energy is above that of one it is held against"
+    lines: list[Sequence[str]] = [header]
+    for name, part in values["sets"].items():
+        numbers = [part["mean"], part["std"], *(part["quantiles"][q] for q in ("0.01", "0.5", "0.99"))]
+        auroc = (f"{part['auroc']:.3f}", part["auroc_against"]) if "auroc" in part else ("", "")
+        lines.append((name, *(f"{n:.4g}" for n in numbers), str(part["count"]), *auroc))
+    return f"{_aligned(lines)}\nAUROC: probability that an image's energy is above that of one of the set in `against`"
 
 
 def _aligned(lines: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; the first to the left, the others to the right, `how` to the left."""
+    """Columns as wide as their widest cell, right-aligned, but for the first, `settings` and `against`."""
     rows = [list(line) for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, *(number for number, head in enumerate(rows[0]) if head in ("how", "against"))}
+    left = {0, *(number for number, title in enumerate(rows[0]) if title in ("settings", "against"))}
     return "\n".join(
         "  ".join(
             cell.ljust(width) if n in left else cell.rjust(width)

@@ -20,7 +20,7 @@ class Particles:
     """What both learners see; one entry per grid, coarsest first."""
 
     inputs: list[Tensor]
-    """what the up-sampler was given: z (or chain starts), then the chain ends of the grid before"""
+    """what the up-samplers were applied to: z (or chain starts), then the chain ends of the coarser grid"""
     starts: list[Tensor]
     """chain starts [n, c, size, size]"""
     ends: list[Tensor]
@@ -33,50 +33,53 @@ def draw(
     upsamplers: Upsamplers,
     grids: Sequence[Grid],
     hidden: HiddenChainConfig,
-    source: Tensor,
+    initial: Tensor,
     noise: Noise,
 ) -> Particles:
-    """Runs the model from the coarsest grid's source (z [n, hidden], colours [n, c, 1, 1], or chain starts) to the
-    finest grid, with all parameters frozen."""
-    particles = Particles([], [], [], [])
+    """Runs the model from what the coarsest grid starts from (z [n, hidden], colours [n, c, 1, 1], or chain starts)
+    to the finest grid, with all parameters frozen."""
+    x, particles = initial, Particles([], [], [], [])
     with frozen(energies), frozen(upsamplers), torch.no_grad():
         if hidden.steps:
-            source = hidden_chain(energies, upsamplers, hidden, source, noise)
+            x = hidden_chain(energies, upsamplers, hidden, x, noise)
         for number, grid in enumerate(grids):
-            start = upsamplers.chain_start(number, source)
+            start = upsamplers.chain_start(number, x)
             end, report = langevin(energies.prepared(number), start, grid, noise)
-            particles.inputs.append(source)
+            particles.inputs.append(x)
             particles.starts.append(start)
             particles.ends.append(end)
             particles.reports.append(report)
-            source = end
+            x = end
     return particles
 
 
 def in_micro_batches(
-    advance: Callable[[Tensor, Noise], Particles], source: Tensor, noise: Noise, micro_batch: int
+    draw_batch: Callable[[Tensor, Noise], Particles], initial: Tensor, noise: Noise, micro_batch: int
 ) -> Particles:
-    """`advance(source, noise)` for about `micro_batch` chains at a time, always whole lanes; 0: for all together.
+    """`draw_batch(initial, noise)` for about `micro_batch` chains at a time, always complete lanes; 0: all at once.
 
-    A lane's noise comes from its own stream in the same order, so the result does not depend on `micro_batch`.
+    Every lane draws its noise from a stream of its own, so the result does not depend on `micro_batch`.
     """
     lanes = len(noise.streams)
-    width = len(source) // lanes
-    take = max(micro_batch // width, 1) if micro_batch else lanes
+    width = len(initial) // lanes
+    lanes_at_once = max(micro_batch // width, 1) if micro_batch else lanes
     parts = [
-        advance(source[first * width : (first + take) * width], noise.part(first, first + take))
-        for first in range(0, lanes, take)
+        draw_batch(
+            initial[first * width : (first + lanes_at_once) * width],
+            noise.slice(first, first + lanes_at_once),
+        )
+        for first in range(0, lanes, lanes_at_once)
     ]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    return parts[0] if len(parts) == 1 else _concatenate(parts)
 
 
-def _joined(parts: Sequence[Particles]) -> Particles:
-    """One batch of what was drawn in parts."""
+def _concatenate(parts: Sequence[Particles]) -> Particles:
+    """One batch out of several."""
     lists = (zip(*(getattr(part, field.name) for part in parts), strict=True) for field in fields(Particles))
-    return Particles(*([_stacked(values) for values in column] for column in lists))
+    return Particles(*([_concatenate_reports(values) for values in column] for column in lists))
 
 
-def _stacked(values: Sequence[Any]) -> Any:
+def _concatenate_reports(values: Sequence[Any]) -> Any:
     if isinstance(values[0], Tensor):
         return torch.cat(list(values))
     kind = type(values[0])
@@ -104,8 +107,8 @@ def initial_noise(
     shape: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    """What the coarsest grid starts from without a replay buffer or a batch, equal on every kind of device: z ~ N(0, I)
-    [len(keys) * width, hidden], or noise [.., *shape]."""
+    """What the coarsest grid starts from without a replay buffer or data: z ~ N(0, I) [len(keys) * width, hidden], or
+    pixels ~ N(0, model.init_std^2) [len(keys) * width, *shape]. Equal on every kind of device."""
     keys, count = [(*key, "z") for key in keys], len(keys) * width
     if model.chain_init == "hidden":
         return host_normal(keys, count, model.upsampler.z_dim).to(device)

@@ -14,16 +14,16 @@ from ggcn.sampling.noise import Noise
 
 @dataclass
 class ChainReport:
-    """What a chain did; one number per sample [n]."""
+    """Statistics of chains; one number per sample [n]."""
 
     displacement: Tensor
     """root mean square over pixels of chain end minus chain start"""
     relative_displacement: Tensor
-    """displacement over that of pure noise, sqrt(2 a T steps): near 1 the energy's drift is drowned"""
+    """displacement over that of pure noise, sqrt(2 a T steps): near 1 the noise dominates the energy's drift"""
     gradient: Tensor
     """|grad E| at the chain's last step"""
     saturation: Tensor
-    """share of the end's pixels at or beyond -1 or 1"""
+    """share of the chain end's pixels at or beyond -1 or 1"""
 
 
 def langevin(
@@ -32,7 +32,7 @@ def langevin(
     """x <- x - a grad E(x) + sqrt(2 a T) eps, `grid.steps` times from `start` [n, c, h, w].
 
     energy: [n, c, h, w] -> [n], with parameters that take no gradient. Returns the chain ends, float32 and
-    detached, and a report. (Unadjusted Langevin algorithm; T = 1 is the exact scale of noise.)
+    detached, and a report. This is the unadjusted Langevin algorithm; T = 1 samples exp(-E).
     """
     x = start.detach().float().clone(memory_format=torch.contiguous_format)
     eps, gradient = torch.empty_like(x), torch.zeros_like(x)

@@ -17,9 +17,9 @@ class Noise:
 
     On a CPU a number is one of the 65,536 middle quantiles of N(0, 1), drawn by 16 random bits: to float32 the
     variance is 1, the kurtosis is 2.9992, none lies beyond 4.33, and drawing takes a sixth of the time of exact
-    ones, which would be an eighth of a chain.
+    ones, which would be an eighth of a chain's time.
 
-    Keys are lanes in training and single samples elsewhere; a slice does not depend on who else is in the
+    Keys are lanes in training and single samples elsewhere; a slice does not depend on what else is in the
     batch. On a GPU the numbers are drawn there, from the same keys but other streams than on a CPU.
     """
 
@@ -32,11 +32,11 @@ class Noise:
             return generator(*key)
         return torch.Generator(self.device).manual_seed(bits(*key) >> 1)
 
-    def part(self, first: int, end: int) -> "Noise":
+    def slice(self, first: int, end: int) -> "Noise":
         """The streams of keys number `first` to `end`, shared with this one."""
-        few = Noise([], self.device)
-        few.streams = self.streams[first:end]
-        return few
+        part = Noise([], self.device)
+        part.streams = self.streams[first:end]
+        return part
 
     def normal_(self, out: Tensor) -> Tensor:
         """Overwrites `out` [keys * width, ...], contiguous float32, by the streams' next numbers."""
@@ -58,9 +58,9 @@ def host_normal(keys: Sequence[tuple[Key, ...]], *shape: int) -> Tensor:
 
 
 def _fill(out: np.ndarray, stream: np.random.Generator) -> None:
-    """Overwrites `out` [count] float32; whoever draws the same counts from a stream gets the same numbers."""
-    words = stream.bit_generator.random_raw(-(-len(out) // 4))
-    np.take(_quantiles(), words.view(np.uint16)[: len(out)], out=out, mode="clip")
+    """Overwrites `out` [count] float32; the numbers depend on the stream and on the counts drawn from it."""
+    raw = stream.bit_generator.random_raw(-(-len(out) // 4))
+    np.take(_quantiles(), raw.view(np.uint16)[: len(out)], out=out, mode="clip")
 
 
 @cache

@@ -35,10 +35,10 @@ class Sampler:
         energies: Energies,
         upsamplers: Upsamplers,
         folder: Path | None = None,
-        facts: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        """folder: of the checkpoint, or an exported file; facts: what that says of itself."""
-        self.config, self.folder, self.facts = config, folder, facts or {}
+        """folder: the checkpoint's, or an exported file; metadata: its meta.json, or the file's own."""
+        self.config, self.folder, self.metadata = config, folder, metadata or {}
         self.energies = energies.eval().requires_grad_(False)
         self.upsamplers = upsamplers.eval().requires_grad_(False)
         self.device = next(energies.parameters()).device
@@ -54,9 +54,9 @@ class Sampler:
         keys: list[tuple[Key, ...]] = [(seed, "sample", number) for number in numbers]
         hidden = self.config.model.hidden_chain
         noise = Noise(keys, self.device)
-        return draw(self.energies, self.upsamplers, self.grids, hidden, self.source(keys), noise)
+        return draw(self.energies, self.upsamplers, self.grids, hidden, self.initial(keys), noise)
 
-    def source(self, keys: Sequence[tuple[Key, ...]]) -> Tensor:
+    def initial(self, keys: Sequence[tuple[Key, ...]]) -> Tensor:
         """What the coarsest grid starts from, by one key per sample: z, colours, or noise."""
         if colours := self.upsamplers.colours:
             return colours.colours(host_normal(keys, len(keys), self.energies.shape[0]).to(self.device))
@@ -71,12 +71,12 @@ class Sampler:
         return [first, *rest]
 
     def batches(self, count: int, seed: int = 0, batch: int = 64, first: int = 0) -> Iterator[Tensor]:
-        """Images number first to first + count in parts of at most about `batch`, [n, channels, size, size], on the
+        """Images number first to first + count in batches of at most about `batch`, [n, channels, size, size], on the
         CPU. `first` is a multiple of the lane width."""
         batch = max(batch // self.lane_width, 1) * self.lane_width
         for begin in range(first, first + count, batch):
-            wanted = min(batch, first + count - begin)
-            yield self.draw(begin, wanted, seed).ends[-1][:wanted].cpu()
+            size = min(batch, first + count - begin)
+            yield self.draw(begin, size, seed).ends[-1][:size].cpu()
 
     def sample(self, count: int, seed: int = 0, batch: int = 64) -> Tensor:
         """`count` images [count, channels, size, size], about [-1, 1], on the CPU."""
@@ -96,23 +96,25 @@ def check_finite(values: Tensor, sampler: Sampler) -> None:
 
 
 def load(run: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
-    """The sampler of a run's newest whole checkpoint, or of the one at `step`, from averaged weights.
+    """The sampler of a run's newest valid checkpoint, or of the one at `step`, from averaged weights.
 
     Sets this process's numeric flags. Raises UserError when `run` is no run directory, has no such checkpoint, or its
     config is not the checkpoint's.
     """
     set_numeric_flags()
-    place = RunDir(Path(run))
-    config = load_config(place.config)
-    config.data.allow_pipe = False  # it may be somebody else's run: only who calls may allow commands
-    folder, weights, facts = _read(place, step)
-    return assembled(config, weights, folder, device, facts)
+    run_dir = RunDir(Path(run))
+    config = load_config(run_dir.config)
+    config.data.allow_pipe = False  # the run may come from someone else; only the caller may allow commands
+    folder, weights, metadata = _read_checkpoint(run_dir, step)
+    return build_sampler(config, weights, folder, device, metadata)
 
 
-def _read(place: RunDir, step: int | None, retries: int = 3) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """A checkpoint's folder, averaged weights and meta.json; another one's where the run goes on and prunes it while
-    it is read."""
-    folder = _choose(place, step)
+def _read_checkpoint(
+    run_dir: RunDir, step: int | None, retries: int = 3
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """A checkpoint's folder, averaged weights and meta.json; of another checkpoint where the run prunes this
+    one while it is read."""
+    folder = _choose_checkpoint(run_dir, step)
     try:
         return (
             folder,
@@ -122,17 +124,17 @@ def _read(place: RunDir, step: int | None, retries: int = 3) -> tuple[Path, dict
     except OSError:
         if folder.exists() or not retries:
             raise
-    return _read(place, step, retries - 1)
+    return _read_checkpoint(run_dir, step, retries - 1)
 
 
-def assembled(
+def build_sampler(
     config: Config,
     weights: Mapping[str, Mapping[str, Tensor]],
-    source: Path,
+    path: Path,
     device: str | torch.device,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> Sampler:
-    """The sampler of a config with the weights read from `source`: "energies" and "upsamplers", by name.
+    """The sampler of a config with the weights read from `path`: "energies" and "upsamplers", by name.
 
     In float32, whatever PyTorch's default is. Raises UserError when they do not fit.
     """
@@ -144,15 +146,15 @@ def assembled(
             except (KeyError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[-1].strip()
                 raise UserError(
-                    f"the {name} in {source} do not fit the config that comes with them ({reason}); restore the config"
+                    f"the {name} in {path} do not fit the config that comes with them ({reason}); restore the config"
                 ) from None
-        return Sampler(config, energies.to(device), upsamplers.to(device), source, facts)
+        return Sampler(config, energies.to(device), upsamplers.to(device), path, metadata)
 
 
-def _choose(place: RunDir, step: int | None) -> Path:
+def _choose_checkpoint(run_dir: RunDir, step: int | None) -> Path:
     if step is not None:
-        return checkpoint.at_step(place.checkpoints, step)
-    folder = checkpoint.newest_valid(place.checkpoints)
+        return checkpoint.at_step(run_dir.checkpoints, step)
+    folder = checkpoint.newest_valid(run_dir.checkpoints)
     if folder is None:
-        raise UserError(f"{place.path} has no checkpoint yet; train it first")
+        raise UserError(f"{run_dir.path} has no checkpoint yet; train it first")
     return folder

@@ -12,7 +12,7 @@ from ggcn.config.schema import Config
 from ggcn.distributed import process_group
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache
-from ggcn.evaluation.evaluate import Evaluator
+from ggcn.evaluation.evaluator import Evaluator
 from ggcn.evaluation.feature_cache import FeatureCache
 from ggcn.evaluation.features import features, network
 from ggcn.evaluation.images import read, to_bytes

@@ -18,7 +18,10 @@ from torch import Tensor
 import ggcn
 from ggcn import files
 from ggcn.applications import export
-from ggcn.applications import inpainting as tasks
+from ggcn.applications.denoising import denoise
+from ggcn.applications.inpainting import inpaint
+from ggcn.applications.interpolation import interpolate
+from ggcn.applications.trajectory import trajectory
 from ggcn.cli import inspect_checkpoint
 from ggcn.config.compose import compose, to_yaml
 from ggcn.errors import UserError
@@ -29,16 +32,16 @@ from ggcn.sampling import sampler as samplers
 from ggcn.sampling.sampler import Sampler
 
 
-def trained(place: Path, *words: str, steps: tuple[int, ...] = (5,)) -> Path:
+def trained(path: Path, *overrides: str, steps: tuple[int, ...] = (5,)) -> Path:
     """A run directory with checkpoints of an untrained model, one per step."""
-    config = compose([*TINY, "engine=plain", "run=tiny", *words])
+    config = compose([*TINY, "engine=plain", "run=tiny", *overrides])
     energies, upsamplers = build(config)
     weights = {"energies": energies.state_dict(), "upsamplers": upsamplers.state_dict()}
-    files.write_text(place / "config.yaml", to_yaml(config))
+    files.write_text(path / "config.yaml", to_yaml(config))
     for step in steps:
         write = partial(_write, weights)
-        Checkpoints(place / "checkpoints", config.checkpoint).save(step, write, {"data": "d"})
-    return place
+        Checkpoints(path / "checkpoints", config.checkpoint).save(step, write, {"data": "d"})
+    return path
 
 
 def _write(weights: dict[str, dict[str, Tensor]], folder: Path) -> None:
@@ -58,17 +61,17 @@ def file(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def altered(file: Path, change: object = None, drop: str = "", **facts: str) -> Path:
-    """Another file like `file`, with a tensor left out or replaced and other facts; its digest is left out."""
+def altered(file: Path, change: object = None, drop: str = "", **changes: str) -> Path:
+    """Another file like `file`, with a tensor left out or replaced and other metadata; its digest is left out."""
     with safe_open(file, "pt") as opened:
-        known = {key: value for key, value in opened.metadata().items() if key != "sha256"}
+        metadata = {key: value for key, value in opened.metadata().items() if key != "sha256"}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     name = "energies.grids.0.features.0.bias"
     if change is None:
         del tensors[name]
     elif isinstance(change, Tensor):
         tensors[name] = change
-    kept = {key: value for key, value in (known | facts).items() if key != drop}
+    kept = {key: value for key, value in (metadata | changes).items() if key != drop}
     save_file(tensors, file.with_name("altered.safetensors"), kept)
     return file.with_name("altered.safetensors")
 
@@ -78,14 +81,14 @@ def test_an_exported_file_is_as_readable_as_others(file: Path, tmp_path: Path) -
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
-def test_what_does_not_fit_is_one_sentence(file: Path, run: Path) -> None:
+def test_weights_that_do_not_fit_are_one_sentence(file: Path, run: Path) -> None:
     whole = "same"
     with pytest.raises(UserError, match=r"energies in .* do not fit the config .*Missing key"):
         ggcn.load(altered(file))
     with pytest.raises(UserError, match=r"do not fit the config .*size mismatch for grids.0.features.0.bias"):
         ggcn.load(altered(file, torch.zeros(3)))
     for name in ("config", "step"):
-        with pytest.raises(UserError, match="is no exported model"):
+        with pytest.raises(UserError, match="was not written by tools/export.py"):
             ggcn.load(altered(file, whole, drop=name))
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("width: 8", "width: 16", 1))
@@ -103,17 +106,17 @@ def test_one_altered_byte_of_a_weight_is_noticed(file: Path) -> None:
 
 
 def test_a_file_has_one_step(file: Path) -> None:
-    assert ggcn.load(file, step=5).facts["step"] == "5"
-    with pytest.raises(UserError, match="holds the weights of step 5 alone, and not of 4"):
+    assert ggcn.load(file, step=5).metadata["step"] == "5"
+    with pytest.raises(UserError, match="holds the weights of step 5, not of 4"):
         ggcn.load(file, step=4)
 
 
-def test_home_may_be_a_tilde(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_stands_for_home(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(file.parent))
     assert ggcn.load("~/model.safetensors").config.run == "tiny"
 
 
-def test_a_seed_may_be_numpys(run: Path) -> None:
+def test_a_seed_may_be_a_numpy_integer(run: Path) -> None:
     sampler = ggcn.load(run)
     assert torch.equal(sampler.sample(2, seed=np.int64(5)), sampler.sample(2, seed=5))
     assert sampler.sample(0).shape == (0, 3, 16, 16)
@@ -146,10 +149,10 @@ def test_inference_mode_does_not_matter(run: Path) -> None:
         sampler = ggcn.load(run)
         images = sampler.sample(3)
         assert torch.equal(images, expected)
-        assert tasks.film(sampler, range(2), 0, [1, 2]).shape == (2, 2, 3, 16, 16)
-        assert tasks.interpolate(sampler, range(1), 0, 3).shape == (1, 3, 3, 16, 16)
-        assert tasks.inpaint(sampler, images, mask.clone(), 0, 0).shape == (3, 3, 16, 16)
-        assert tasks.denoise(sampler, images, 0.2, 0, 0).shape == (3, 3, 16, 16)
+        assert trajectory(sampler, range(2), 0, [1, 2]).shape == (2, 2, 3, 16, 16)
+        assert interpolate(sampler, range(1), 0, 3).shape == (1, 3, 3, 16, 16)
+        assert inpaint(sampler, images, mask.clone(), 0, 0).shape == (3, 3, 16, 16)
+        assert denoise(sampler, images, 0.2, 0, 0).shape == (3, 3, 16, 16)
 
 
 def test_threads_share_a_sampler(run: Path) -> None:
@@ -164,7 +167,7 @@ def test_threads_share_a_sampler(run: Path) -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_chain_leaves_the_network_alone_while_it_runs(run: Path) -> None:
+def test_a_chain_does_not_change_the_network_while_it_runs(run: Path) -> None:
     energies = ggcn.load(run).energies
     met: list[Tensor] = []
     energies.grids[1].features[0].register_forward_pre_hook(
@@ -189,7 +192,7 @@ def test_checkpoints_may_be_pruned_while_they_are_read(
     sampler = ggcn.load(run)
     assert sampler.folder is not None
     assert sampler.folder.name == "step_00000005"
-    assert sampler.facts["step"] == 5
+    assert sampler.metadata["step"] == 5
 
     true_sum = files.sha256
 
@@ -226,18 +229,18 @@ def test_a_checkpoint_that_names_a_file_outside_is_refused(run: Path, name: str)
     assert not inspect_checkpoint.inspect(folder)
 
 
-VAST = f'{{"checkpoint": "step_00000005", "fid": 1{"0" * 400}}}'
-"""a note of the best whose FID no float can hold"""
+VAST = f'{{"checkpoint": "step_00000005", "score": 1{"0" * 400}}}'
+"""a note of the best whose score no float can hold"""
 
 
-def test_nesting_without_end_describes_no_files(run: Path) -> None:
+def test_deep_nesting_in_a_meta_file_is_a_fault(run: Path) -> None:
     folder = run / "checkpoints/step_00000005"
     seal(folder, "[" * 100_000)
     assert checkpoint.faults(folder) == "meta.json describes no files"
     assert not inspect_checkpoint.inspect(folder)
 
 
-def test_what_a_checkpoint_says_does_not_steer_the_terminal(run: Path, capsys) -> None:
+def test_a_checkpoints_content_does_not_control_the_terminal(run: Path, capsys) -> None:
     folder = run / "checkpoints/step_00000005"
     facts = json.loads((folder / "meta.json").read_text())
     seal(folder, json.dumps(facts | {"engine": "\x1b[2Jplain\nstep 7", "\x1b[31m": 1}))
@@ -260,14 +263,14 @@ def test_a_damaged_note_of_the_best_is_none(run: Path) -> None:
         "",
         "[]",
         "3",
-        '{"checkpoint": "step_00000005", "fid": "?"}',
+        '{"checkpoint": "step_00000005", "score": "?"}',
         VAST,
         "[" * 100_000,
     ):
         (root / "best").write_text(content)
         assert checkpoint.best(root) is None
-    assert checkpoint.record_best(root, 5, 7.5)
-    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "fid": 7.5}
+    assert checkpoint.note_best(root, 5, 7.5)
+    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "score": 7.5}
 
 
 def test_folders_that_only_look_like_checkpoints_do_not_count(run: Path) -> None:
@@ -276,21 +279,21 @@ def test_folders_that_only_look_like_checkpoints_do_not_count(run: Path) -> None
     assert checkpoint.steps(run / "checkpoints") == [5]
 
 
-def test_what_a_roll_back_left_can_be_looked_at(
+def test_discarded_checkpoints_of_a_roll_back_can_be_inspected(
     tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(tmp_path / "run", steps=(5, 10))
     root = run / "checkpoints"
-    checkpoint.record_best(root, 10, 3.0)
-    checkpoint.archive(root / "step_00000010")
-    assert [folder.name for folder in inspect_checkpoint.found(run)] == [
+    checkpoint.note_best(root, 10, 3.0)
+    checkpoint.leave(root / "step_00000010")
+    assert [folder.name for folder in inspect_checkpoint.find(run)] == [
         "step_00000005",
         "left-step_00000010",
     ]
     left = root / "left-step_00000010"
-    assert inspect_checkpoint.found(left) == [left]
+    assert inspect_checkpoint.find(left) == [left]
     monkeypatch.chdir(left)
-    assert inspect_checkpoint.found(Path(".")) == [left]
+    assert inspect_checkpoint.find(Path(".")) == [left]
     assert json.loads((root / "best").read_text())["checkpoint"] == left.name
 
 
@@ -298,10 +301,10 @@ def test_a_sampler_is_of_the_checkpoint_it_was_read_from(run: Path) -> None:
     sampler = ggcn.load(run)
     checkpoint.discard(run / "checkpoints/step_00000005")
     assert isinstance(sampler, Sampler)
-    assert sampler.facts["data"] == "d"
+    assert sampler.metadata["data"] == "d"
 
 
-def test_frozen_networks_thaw_again() -> None:
+def test_frozen_networks_learn_again_afterwards() -> None:
     _, upsamplers = build(compose([*TINY, "engine=plain"]))
     with frozen(upsamplers):
         assert not any(parameter.requires_grad for parameter in upsamplers.parameters())

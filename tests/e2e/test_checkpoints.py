@@ -190,10 +190,10 @@ def test_a_checkpoint_can_be_looked_at(chains_run: Path, tmp_path: Path) -> None
     whole = call("tools/inspect_checkpoint.py", run)
     assert whole.returncode == 0, whole.stderr
     first, *rest = whole.stdout.splitlines()
-    assert first == f"{run}/checkpoints/step_00000010 (latest): whole"
+    assert first == f"{run}/checkpoints/step_00000010 (latest): valid"
     assert any(line.split() == ["step", "10"] for line in rest)
     assert any("parameters after 10 updates" in line for line in rest)
-    assert f"{run}/checkpoints/step_00000005: whole" in rest
+    assert f"{run}/checkpoints/step_00000005: valid" in rest
     flip_a_bit(run / "checkpoints/step_00000005/energy/state.pt")
     damaged = call("tools/inspect_checkpoint.py", run)
     assert damaged.returncode == 1
@@ -313,7 +313,7 @@ def test_what_is_no_exported_model_is_refused(chains_run: Path, tmp_path: Path) 
     assert call("tools/export.py", chains_run, "--out", tmp_path / "model.pt").returncode == 2
     assert call("tools/export.py", chains_run, "--out", out).returncode == 0
     truncate(out)
-    with pytest.raises(UserError, match="no whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         ggcn.load(out)
     with pytest.raises(UserError, match="is no run directory"):
         ggcn.load(tmp_path / "nowhere")

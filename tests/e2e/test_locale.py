@@ -41,12 +41,19 @@ def test_folders_have_names_in_any_alphabet(faces: Path, tmp_path: Path) -> None
     launched = told("cluster/launch.py", "-m", "local", *words, f"data.shards={place / 'faces'}")
     assert f"complete, step_00000001; samples: {place}".encode() in launched
     assert os.fsencode(place / "r") in told("cluster/status.py", place / "r")
-    assert b"whole" in told("tools/inspect_checkpoint.py", place / "r")
+    assert b"valid" in told("tools/inspect_checkpoint.py", place / "r")
     told("tools/report.py", place / "r", "--out", place / "p.html")
     page = (place / "p.html").read_text(encoding="utf-8")
     assert '<meta charset="utf-8">' in page
     told(
-        "tools/sample.py", place / "r", "--count", 4, "--score", place / "r/samples", "--out", place / "e.csv"
+        "tools/sample.py",
+        place / "r",
+        "--count",
+        4,
+        "--energies",
+        place / "r/samples",
+        "--out",
+        place / "e.csv",
     )
     assert (place / "e.csv").read_text(encoding="utf-8").startswith("name,energy_4,energy_16\n")
     told("tools/export.py", place / "r", "--out", place / "m.safetensors")

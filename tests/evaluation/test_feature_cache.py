@@ -26,7 +26,7 @@ class Maker:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "PART", 4)
+    monkeypatch.setattr(feature_cache, "FILE_IMAGES", 4)
 
 
 def test_what_is_known_is_not_made_again(tmp_path: Path) -> None:

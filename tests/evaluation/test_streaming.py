@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from ggcn.evaluation import images
-from ggcn.evaluation.memorization import small
+from ggcn.evaluation.memorization import downscale
+from ggcn.evaluation.pca_gaussian import pca_gaussian
 
 
 def test_large_sets_give_the_same_pixels_a_few_at_a_time(
     faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = images.read(faces, 16, 100)
-    monkeypatch.setattr(images, "KEPT", 1000)
-    monkeypatch.setattr(images, "PART", 7 * 16 * 16 * kept.pixels.shape[1])
+    monkeypatch.setattr(images, "MAX_BYTES_IN_MEMORY", 1000)
+    monkeypatch.setattr(images, "CHUNK_BYTES", 7 * 16 * 16 * kept.pixels.shape[1])
     lazy = images.read(faces, 16, 100)
-    assert isinstance(lazy.pixels, images.Source)
+    assert isinstance(lazy.pixels, images.LazyImages)
     assert (lazy.key, len(lazy), tuple(lazy.pixels.shape)) == (kept.key, 100, tuple(kept.pixels.shape))
     for size in (5, 7):
         parts = list(lazy.pixels.split(size))
@@ -25,6 +26,6 @@ def test_large_sets_give_the_same_pixels_a_few_at_a_time(
     assert [len(part) for part in lazy.pixels.split(64)] == [64, 36]
     assert torch.equal(lazy.pixels[[3, 90]], kept.pixels[[3, 90]])
     assert torch.equal(lazy.pixels[::9], kept.pixels[::9])
-    assert torch.equal(small(lazy.pixels), small(kept.pixels))
+    assert torch.equal(downscale(lazy.pixels), downscale(kept.pixels))
     assert torch.equal(torch.cat(list(images.batches(faces, 16, 100))), kept.pixels[:])
-    assert torch.equal(images.gaussian(lazy.pixels, 5, 8, 0), images.gaussian(kept.pixels, 5, 8, 0))
+    assert torch.equal(pca_gaussian(lazy.pixels, 5, 8, 0), pca_gaussian(kept.pixels, 5, 8, 0))

@@ -125,7 +125,7 @@ def sheet(run: RunDir, step: int, start: str = "hidden") -> torch.Tensor:
     )
     if start == "replay_buffer":
         rows.append(("replay buffer", images[1]))
-    image_grid.save(image_grid.labelled("title", rows, side=64), run.samples / f"step_{step:06d}.png")
+    image_grid.save(image_grid.labelled_rows("title", rows, side=64), run.samples / f"step_{step:06d}.png")
     return images[-1]
 
 

@@ -41,7 +41,7 @@ def test_the_row_that_is_cropped_from_a_sheet_is_that_of_the_finest_grids_sample
         ("ends", ends),
     ]
     rows += [("replay buffer", others[0])] * (model == "gcn")
-    page = image_grid.labelled("title", rows, side=64)
+    page = image_grid.labelled_rows("title", rows, side=64)
     row = finest_row(page, config)
     assert row is not None
     assert np.array_equal(np.asarray(row), np.asarray(image_grid.sheet(ends, 4, 4)))

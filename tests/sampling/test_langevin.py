@@ -1,4 +1,4 @@
-"""Chains against what is known in closed form."""
+"""Langevin chains against closed forms."""
 
 from math import sqrt
 
@@ -43,13 +43,13 @@ def test_a_quadratic_energy_gives_the_closed_form(steps: int, temperature: float
     assert correlation.abs().max() < error
 
 
-def test_at_temperature_1_small_steps_reach_the_boltzmann_law() -> None:
+def test_at_temperature_1_small_steps_reach_the_boltzmann_distribution() -> None:
     stiffness = torch.tensor([0.7, 2.0])
     x = run(stiffness, 0.0, steps=600, a=0.02, temperature=1.0)
     assert torch.allclose(x.var(0), 1 / stiffness.double(), rtol=0.04)
 
 
-def test_the_report_says_what_the_chain_did() -> None:
+def test_the_report_has_the_chain_s_statistics() -> None:
     grid = Grid(size=4, steps=9, step_size=0.5, temperature=0.02, gamma=0.0)
     start = torch.zeros(64, 3, 4, 4)
     end, flat = langevin(lambda x: 0 * x.flatten(1).sum(1), start, grid, Noise([("n",)], torch.device("cpu")))
@@ -61,7 +61,7 @@ def test_the_report_says_what_the_chain_did() -> None:
     assert (pulled.relative_displacement > 5).all()
 
 
-def test_the_start_is_left_alone_and_the_end_is_free() -> None:
+def test_the_start_is_not_changed_and_the_end_needs_no_gradient() -> None:
     start = torch.ones(2, 1, 4, 4)
     grid = Grid(size=4, steps=2, step_size=0.1, temperature=0.0, gamma=0.0)
     end, _ = langevin(
@@ -112,7 +112,7 @@ def test_a_chain_follows_the_gradient_of_stock_layers(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_lanes_chains_do_not_depend_on_their_company(energies: Energies, precision: str) -> None:
+def test_a_lanes_chains_do_not_depend_on_the_other_lanes(energies: Energies, precision: str) -> None:
     starts, keys = starts_of(energies, 6), [("lane", lane) for lane in range(3)]
     together = chain(energies, precision, starts, keys)
     alone = torch.cat([chain(energies, precision, starts[2 * k : 2 * k + 2], [keys[k]]) for k in range(3)])
@@ -123,25 +123,25 @@ def test_a_lanes_chains_do_not_depend_on_their_company(energies: Energies, preci
 def test_the_jko_terms_gradient_is_that_of_stock_layers(energies: Energies) -> None:
     net, twin = energies.grids[0], stock(energies.grids[0])
     x = starts_of(energies, 3).requires_grad_()
-    found = []
+    results = []
     for network in (net, twin):
         slope = torch.autograd.grad(network(x).sum(), x, create_graph=True)[0]
-        found.append(torch.autograd.grad(slope.square().sum(), list(network.parameters())))
-    (*ours, our_readout), (*theirs, their_readout) = found
+        results.append(torch.autograd.grad(slope.square().sum(), list(network.parameters())))
+    (*ours, our_readout), (*theirs, their_readout) = results
     pairs = [*zip(ours, theirs, strict=True), (our_readout, -their_readout)]  # stock layers give -f
     for one, other in pairs:
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
-def test_noise_has_the_moments_and_quantiles_of_the_normal_law() -> None:
+def test_noise_has_the_moments_and_quantiles_of_the_normal_distribution() -> None:
     noise = Noise([("law", lane) for lane in range(4)], torch.device("cpu"))
     values = torch.cat([noise.normal(4, 99_999).flatten() for _ in range(3)]).double()
-    assert len(values) == 4 * 3 * 99_999  # a number of draws that fills no whole word
+    assert len(values) == 4 * 3 * 99_999  # a number of draws that does not fill the last 64 bits
     error = 5 / sqrt(len(values))
     moments = [values.mean(), values.square().mean(), values.pow(3).mean(), values.pow(4).mean()]
     spreads = [1, sqrt(2), sqrt(15), sqrt(96)]
-    for found, law, spread in zip(moments, [0, 1, 0, 3], spreads, strict=True):
-        assert abs(found - law) < spread * error
+    for results, law, spread in zip(moments, [0, 1, 0, 3], spreads, strict=True):
+        assert abs(results - law) < spread * error
     at = torch.linspace(-3.5, 3.5, 15, dtype=torch.float64)
     below = (values[:, None] < at).double().mean(0)
     assert (below - torch.special.ndtr(at)).abs().max() < error

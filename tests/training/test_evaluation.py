@@ -7,7 +7,7 @@ import pytest
 from helpers import TINY, call
 
 from ggcn.evaluation import samples
-from ggcn.evaluation.evaluate import Evaluator
+from ggcn.evaluation.evaluator import Evaluator
 from ggcn.evaluation.feature_cache import FeatureCache
 from ggcn.evaluation.features import network
 from ggcn.evaluation.images import read

@@ -1,7 +1,7 @@
-"""`bench.py chain`: a Langevin step beside the loop everybody writes, torchebm's sampler, and its convolutions alone.
+"""`bench.py chain`: a Langevin step compared with a plain loop, torchebm's sampler, and its convolutions alone.
 
-The energy is the project's own; rivals run the same function of the same weights in stock layers. Times are the
-least of all rounds: whatever else the machine does only ever adds to them.
+The energy is the project's own; the alternatives run the same function of the same weights in stock layers. Times are
+the minimum over the rounds, since other processes on the machine only add to them.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from ggcn.models.build import CHANNELS, Energies, frozen
 from ggcn.models.energy import ConvEnergy
 from ggcn.sampling.langevin import langevin
 from ggcn.sampling.noise import Noise
-from tools.benchmarks.floor import DTYPES, GEMM, Convolution, convolutions, multiplication
-from tools.benchmarks.report import OURS, Table, said, take_turns, timed
+from tools.benchmarks.convolutions import DTYPES, GEMM, Convolution, convolutions, multiplication
+from tools.benchmarks.report import THIS_PROJECT, Table, log, measure_in_turns, timed
 
 PLAIN, AUTOCAST, TORCHEBM = "plain loop", "plain loop, bf16 autocast", "torchebm"
 STEP_SIZE, TEMPERATURE, SEED = 1.0, 1e-4, 5
@@ -32,51 +32,53 @@ Chain = Callable[[float], Tensor]
 
 def add(commands: Any) -> None:
     """The flags of `bench.py chain`."""
-    words = commands.add_parser("chain", help="a Langevin step beside what one would write otherwise")
-    words.add_argument("--sizes", type=int, nargs="+", default=[32, 64], help="pixels along a side")
-    words.add_argument("--width", type=int, default=EnergyConfig().width, help="model.energy.width")
-    words.add_argument("--batch", type=int, default=64, help="chains at once (default 64)")
-    words.add_argument("--lanes", type=int, default=8, help="random streams that they share (default 8)")
-    words.add_argument("--steps", type=int, default=8, help="Langevin steps of a measured chain (default 8)")
-    words.add_argument("--rounds", type=int, default=10, help="the least of so many is taken (default 10)")
-    words.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default 1)")
-    words.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    words.set_defaults(measure=chains)
+    parser = commands.add_parser("chain", help="a Langevin step and its alternatives")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64], help="pixels along a side")
+    parser.add_argument("--width", type=int, default=EnergyConfig().width, help="model.energy.width")
+    parser.add_argument("--batch", type=int, default=64, help="chains at once (default 64)")
+    parser.add_argument("--lanes", type=int, default=8, help="random streams of the chains (default 8)")
+    parser.add_argument("--steps", type=int, default=8, help="Langevin steps of a measured chain (default 8)")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="the minimum over them is reported (default 10)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default 1)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.set_defaults(measure=chains)
 
 
-def chains(told: argparse.Namespace) -> Iterator[Table]:
+def chains(args: argparse.Namespace) -> Iterator[Table]:
     """Two tables for every size. Raises UserError for numbers that do not fit."""
-    if min(told.rounds, told.steps, told.threads, told.width, told.lanes, told.batch) < 1:
+    if min(args.rounds, args.steps, args.threads, args.width, args.lanes, args.batch) < 1:
         raise UserError("--rounds, --steps, --threads, --width, --lanes and --batch must be at least 1")
-    if told.batch % told.lanes:
-        raise UserError(f"--batch {told.batch} must be a multiple of --lanes {told.lanes}")
-    if any(size < 4 or size & (size - 1) for size in told.sizes):
+    if args.batch % args.lanes:
+        raise UserError(f"--batch {args.batch} must be a multiple of --lanes {args.lanes}")
+    if any(size < 4 or size & (size - 1) for size in args.sizes):
         raise UserError("--sizes must be powers of 2 from 4 on")
-    torch.set_num_threads(told.threads)
-    for size in told.sizes:
-        yield from _tables(Case(size, told), told.rounds)
+    torch.set_num_threads(args.threads)
+    for size in args.sizes:
+        yield from _tables(Case(size, args), args.rounds)
 
 
 class Case:
     """A network with random weights, where its chains start, and their noise."""
 
-    def __init__(self, size: int, told: argparse.Namespace) -> None:
-        self.device, self.steps = torch.device(told.device), told.steps
-        model = ModelConfig(grids=[size], energy=EnergyConfig(width=told.width))
+    def __init__(self, size: int, args: argparse.Namespace) -> None:
+        self.device, self.steps = torch.device(args.device), args.steps
+        model = ModelConfig(grids=[size], energy=EnergyConfig(width=args.width))
         self.energies = {precision: _energies(model, precision, self.device) for precision in DTYPES}
         net = self.energies["fp32"].grids[0]
         assert isinstance(net, ConvEnergy)
         self.net, self.stock = net, stock(net)
-        self.start = (0.3 * torch.randn(told.batch, CHANNELS, size, size)).to(self.device)
-        self.keys = [(SEED, "lane", lane) for lane in range(told.lanes)]
-        self.name = f"{size} px, width {told.width}, {told.batch} chains"
+        self.start = (0.3 * torch.randn(args.batch, CHANNELS, size, size)).to(self.device)
+        self.keys = [(SEED, "lane", lane) for lane in range(args.lanes)]
+        self.name = f"{size} px, width {args.width}, {args.batch} chains"
 
-    def rivals(self) -> dict[str, Chain]:
+    def alternatives(self) -> dict[str, Chain]:
         """Name -> chain."""
         others: dict[str, Chain] = {PLAIN: self.plain, AUTOCAST: partial(self.plain, autocast=True)}
         with_torchebm = {TORCHEBM: sampler} if (sampler := self.torchebm()) else {}
-        mine: dict[str, Chain] = {f"{OURS}, {name}": partial(self.ours, name) for name in DTYPES}
-        return others | with_torchebm | mine
+        own: dict[str, Chain] = {f"{THIS_PROJECT}, {name}": partial(self.ours, name) for name in DTYPES}
+        return others | with_torchebm | own
 
     def ours(self, precision: str, temperature: float) -> Tensor:
         """This project's chain."""
@@ -86,7 +88,7 @@ class Case:
             return langevin(energies.prepared(0), self.start, grid, noise)[0]
 
     def plain(self, temperature: float, autocast: bool = False) -> Tensor:
-        """The loop everybody writes."""
+        """The usual loop."""
         x = self.start
         for _ in range(self.steps):
             x = x.detach().requires_grad_()
@@ -147,26 +149,26 @@ def _stock_layer(layer: nn.Module) -> nn.Module:
 
 
 def _tables(case: Case, rounds: int) -> Iterator[Table]:
-    said(case.name)
+    log(case.name)
     layers = convolutions(case.net, case.start)
-    rivals = case.rivals()
-    contenders: dict[Any, Callable[[], float]] = {
-        name: partial(timed, partial(chain, TEMPERATURE), case.device) for name, chain in rivals.items()
+    alternatives = case.alternatives()
+    measurements: dict[Any, Callable[[], float]] = {
+        name: partial(timed, partial(chain, TEMPERATURE), case.device) for name, chain in alternatives.items()
     }
     for number, layer in enumerate(layers):
         kinds = {"stock": layer, **{name: layer.ready(name) for name in DTYPES}}
         for kind, each in kinds.items():
-            contenders[number, kind] = partial(timed, each.call(), case.device)
+            measurements[number, kind] = partial(timed, each.call(), case.device)
     for name in DTYPES:
-        contenders["peak", name] = partial(timed, multiplication(name, case.device), case.device)
-    take_turns(contenders, 2)  # kernels are chosen, memory is found
-    times = take_turns(contenders, rounds)
+        measurements["peak", name] = partial(timed, multiplication(name, case.device), case.device)
+    measure_in_turns(measurements, 2)  # warm-up: kernels are chosen and memory is allocated
+    times = measure_in_turns(measurements, rounds)
     best = {key: 1e3 * min(values) for key, values in times.items()}
-    yield _floor(case, layers, best)
-    yield _comparison(case, rivals, layers, best)
+    yield _convolution_table(case, layers, best)
+    yield _step_table(case, alternatives, layers, best)
 
 
-def _floor(case: Case, layers: list[Convolution], best: dict[Any, float]) -> Table:
+def _convolution_table(case: Case, layers: list[Convolution], best: dict[Any, float]) -> Table:
     kinds = ("stock", *DTYPES)
     rows = [
         [_shape(layer), f"{layer.flops / 1e6:,.0f}", f"{layer.bytes / 1e6:.1f}"]
@@ -193,20 +195,20 @@ def _floor(case: Case, layers: list[Convolution], best: dict[Any, float]) -> Tab
     return Table(title, head, rows)
 
 
-def _comparison(
-    case: Case, rivals: dict[str, Chain], layers: list[Convolution], best: dict[Any, float]
+def _step_table(
+    case: Case, alternatives: dict[str, Chain], layers: list[Convolution], best: dict[Any, float]
 ) -> Table:
-    truth = rivals[PLAIN](0.0)
-    moved = (truth - case.start).norm()
-    others = [name for name in (PLAIN, TORCHEBM) if name in rivals]
+    reference = alternatives[PLAIN](0.0)
+    moved = (reference - case.start).norm()
+    others = [name for name in (PLAIN, TORCHEBM) if name in alternatives]
     rows = []
-    for name, chain in rivals.items():
-        kind = next((kind for kind in DTYPES if name == f"{OURS}, {kind}"), "stock")
-        limit = sum(best[number, kind] for number in range(len(layers)))
+    for name, chain in alternatives.items():
+        kind = next((kind for kind in DTYPES if name == f"{THIS_PROJECT}, {kind}"), "stock")
+        convolution_ms = sum(best[number, kind] for number in range(len(layers)))
         step = best[name] / case.steps
         ratios = [f"{best[other] / best[name]:.2f}" for other in others]
-        differs = f"{(chain(0.0) - truth).norm() / moved:.1e}"
-        rows.append([name, f"{step:.2f}", *ratios, f"{100 * limit / step:.0f} %", differs])
+        differs = f"{(chain(0.0) - reference).norm() / moved:.1e}"
+        rows.append([name, f"{step:.2f}", *ratios, f"{100 * convolution_ms / step:.0f} %", differs])
     head = ["chain", "ms per step", *(f"{other} / it" for other in others), "of convolutions", "end differs"]
     return Table(f"A Langevin step: {case.name}", head, rows)
 

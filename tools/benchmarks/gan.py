@@ -1,10 +1,10 @@
-"""A small GAN, for tools/compare.py: the outsider that energy-based models are measured against.
+"""A small GAN, the baseline of another family in tools/compare.py:
 
     python tools/benchmarks/gan.py SHARDS --loss wgan-gp --steps 1000 --count 655 --out samples.pt
 
 DCGAN (Radford et al. 2016) with the non-saturating loss (Goodfellow et al. 2014) and batch norm in both networks, or
 with the loss of WGAN-GP (Gulrajani et al. 2017) and none in the critic. The critic has the convolutions of this
-project's energies. Pictures are drawn from averaged weights, as everybody's here.
+project's energies. Images are drawn from averaged weights, as of all methods.
 """
 
 import argparse
@@ -35,14 +35,14 @@ EMA = 0.99
 
 def main() -> None:
     """The command line."""
-    told = parser().parse_args()
+    args = parser().parse_args()
     set_numeric_flags()
-    torch.manual_seed(bits("gan", told.seed))
-    images = to_floats(read(told.shards, told.size, 50_000).pixels[:])
+    torch.manual_seed(bits("gan", args.seed))
+    images = to_floats(read(args.shards, args.size, 50_000).pixels[:])
     images = images.to("cuda" if torch.cuda.is_available() else "cpu")
-    generator = train(images, told.loss, told.steps, told.batch, told.width)
-    with files.atomic_write(told.out) as temporary:
-        torch.save(sample(generator, told.count, told.seed, told.batch), temporary)
+    generator = train(images, args.loss, args.steps, args.batch, args.width)
+    with files.atomic_write(args.out) as temporary:
+        torch.save(sample(generator, args.count, args.seed, args.batch), temporary)
 
 
 def train(images: Tensor, loss: str, steps: int, batch: int, width: int) -> nn.Module:
@@ -53,28 +53,30 @@ def train(images: Tensor, loss: str, steps: int, batch: int, width: int) -> nn.M
     critic = _critic(size, width, norm=loss == "dcgan").to(device)
     average = deepcopy(generator)
     lr, betas = (2e-4, (0.5, 0.999)) if loss == "dcgan" else (2e-4, (0.5, 0.9))
-    ours, theirs = (torch.optim.Adam(net.parameters(), lr, betas) for net in (generator, critic))
+    generator_optimizer, critic_optimizer = (
+        torch.optim.Adam(net.parameters(), lr, betas) for net in (generator, critic)
+    )
     for step in range(steps):
         for _ in range(CRITICS[loss]):
             real = images[torch.randint(len(images), (batch,))]
             real = torch.where(torch.rand(batch, 1, 1, 1, device=device) < 0.5, real.flip(3), real)
             with torch.no_grad():
                 fake = _run(generator, torch.randn(batch, HIDDEN, device=device))
-            _descend(theirs, _critic_loss(critic, real, fake, loss))
+            _descend(critic_optimizer, _critic_loss(critic, real, fake, loss))
         score = _run(critic, _run(generator, torch.randn(batch, HIDDEN, device=device)))
-        _descend(ours, softplus(-score).mean() if loss == "dcgan" else -score.mean())
-        share = 1 - min(EMA, (1 + step) / (10 + step))
+        _descend(generator_optimizer, softplus(-score).mean() if loss == "dcgan" else -score.mean())
+        weight = 1 - min(EMA, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), share)
+            torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), weight)
     return average
 
 
 def sample(generator: nn.Module, count: int, seed: int, batch: int) -> Tensor:
-    """uint8 pictures [count, 3, size, size]; batch norm looks at `batch` of them at once, as in training."""
-    dice = torch.Generator().manual_seed(bits("gan samples", seed))
+    """uint8 images [count, 3, size, size]; batch norm sees `batch` of them at once, as in training."""
+    rng = torch.Generator().manual_seed(bits("gan samples", seed))
     device = next(generator.parameters()).device
     with torch.no_grad():
-        z = (torch.randn(batch, HIDDEN, generator=dice).to(device) for _ in range(-(-count // batch)))
+        z = (torch.randn(batch, HIDDEN, generator=rng).to(device) for _ in range(-(-count // batch)))
         parts = [_run(generator, part).cpu() for part in z]
     return to_bytes(torch.cat(parts)[:count])
 
@@ -100,7 +102,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _generator(size: int, width: int) -> nn.Module:
-    """z [n, HIDDEN] -> [n, 3, size, size] in (-1, 1); channels halve as the picture doubles, down to `width`."""
+    """z [n, HIDDEN] -> [n, 3, size, size] in (-1, 1); channels halve as the image doubles, down to `width`."""
     channels = width * size // 8
     layers: list[nn.Module] = [nn.Unflatten(1, (HIDDEN, 1, 1)), nn.ConvTranspose2d(HIDDEN, channels, 4)]
     while channels > width:
@@ -137,17 +139,19 @@ def _normal(net: nn.Module) -> nn.Module:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("shards", type=user_path)
-    words.add_argument("--loss", choices=list(CRITICS), default="dcgan")
-    words.add_argument("--steps", type=int, required=True, help="of the generator")
-    words.add_argument("--count", type=int, default=655, help="pictures to draw")
-    words.add_argument("--out", type=user_path, required=True, metavar="FILE.pt")
-    words.add_argument("--size", type=int, default=32)
-    words.add_argument("--width", type=int, default=32)
-    words.add_argument("--batch", type=int, default=64)
-    words.add_argument("--seed", type=int, default=0)
-    return words
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", type=user_path)
+    parser.add_argument("--loss", choices=list(CRITICS), default="dcgan")
+    parser.add_argument("--steps", type=int, required=True, help="of the generator")
+    parser.add_argument("--count", type=int, default=655, help="images to draw")
+    parser.add_argument("--out", type=user_path, required=True, metavar="FILE.pt")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 if __name__ == "__main__":

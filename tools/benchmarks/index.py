@@ -15,7 +15,7 @@ import numpy as np
 from ggcn.data import manifest
 from ggcn.data.manifest import Manifest, Shards
 from ggcn.errors import UserError
-from tools.benchmarks.report import Table, said
+from tools.benchmarks.report import Table, log
 
 STORED = 9000
 """bytes of an image"""
@@ -107,9 +107,9 @@ def index(arguments: argparse.Namespace) -> Iterator[Table]:
     if not 0 < arguments.shards <= arguments.samples or arguments.processes < 1:
         raise UserError("ask for one process or more, and for as many samples as shards or more")
     with tempfile.TemporaryDirectory(prefix="ggcn-bench-", dir=arguments.folder) as name:
-        said("writing the index")
+        log("writing the index")
         build(Path(name), arguments.samples, arguments.shards)
-        said("opening it")
+        log("opening it")
         rows = opening(Path(name), arguments.processes, 4096)
         size = (
             (Path(name) / manifest.NAME).stat().st_size / 1e6,

@@ -1,4 +1,4 @@
-"""Measuring rivals in turns, and the tables that come of it."""
+"""Measurements of alternatives in turns, and the tables of their results."""
 
 import contextlib
 import platform
@@ -17,9 +17,9 @@ from PIL import features
 
 from ggcn.shards.pool import cores
 
-OURS, STOCK, LIMIT = "this project", "webdataset", "decoding alone"
+THIS_PROJECT, WEBDATASET, DECODING_ONLY = "this project", "webdataset", "decoding alone"
 Times = dict[Any, list[float]]
-"""per contender one figure for each round"""
+"""for every alternative one result per round"""
 
 
 @dataclass(frozen=True)
@@ -35,32 +35,32 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def take_turns(contenders: dict[Any, Callable[[], float]], rounds: int) -> Times:
-    """Measures all contenders, `rounds` times, each time from another one on."""
-    times: Times = {key: [] for key in contenders}
-    order = list(contenders)
+def measure_in_turns(alternatives: dict[Any, Callable[[], float]], rounds: int) -> Times:
+    """Measures all alternatives `rounds` times, each time starting with another one."""
+    times: Times = {key: [] for key in alternatives}
+    order = list(alternatives)
     for turn in range(rounds):
-        start = turn * len(order) // rounds
-        for key in order[start:] + order[:start]:
-            times[key].append(contenders[key]())
+        first = turn * len(order) // rounds
+        for key in order[first:] + order[:first]:
+            times[key].append(alternatives[key]())
     return times
 
 
 def ratio(one: list[float], other: list[float]) -> str:
-    """How often `other` goes into `one`, in words for a table: the median over the rounds."""
+    """The median over the rounds of `one` / `other`, as text for a table."""
     return f"{median(a / b for a, b in zip(one, other, strict=True)):.2f}"
 
 
-def figure(values: list[float]) -> str:
-    """The median, to three digits."""
+def median_text(values: list[float]) -> str:
+    """The median to three digits, as text."""
     middle = median(values)
     return f"{middle:,.0f}" if middle >= 100 else f"{middle:#.3g}"
 
 
 def header() -> str:
-    """The command, the machine and the versions that a figure depends on."""
-    known = ("torch", "webdataset", "pillow", "simplejpeg", "numpy")
-    versions = ", ".join(f"{name} {version(name)}" for name in known)
+    """The command, the machine and the versions that a result depends on."""
+    packages = ("torch", "webdataset", "pillow", "simplejpeg", "numpy")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
         f"`python {shlex.join(sys.argv)}`\n\n"
         f"{processor()}, {cores()} cores; Python {platform.python_version()}, {versions}, "
@@ -77,20 +77,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def said(what: str) -> None:
-    """Tells who waits what is going on."""
-    print(f"{what} ...", file=sys.stderr, flush=True)
+def log(message: str) -> None:
+    """Prints progress to stderr."""
+    print(f"{message} ...", file=sys.stderr, flush=True)
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `call` takes: of this process where torch has one thread of a CPU, so that others on the machine
-    count less; by the clock elsewhere, a GPU's work included."""
+    """Seconds that `call` takes: of this process where torch has one thread of a CPU, so that other
+    processes count less; wall-clock time elsewhere, including a GPU's work."""
     gpu = device.type == "cuda"
     clock = time.perf_counter if gpu or torch.get_num_threads() > 1 else time.process_time
     if gpu:
         torch.cuda.synchronize(device)
-    began = clock()
+    start = clock()
     call()
     if gpu:
         torch.cuda.synchronize(device)
-    return clock() - began
+    return clock() - start

@@ -1,4 +1,4 @@
-"""`bench.py step`: where a whole training step goes, phase by phase."""
+"""`bench.py step`: the time of a training step, phase by phase."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -12,34 +12,33 @@ from ggcn.config.compose import compose
 from ggcn.config.schema import Config
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
-from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner
 from ggcn.training.state import State
-from tools.benchmarks.report import Table, said, timed
+from tools.benchmarks.report import Table, log, timed
 
-WORK = ("sample", "learn the energy", "learn the up-samplers")
-"""the phases that a step is for"""
+COMPUTE = ("sample", "learn the energy", "learn the up-samplers")
+"""the phases that compute, without logging and averaging"""
 
 
 def add(commands: Any) -> None:
     """The flags of `bench.py step`."""
-    words = commands.add_parser("step", help="a training step by phases")
-    words.add_argument("overrides", nargs="*", help="of the run's config, for example experiment=quickstart")
-    words.add_argument("--rounds", type=int, default=10, help="steps; the least of each phase is taken")
-    words.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default 1)")
-    words.set_defaults(measure=steps)
+    parser = commands.add_parser("step", help="a training step by phases")
+    parser.add_argument("overrides", nargs="*", help="of the run's config, for example experiment=quickstart")
+    parser.add_argument("--rounds", type=int, default=10, help="steps; the minimum of each phase is reported")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU (default 1)")
+    parser.set_defaults(measure=steps)
 
 
-def steps(told: argparse.Namespace) -> Iterator[Table]:
-    """One table, on one rank and noise for images. Raises UserError for a config that is refused."""
-    if min(told.rounds, told.threads) < 1:
-        raise UserError("--rounds and --threads must be at least 1")
-    config = compose(["engine=plain", *told.overrides])
-    device = process_group.init_distributed(RankInfo(), 60)
-    torch.set_num_threads(told.threads)  # join() shares out the cores
+def steps(args: argparse.Namespace) -> Iterator[Table]:
+    """One table, on one rank and noise for images. Raises UserError for an invalid config."""
+    if min(args.rounds, args.threads) < 1:
+        raise UserError("--rounds and --threads must be at minima 1")
+    config = compose(["engine=plain", *args.overrides])
+    device = process_group.init_distributed(process_group.RankInfo(), 60)
+    torch.set_num_threads(args.threads)  # init_distributed sets as many as there are cores
     try:
-        yield _table(config, device, told.rounds)
+        yield _table(config, device, args.rounds)
     finally:
         process_group.shutdown()
 
@@ -49,14 +48,14 @@ def _table(config: Config, device: torch.device, rounds: int) -> Table:
     learner = Learner(config, lanes, device)
     state, size = State(config, lanes, learner, device), config.model.grids[-1]
     images = torch.randint(256, (config.train.batch, 3, size, size), dtype=torch.uint8)
-    said(f"{rounds} steps")
-    _step(learner, state, images, 0)  # kernels are chosen, memory is found
-    turns = [_step(learner, state, images, step) for step in range(1, rounds + 1)]
-    least = {phase: 1e3 * min(turn[phase] for turn in turns) for phase in turns[0]}
-    upsampling, total = least.pop("up-sample"), sum(least.values())
-    rows = [[phase, *_share(ms, total)] for phase, ms in least.items()]
+    log(f"{rounds} steps")
+    _step(learner, state, images, 0)  # warm-up: kernels are chosen and memory is allocated
+    rounds_s = [_step(learner, state, images, step) for step in range(1, rounds + 1)]
+    minima = {phase: 1e3 * min(seconds[phase] for seconds in rounds_s) for phase in rounds_s[0]}
+    upsampling, total = minima.pop("up-sample"), sum(minima.values())
+    rows = [[phase, *_share(ms, total)] for phase, ms in minima.items()]
     rows.insert(2, ["of it: up-sample", *_share(upsampling, total)])
-    rows.append(["chains and learning", *_share(sum(least[phase] for phase in WORK), total)])
+    rows.append(["chains and learning", *_share(sum(minima[phase] for phase in COMPUTE), total)])
     chain = ", ".join(f"{grid.size} px: {grid.steps}" for grid in learner.grids)
     name = f"{config.train.batch} images, {config.engine.precision}, Langevin steps {chain}"
     return Table(

@@ -15,7 +15,7 @@ from ggcn.shards.crop import Options
 from ggcn.shards.pool import cores
 from ggcn.shards.sources import Source
 from tools.benchmarks.data.cases import make_shards
-from tools.benchmarks.report import Table, figure, ratio, said, take_turns
+from tools.benchmarks.report import Table, log, measure_in_turns, median_text, ratio
 
 
 def plain_loop(source: Source, options: Options, out: Path, samples: int, ours: bool) -> None:
@@ -53,7 +53,7 @@ def seconds_to_build(builder: Callable[[Path], Any], folder: Path) -> float:
 
 def building(source: Source, all_options: list[Options], samples: int, folder: Path, rounds: int) -> Table:
     """From images to shards."""
-    said("building")
+    log("building")
     contenders: dict[Any, Callable[[], float]] = {}
     for options in all_options:
         builders: dict[Any, Callable[[Path], Any]] = {
@@ -65,14 +65,14 @@ def building(source: Source, all_options: list[Options], samples: int, folder: P
         builders["webdataset's ShardWriter, its own encoder", 1] = partial(loop, ours=False)
         for key, builder in builders.items():
             contenders[(options.format, *key)] = partial(seconds_to_build, builder, folder)
-    times = take_turns(contenders, rounds)
+    times = measure_in_turns(contenders, rounds)
     rows = [
         [
             kind,
             name,
             str(count),
             ratio(times[kind, name, count], times[kind, "make_shards", cores()]),
-            figure([samples / passed for passed in times[kind, name, count]]),
+            median_text([samples / passed for passed in times[kind, name, count]]),
         ]
         for kind, name, count in times
     ]

@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from tools.benchmarks.data.cases import photo_cases
-from tools.benchmarks.report import Table, figure, ratio, said, take_turns
+from tools.benchmarks.report import Table, log, measure_in_turns, median_text, ratio
 
 FASTEST = {"jpg": "simplejpeg", "png": "Pillow", "webp": "Pillow"}
 """what the project decodes with, by the images' ending"""
@@ -62,13 +62,13 @@ def rate(decode: Decoder, images: list[bytes], seconds: float) -> float:
 
 def decoding(sizes: list[int], folder: Path, seconds: float, rounds: int) -> Table:
     """JPEGs of several sizes by every decoder, in memory."""
-    said("decoding")
+    log("decoding")
     images = {
         size: [path.read_bytes() for path in case.paths()]
         for size, case in photo_cases(folder, sizes).items()
     }
     rivals = decoders("jpg")
-    times = take_turns(
+    times = measure_in_turns(
         {
             (size, name): partial(rate, rivals[name], images[size], seconds)
             for size in sizes
@@ -82,7 +82,7 @@ def decoding(sizes: list[int], folder: Path, seconds: float, rounds: int) -> Tab
             name,
             ratio(times[size, name], times[size, "Pillow"]),
             "yes" if same(rivals[name], rivals["Pillow"], images[size]) else "no",
-            figure(times[size, name]),
+            median_text(times[size, name]),
         ]
         for size, name in times
     ]

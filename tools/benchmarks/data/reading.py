@@ -21,7 +21,17 @@ from ggcn.data.manifest import Shards
 from ggcn.shards import image_file
 from tools.benchmarks.data.cases import LANES, PHOTOS, Case, photo_cases
 from tools.benchmarks.data.decoding import FASTEST, decoders
-from tools.benchmarks.report import LIMIT, OURS, STOCK, Table, Times, figure, ratio, said, take_turns
+from tools.benchmarks.report import (
+    DECODING_ONLY,
+    THIS_PROJECT,
+    WEBDATASET,
+    Table,
+    Times,
+    log,
+    measure_in_turns,
+    median_text,
+    ratio,
+)
 
 Batches = Generator[int, None, None]
 """a reader at work: the size of each batch"""
@@ -98,11 +108,11 @@ def limit(case: Case, _: int) -> Batches:
 
 
 READERS: dict[str, Callable[[Case, int], Batches]] = {
-    OURS: ours,
-    STOCK: partial(stock, pixels="torchrgb8"),
-    f"{STOCK}, floats": partial(stock, pixels="torchrgb"),
+    THIS_PROJECT: ours,
+    WEBDATASET: partial(stock, pixels="torchrgb8"),
+    f"{WEBDATASET}, floats": partial(stock, pixels="torchrgb"),
     "torch DataLoader": single_files,
-    LIMIT: limit,
+    DECODING_ONLY: limit,
 }
 
 
@@ -120,12 +130,12 @@ def rate(read: Callable[[], Batches], seconds: float) -> float:
 
 def reading(cases: list[Case], seconds: float, rounds: int) -> Table:
     """From shard to batch, all readers without and with a worker process."""
-    said("reading")
+    log("reading")
     keys = [
         (case, name, workers)
         for case in cases
         for name in READERS
-        for workers in ((0,) if name == LIMIT else (0, 1))
+        for workers in ((0,) if name == DECODING_ONLY else (0, 1))
     ]
     rates = turns_of_readers(keys, seconds, rounds)
     rows = [
@@ -133,13 +143,13 @@ def reading(cases: list[Case], seconds: float, rounds: int) -> Table:
             case.manifest.extension,
             name,
             str(workers),
-            ratio(rates[case, OURS, workers], rates[case, name, workers]),
-            ratio(rates[case, name, workers], rates[case, LIMIT, 0]),
-            figure(rates[case, name, workers]),
+            ratio(rates[case, THIS_PROJECT, workers], rates[case, name, workers]),
+            ratio(rates[case, name, workers], rates[case, DECODING_ONLY, 0]),
+            median_text(rates[case, name, workers]),
         ]
         for case, name, workers in keys
     ]
-    head = ["stored", "reader", "workers", f"{OURS} / it", f"it / {LIMIT}", "samples/s"]
+    head = ["stored", "reader", "workers", f"{THIS_PROJECT} / it", f"it / {DECODING_ONLY}", "samples/s"]
     size, samples = cases[0].size, cases[0].manifest.samples
     return Table(f"From shard to batch: {samples} images of {size} x {size}", head, rows)
 
@@ -150,7 +160,7 @@ def turns_of_readers(keys: list[tuple[Case, str, int]], seconds: float, rounds: 
         (case, name, workers): partial(rate, partial(READERS[name], case, workers), seconds)
         for case, name, workers in keys
     }
-    return take_turns(readers, rounds)
+    return measure_in_turns(readers, rounds)
 
 
 def opened(case: Case, step: int) -> float:
@@ -185,7 +195,7 @@ def lengthened(case: Case, times: int) -> Case:
 
 def resuming(case: Case, rounds: int) -> Table:
     """From nothing to the first batch, in the middle of an epoch."""
-    said("resuming")
+    log("resuming")
     steps = case.manifest.samples // LANES // case.lanes.width
     long = lengthened(case, 16)
     places = {
@@ -196,15 +206,15 @@ def resuming(case: Case, rounds: int) -> Table:
         "50 % of epoch 100": 100.5,
     }
     contenders: dict[Any, Callable[[], float]] = {
-        (OURS, place): partial(opened, case, int(at * steps)) for place, at in places.items()
+        (THIS_PROJECT, place): partial(opened, case, int(at * steps)) for place, at in places.items()
     }
-    contenders[OURS, "50 % of an epoch 16 times as long"] = partial(opened, long, 8 * steps)
+    contenders[THIS_PROJECT, "50 % of an epoch 16 times as long"] = partial(opened, long, 8 * steps)
     for place, at in itertools.islice(places.items(), 3):
         skip = int(at * max(case.manifest.samples - case.batch, 0))
-        contenders[f"{STOCK}, skipping", place] = partial(replayed, case, skip)
-    times = take_turns(contenders, rounds)
+        contenders[f"{WEBDATASET}, skipping", place] = partial(replayed, case, skip)
+    times = measure_in_turns(contenders, rounds)
     rows = [
-        [name, place, ratio(passed, times[name, "beginning"]), figure([1000 * one for one in passed])]
+        [name, place, ratio(passed, times[name, "beginning"]), median_text([1000 * one for one in passed])]
         for (name, place), passed in times.items()
     ]
     head = ["reader", "opened at", "it / opened at the beginning", "ms to the first batch"]
@@ -213,7 +223,7 @@ def resuming(case: Case, rounds: int) -> Table:
 
 def large(sizes: list[int], folder: Path, seconds: float, rounds: int) -> Table:
     """JPEGs of several sizes, and the largest ones shrunk while they are decoded."""
-    said("large images")
+    log("large images")
     stored, most = photo_cases(folder, sizes), max(sizes)
     cases = list(stored.values()) + [replace(stored[most], size=most // factor) for factor in (2, 4)]
     names = [name for name in READERS if "floats" not in name]
@@ -222,10 +232,10 @@ def large(sizes: list[int], folder: Path, seconds: float, rounds: int) -> Table:
         [
             str(case.manifest.size),
             str(case.size),
-            *(ratio(rates[case, OURS, 0], rates[case, name, 0]) for name in names[1:]),
-            figure(rates[case, OURS, 0]),
+            *(ratio(rates[case, THIS_PROJECT, 0], rates[case, name, 0]) for name in names[1:]),
+            median_text(rates[case, THIS_PROJECT, 0]),
         ]
         for case in cases
     ]
-    head = ["stored, px", "asked, px", *(f"{OURS} / {name}" for name in names[1:]), "samples/s"]
+    head = ["stored, px", "asked, px", *(f"{THIS_PROJECT} / {name}" for name in names[1:]), "samples/s"]
     return Table(f"Large JPEGs: {PHOTOS} photo-like images, no workers", head, rows)

@@ -1,4 +1,4 @@
-"""What a chain step cannot do without: the convolutions of the energy and their input gradients, each alone."""
+"""The lower bound of a chain step: the convolutions of the energy and their input gradients, each alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +77,6 @@ def convolutions(net: ConvEnergy, x: Tensor) -> list[Convolution]:
 
 
 def multiplication(precision: str, device: torch.device) -> Callable[[], Tensor]:
-    """A product of two square matrices: what this machine can do at best."""
+    """a product of two square matrices: the peak of this machine."""
     one, other = torch.randn(2, GEMM, GEMM, device=device).to(DTYPES[precision])
     return partial(torch.mm, one, other)

@@ -1,0 +1,62 @@
+"""Command-line options that several commands have in common."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import torch
+
+from ggcn.config.data import DataConfig
+from ggcn.errors import UserError
+from ggcn.precision import set_numeric_flags
+
+PIPE_HELP = (
+    "allow SHARDS to be pipe:COMMAND, which runs in a shell; what a run's own config says of it is ignored"
+)
+
+
+class RenamedFlag(argparse.Action):
+    """A flag's former name: answers with the new one, its `const`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{option_string} is {self.const} now")
+
+
+def add_renamed_flags(parser: argparse.ArgumentParser, names: dict[str, str]) -> None:
+    """Former names of flags and their present ones; --help does not list them."""
+    for old, new in names.items():
+        parser.add_argument(old, action=RenamedFlag, const=new, nargs="?", help=argparse.SUPPRESS)
+
+
+def device(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one. Sets this process's numeric flags.
+
+    Raises UserError when the device cannot be used.
+    """
+    set_numeric_flags()
+    try:
+        found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise UserError(f"--device {name} cannot be used ({reason})") from None
+    return found
+
+
+@contextmanager
+def data_config(allow_pipe: bool) -> Iterator[DataConfig]:
+    """How shards are read: by commands in `pipe:` only if `allow_pipe`; their output is kept in a temporary folder."""
+    if not allow_pipe:
+        yield DataConfig()
+        return
+    with TemporaryDirectory(prefix="ggcn-") as folder:
+        yield DataConfig(allow_pipe=True, cache_dir=folder)
