@@ -474,7 +474,7 @@ def test_what_torch_says_of_full_shared_memory_becomes_a_sentence(folder, text, 
 def test_slots_that_no_memory_holds_are_refused_in_a_sentence(folder, monkeypatch):
     for impossible in (1 << 48, 1 << 70):
         monkeypatch.setattr(
-            stream, "Ring", lambda workers, each, shape, n=impossible: SharedBuffers(workers, n, shape)
+            stream, "SharedBuffers", lambda workers, each, shape, n=impossible: SharedBuffers(workers, n, shape)
         )
         with pytest.raises(UserError, match=r"no memory left.*data\.prefetch"):
             stream.build(config(folder), Lanes(4), 1, 8)
