@@ -15,7 +15,7 @@ import numpy as np
 import webdataset as wds
 from PIL import Image
 
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file
 from ggcn.data.manifest import Manifest, Shard, Shards
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -61,7 +61,7 @@ def build(
         shards.append(describe(path))
         places.append(places_in(path))
     total = sum(shard.bytes for shard in shards)
-    index = manifest.write_index(folder, places)
+    index = index_file.write_index(folder, places)
     made = Manifest(size, channels, extension, sum(counts), total, {}, 0, Shards.of(shards), index, folder)
     made.save(folder)
     return made
@@ -69,7 +69,7 @@ def build(
 
 def stored(data: Manifest) -> list[np.ndarray]:
     """The images as they lie in the shards, uint8 [size, size, channels]."""
-    images, places = [], manifest.open_index(data)
+    images, places = [], index_file.open_index(data)
     for number, shard in enumerate(data.shards):
         tar = (data.folder / shard.name).read_bytes()
         here = places[data.first[number] : data.first[number + 1]]
@@ -80,7 +80,7 @@ def stored(data: Manifest) -> list[np.ndarray]:
 def places_in(path: Path) -> np.ndarray:
     """Where tarfile finds the members of a shard."""
     with tarfile.open(path) as tar:
-        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], manifest.PLACE)
+        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], index_file.PLACE)
 
 
 def describe(path: Path) -> Shard:
@@ -90,9 +90,9 @@ def describe(path: Path) -> Shard:
 
 def first_version(folder: Path) -> None:
     """Writes the folder's manifest as the first version of make_shards did, without an index."""
-    data = manifest.load(folder)
+    data = manifest_file.load(folder)
     value = json.loads((folder / manifest.NAME).read_text())
-    places = manifest.open_index(data)
+    places = index_file.open_index(data)
     for number, shard in enumerate(value["shards"]):
         here = places[data.first[number] : data.first[number + 1]]
         shard |= {"offsets": here["offset"].tolist(), "sizes": here["size"].tolist()}

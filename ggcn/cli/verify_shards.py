@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ggcn import files
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file
 from ggcn.data.decoding import FORMATS
 from ggcn.data.manifest import IndexFile, Manifest, Shard
 from ggcn.errors import UserError
@@ -66,9 +66,9 @@ def opened(folder: Path) -> tuple[Manifest, np.ndarray | None]:
 
     Raises UserError without a manifest.
     """
-    found = manifest.load(folder)
+    found = manifest_file.load(folder)
     try:
-        return found, manifest.open_index(found)
+        return found, index_file.open_index(found)
     except UserError:
         return found, None
 
@@ -119,7 +119,7 @@ def check_shard(folder: Path, decode: bool, number: int) -> list[str]:
     places = None if index is None else index[found.first[number] : found.first[number + 1]]
     problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard, places)]
     if places is not None and path.is_file():
-        wrong = manifest.places_problem(found.shards[number : number + 1], places)
+        wrong = index_file.places_problem(found.shards[number : number + 1], places)
         problems += [f"{path}: {wrong}"] if wrong else check_samples(found, decode, shard, places)
     tick()
     return problems
@@ -188,10 +188,10 @@ def convert(folder: Path) -> bool:
 
     Raises UserError without a manifest.
     """
-    found = manifest.load(folder)
+    found = manifest_file.load(folder)
     if found.index is not None or found.places is None:
         return False
-    index = manifest.write_index(folder, [found.places])
+    index = index_file.write_index(folder, [found.places])
     dataclasses.replace(found, index=index, places=None).save(folder)
     return True
 

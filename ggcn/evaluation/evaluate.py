@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ggcn import __version__
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch
+from ggcn.data import remote
 from ggcn.data.order import permutation
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache, metrics, samples
@@ -160,7 +160,7 @@ def _completed(sampler: Sampler, request: Request) -> Request:
         if value < LEAST:
             raise UserError(f"--{name} {value} is too small to measure anything; {LEAST} is the least")
     data = request.data or _own_shards(sampler.config.data.shards)
-    beside = Path(fetch.local(data) or data) / "holdout"
+    beside = Path(remote.local(data) or data) / "holdout"
     holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
     return replace(request, data=data, holdout=holdout)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ggcn import image_grid, progress
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch
+from ggcn.data import shard_index
 from ggcn.data.decoding import View, view
 from ggcn.data.manifest import Manifest
-from ggcn.data.stream import Folder, Index
+from ggcn.data.shard_index import Folder, Index
+from ggcn.data.shard_reader import Reader
 from ggcn.distributed.lanes import bits
 from ggcn.errors import UserError
 
@@ -97,7 +98,7 @@ class Source:
         ids = np.asarray(self.chosen, dtype=np.int64)
         shards = np.searchsorted(index.first, ids, side="right") - 1
         places = zip(*(column.tolist() for column in index.places(ids, shards)), strict=True)
-        with contextlib.closing(fetch.Reader(self.config)) as reader:
+        with contextlib.closing(Reader(self.config)) as reader:
             for number, shard, (offset, size) in zip(self.chosen, shards.tolist(), places, strict=True):
                 data = reader.read(index.remote(shard), offset, size)
                 progress.report()
@@ -166,7 +167,7 @@ def batches(
 def _source(folder: str | Path, size: int, most: int, crop: int, config: DataConfig) -> Source:
     folder = str(folder)
     config.refuse_pipe(folder)
-    found = fetch.load_manifest(folder, config)
+    found = shard_index.load_manifest(folder, config)
     count = min(found.samples, most)
     chosen = [number * found.samples // count for number in range(count)]
     return Source(folder, found, view(folder, found, size, crop), chosen, size, config)

@@ -2,7 +2,7 @@
 
 from ggcn.config.compose import refuse_undefined
 from ggcn.config.schema import Config
-from ggcn.data import manifest
+from ggcn.data import manifest, manifest_file, verification
 from ggcn.data.decoding import refuse_smaller, view
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import of_counts
@@ -38,11 +38,11 @@ def _manifest(folder: str, config: Config, remote: bool) -> Manifest | None:
     if undefined(folder) and is_local(folder):
         return None  # known to the ranks alone
     if "://" not in path and not path.startswith("pipe:"):
-        found = manifest.load(path)
-        manifest.check_files(found)
+        found = manifest_file.load(path)
+        verification.check_files(found)
         return found
     if not remote:
         return None
-    from ggcn.data import fetch
+    from ggcn.data import shard_index
 
-    return fetch.load_manifest(folder, config.data)
+    return shard_index.load_manifest(folder, config.data)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ggcn import files, locks
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file, verification
 from ggcn.data.manifest import Manifest, Shard, Shards
 from ggcn.distributed.lanes import Key, bits
 from ggcn.errors import UserError
@@ -350,8 +350,8 @@ def alone(out: Path) -> Iterator[None]:
 def complete(part: Part) -> Manifest | None:
     """The manifest of a folder that is all there; None otherwise."""
     try:
-        found = manifest.load(part.folder)
-        manifest.check_files(found)
+        found = manifest_file.load(part.folder)
+        verification.check_files(found)
     except UserError:
         return None
     # a manifest of version 1 is written again, from the sidecars
@@ -547,7 +547,7 @@ def remarks(folder: Path) -> Counter[str]:
 def assemble(part: Part, planned: list[Slice]) -> Built:
     """Writes rejected.jsonl, index.bin and, last of all, manifest.json. Raises UserError if no image could be read."""
     read = Sidecars(part.options.size)
-    index = manifest.write_index(part.folder, read.places(planned))
+    index = index_file.write_index(part.folder, read.places(planned))
     if read.rejects:
         lines = [json.dumps({"source": name, "reason": why}) for name, why in read.rejects]
         files.write_text(part.folder / REJECTED, "\n".join(lines) + "\n")
@@ -591,7 +591,7 @@ class Sidecars:
             if record["samples"]:
                 self.shards.append(_shard(piece, record))
                 self.enlarged += sum(right - left < self.size for _, (left, _, right, _) in record["sources"])
-                yield manifest.places_of(record["offsets"], record["sizes"])
+                yield index_file.places_of(record["offsets"], record["sizes"])
         if not self.shards:
             name, why = self.rejects[0]
             raise UserError(f"none of the {len(self.rejects)} images can be read; the first is {name}: {why}")

@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,11 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch, manifest, stream
+from ggcn.data import manifest_file, remote, retries, shard_index, stream
+from ggcn.data.remote import Remote
+from ggcn.data.shard_cache import Cache
+from ggcn.data.shard_index import Folder, Index
+from ggcn.data.shard_reader import Reader
 from ggcn.data.shared_buffers import SharedBuffers
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import TransientError, UserError
@@ -173,7 +178,7 @@ def test_a_download_takes_what_the_manifest_says_and_no_more(folder, tmp_path, a
 
 
 def test_a_manifest_without_an_end_is_given_up(folder, monkeypatch):
-    monkeypatch.setattr(fetch, "LONGEST_MANIFEST", 1 << 20)
+    monkeypatch.setattr(remote, "LONGEST_MANIFEST", 1 << 20)
     monkeypatch.setitem(globals(), "whole", endless)
     with answering(folder, whole) as url, pytest.raises(UserError, match=r"manifest.json is longer than"):
         first(url)
@@ -219,18 +224,18 @@ def test_an_altered_remote_index_is_refused(folder, tmp_path):
 def test_no_way_of_reading_runs_a_command_without_leave(folder, tmp_path):
     mark = tmp_path / "ran"
     url = f"pipe:touch {mark}; cat {folder}/{{}}"
-    remote = fetch.Remote(fetch.join(url, "000000.tar"), 10240, "0" * 64)
+    shard = Remote(remote.join(url, "000000.tar"), 10240, "0" * 64)
     asked = config(url, cache_dir=str(tmp_path / "cache"))
     ways: list[Callable[[], Any]] = [
-        lambda: fetch.open_stream(remote.url),
-        lambda: fetch.load_manifest(url, asked),
-        lambda: fetch.open_index(url, manifest.load(folder), asked),
-        lambda: fetch.Reader(asked).read(remote, 512, 10),
-        lambda: fetch.Cache(tmp_path / "cache", 10**9).open(remote),
-        lambda: fetch.download(remote, 0),
+        lambda: remote.open_stream(shard.url),
+        lambda: shard_index.load_manifest(url, asked),
+        lambda: shard_index.open_index(url, manifest_file.load(folder), asked),
+        lambda: Reader(asked).read(shard, 512, 10),
+        lambda: Cache(tmp_path / "cache", 10**9).open(shard),
+        lambda: remote.download(shard, 0),
         lambda: images.read(url, 8, 100, config=asked),
         lambda: images.read(url, 8, 100),
-        lambda: stream.Index([stream.Folder(url, manifest.load(folder))], asked),
+        lambda: Index([Folder(url, manifest_file.load(folder))], asked),
     ]
     for way in ways:
         with pytest.raises(
@@ -247,18 +252,18 @@ def test_no_way_of_reading_runs_a_command_without_leave(folder, tmp_path):
 def test_a_command_that_fails_is_shown_by_its_program():
     command = "pipe:KEY=hunter2 false --with hunter2 {}"
     with pytest.raises(UserError, match=r"pipe:false \*\*\* cannot be read .*exit 1") as failed:
-        fetch.load_manifest(command, config(command, allow_pipe=True, cache_dir="unused", retries=0))
+        shard_index.load_manifest(command, config(command, allow_pipe=True, cache_dir="unused", retries=0))
     assert "hunter2" not in str(failed.value)
 
 
 def test_a_command_that_fails_or_goes_on_for_ever_is_ended(tmp_path):
     with pytest.raises(OSError, match="exit 3"):
-        fetch.download(fetch.Remote("pipe:printf abc; exit 3", 3, ""), 1, allow_pipe=True)
+        remote.download(Remote("pipe:printf abc; exit 3", 3, ""), 1, allow_pipe=True)
     with (
         (tmp_path / "file").open("wb") as file,
         pytest.raises(OSError, match="longer than the manifest's 10"),
     ):
-        fetch.download(fetch.Remote("pipe:yes; sleep 1000", 10, ""), file.fileno(), allow_pipe=True)
+        remote.download(Remote("pipe:yes; sleep 1000", 10, ""), file.fileno(), allow_pipe=True)
 
 
 # which errors may pass
@@ -378,16 +383,16 @@ def test_what_a_server_says_cannot_pass_for_something_else(failing):
 # pauses
 
 
-def paused(monkeypatch: pytest.MonkeyPatch, error: Exception, retries: int, backoff: float) -> list[float]:
+def paused(monkeypatch: pytest.MonkeyPatch, error: Exception, count: int, backoff: float) -> list[float]:
     """The pauses, in seconds, before a read that keeps failing is given up."""
     pauses: list[float] = []
-    monkeypatch.setattr(fetch.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
 
     def read() -> None:
         raise error
 
     with pytest.raises(UserError):
-        fetch.with_retries(read, "url", retries, backoff)
+        retries.with_retries(read, "url", count, backoff)
     return pauses
 
 
@@ -399,7 +404,7 @@ def test_pauses_double_differ_between_ranks_and_leave_every_random_stream_alone(
     one, other = paused(monkeypatch, error, 5, 0.5), paused(monkeypatch, error, 5, 0.5)
     assert one != other
     assert all(0.5 <= pause / (0.5 * 2**n) <= 1.5 for n, pause in enumerate(one))
-    assert max(paused(monkeypatch, error, 3000, 0.5)) == fetch.LONGEST_PAUSE
+    assert max(paused(monkeypatch, error, 3000, 0.5)) == retries.LONGEST_PAUSE
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
     assert states == after
 
@@ -419,12 +424,14 @@ def test_a_server_that_names_a_short_pause_gets_it(monkeypatch):
 
 FEW_FILES = """
 import resource, sys
-from ggcn.data import fetch, manifest
 from ggcn.config.data import DataConfig
+from ggcn.data import manifest_file
+from ggcn.data.remote import Remote
+from ggcn.data.shard_reader import Reader
 from pathlib import Path
 folder = Path(sys.argv[1])
-shards = [fetch.Remote(str(folder / s.name), s.bytes, s.sha256) for s in manifest.load(folder).shards]
-reader = fetch.Reader(DataConfig(retries=1, backoff=0.001))
+shards = [Remote(str(folder / s.name), s.bytes, s.sha256) for s in manifest_file.load(folder).shards]
+reader = Reader(DataConfig(retries=1, backoff=0.001))
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
 print(sum(len(reader.read(shard, 512, 10)) for shard in shards))
 """
@@ -474,7 +481,9 @@ def test_what_torch_says_of_full_shared_memory_becomes_a_sentence(folder, text, 
 def test_slots_that_no_memory_holds_are_refused_in_a_sentence(folder, monkeypatch):
     for impossible in (1 << 48, 1 << 70):
         monkeypatch.setattr(
-            stream, "SharedBuffers", lambda workers, each, shape, n=impossible: SharedBuffers(workers, n, shape)
+            stream,
+            "SharedBuffers",
+            lambda workers, each, shape, n=impossible: SharedBuffers(workers, n, shape),
         )
         with pytest.raises(UserError, match=r"no memory left.*data\.prefetch"):
             stream.build(config(folder), Lanes(4), 1, 8)

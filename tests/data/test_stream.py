@@ -32,8 +32,11 @@ from PIL import Image
 
 from ggcn import locks
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch, stream
+from ggcn.data import loader_processes, manifest_file, remote, shard_cache, stream
 from ggcn.data.decoding import View
+from ggcn.data.remote import Remote
+from ggcn.data.shard_cache import Cache
+from ggcn.data.shard_reader import Reader
 from ggcn.data.stream import Batch, Stream
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import TransientError, UserError
@@ -490,14 +493,14 @@ def draw_through_cache(folder: Path, cache: Path, limit: float, rank: int) -> tu
 
 
 def size_of(cache: Path) -> int:
-    files = fetch.Cache(cache, 0)
+    files = Cache(cache, 0)
     with files._alone():
         return sum(size for _, size, _ in files._files())
 
 
 def test_ranks_share_a_small_cache_without_exceeding_it_or_losing_a_byte(folder, tmp_path):
     """Room for two or three of five shards: each rank evicts what the others may want next."""
-    limit = 2.5 * max(shard.bytes for shard in stream.manifest.load(folder).shards)
+    limit = 2.5 * max(shard.bytes for shard in manifest_file.load(folder).shards)
     with concurrent.futures.ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
         ranks = [pool.submit(draw_through_cache, folder, tmp_path, limit, rank) for rank in range(3)]
     for rank, (ids, most) in enumerate(process.result() for process in ranks):
@@ -516,9 +519,9 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(locks.WARNED, "")
 
 
-def read_all(files: list[fetch.Remote], config: DataConfig) -> bool:
+def read_all(files: list[Remote], config: DataConfig) -> bool:
     """A rank: whether every shard reads as it should."""
-    reader = fetch.Reader(config)
+    reader = Reader(config)
     return all(reader.read(file, 0, file.bytes) == Path(file.url).read_bytes() for file in files * 5)
 
 
@@ -529,15 +532,15 @@ def test_a_cache_folder_without_locks_is_shared_all_the_same(folder, tmp_path, m
     files, cache = remotes(folder), tmp_path / "cache"
     limit = room * max(file.bytes for file in files)
     config = DataConfig(cache_dir=str(cache), cache_gb=limit / 1e9, retries=0)
-    downloaded, download = tmp_path / "downloaded", fetch.download
+    downloaded, download = tmp_path / "downloaded", remote.download
 
     def noted(*args: Any) -> None:
         with downloaded.open("a") as lines:
             lines.write("one\n")
         download(*args)
 
-    monkeypatch.setattr(fetch, "download", noted)
-    fetch.Reader(config)
+    monkeypatch.setattr(shard_cache, "download", noted)
+    Reader(config)
     assert f"{cache} lies on a file system without locks" in caplog.text
     with concurrent.futures.ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
         assert all(rank.result() for rank in [pool.submit(read_all, files, config) for _ in range(3)])
@@ -550,7 +553,7 @@ def test_a_cache_folder_without_locks_is_shared_all_the_same(folder, tmp_path, m
 def test_a_cache_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     shards.build(tmp_path / "data", [4])
     (file,) = remotes(tmp_path / "data")
-    reader = fetch.Reader(DataConfig(cache_dir=str(tmp_path / "cache"), retries=0))
+    reader = Reader(DataConfig(cache_dir=str(tmp_path / "cache"), retries=0))
     opened = os.open
 
     def refused(path: Any, *args: Any) -> int:
@@ -563,25 +566,25 @@ def test_a_cache_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
         reader.read(file, 0, 10)
 
 
-def remotes(folder: Path) -> list[fetch.Remote]:
-    data = stream.manifest.load(folder)
-    return [fetch.Remote(str(folder / shard.name), shard.bytes, shard.sha256) for shard in data.shards]
+def remotes(folder: Path) -> list[Remote]:
+    data = manifest_file.load(folder)
+    return [Remote(str(folder / shard.name), shard.bytes, shard.sha256) for shard in data.shards]
 
 
-def held(cache: fetch.Cache, shard: fetch.Remote) -> int:
+def held(cache: Cache, shard: Remote) -> int:
     descriptor = cache.open(shard)
     assert descriptor is not None
     return descriptor
 
 
-def contents(cache: fetch.Cache) -> set[str]:
+def contents(cache: Cache) -> set[str]:
     return {path.name for path in cache.folder.glob("[!.]*")}
 
 
 def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
     shards.build(tmp_path / "data", [4, 4, 4, 4])
     files = remotes(tmp_path / "data")
-    cache = fetch.Cache(tmp_path / "cache", 3 * files[0].bytes)
+    cache = Cache(tmp_path / "cache", 3 * files[0].bytes)
     in_use = [held(cache, files[0])]
     for number, age in ((1, 300), (2, 200), (0, 400)):
         os.close(held(cache, files[number]))
@@ -599,8 +602,8 @@ def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
 def test_what_a_killed_download_left_neither_blocks_nor_counts_for_ever(tmp_path):
     shards.build(tmp_path / "data", [4, 4])
     files = remotes(tmp_path / "data")
-    cache = fetch.Cache(tmp_path / "cache", files[0].bytes)
-    for file in (files[0], fetch.Remote("", 1, "0" * 64)):
+    cache = Cache(tmp_path / "cache", files[0].bytes)
+    for file in (files[0], Remote("", 1, "0" * 64)):
         (cache.folder / f"{file.sha256}.part").write_bytes(bytes(file.bytes))
     descriptor = held(cache, files[0])
     assert os.pread(descriptor, files[0].bytes, 0) == Path(files[0].url).read_bytes()
@@ -612,7 +615,7 @@ def test_a_shard_that_comes_back_as_another_file_is_read_on(tmp_path):
     shards.build(tmp_path, [4])
     (shard,) = remotes(tmp_path)
     data = Path(shard.url).read_bytes()
-    reader = fetch.Reader(DataConfig(retries=0))
+    reader = Reader(DataConfig(retries=0))
     assert reader.read(shard, 512, 10) == data[512:522]
     os.truncate(shard.url, 100)
     with pytest.raises(UserError, match="cannot be read"):
@@ -688,7 +691,7 @@ def test_workers_outlive_the_signals_that_stop_a_run_from_their_first_moment_on(
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 child.send_signal(number)
         assert same(list(itertools.islice(batches, 13)), take(13, folder))
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(stream.STOP_SIGNALS)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(loader_processes.STOP_SIGNALS)
 
 
 @pytest.mark.parametrize("busy", [False, True])

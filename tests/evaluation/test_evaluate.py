@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ggcn
 from ggcn.applications.export import export
-from ggcn.data import manifest
+from ggcn.data import manifest_file
 from ggcn.errors import UserError
 from ggcn.evaluation import samples
 from ggcn.evaluation.evaluate import Evaluator, Request, evaluate
@@ -85,7 +85,7 @@ def test_the_command_prints_a_table_and_writes_all_numbers(
     ]  # fmt: skip
     assert f"{told['rows']['samples']['fid']:.2f}" in done.stdout
     assert told["data"]["trained_on_these"] is True
-    assert told["data"]["sets"]["train"]["manifest"] == manifest.load(faces).hash
+    assert told["data"]["sets"]["train"]["manifest"] == manifest_file.load(faces).hash
     assert told["features"].startswith("efficientnet-lite2")
     settings = told["rows"]["samples"]["settings"]
     assert (settings["step"], settings["seed"], settings["chain_step"]) == (2, 0, 3)

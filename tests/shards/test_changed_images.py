@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ggcn.cli import make_shards
-from ggcn.data import manifest
+from ggcn.data import manifest, manifest_file
 from ggcn.errors import UserError
 from ggcn.shards import build, image_file, sources
 
@@ -249,7 +249,7 @@ def test_a_rejected_image_that_was_repaired_is_taken(
     (pictures / "3.ppm").write_bytes(whole)
     make(pictures, out)
     assert not (out / build.REJECTED).exists()
-    assert manifest.load(out).samples == COUNT
+    assert manifest_file.load(out).samples == COUNT
     make(pictures, tmp_path / "fresh")
     assert tree(out) == tree(tmp_path / "fresh")
 
@@ -269,7 +269,7 @@ def test_a_missing_package_that_was_installed_since_brings_its_images(
     monkeypatch.setattr(image_file.Image, "open", lambda file, formats: Image.new("RGB", (20, 20)))
     make(pictures, out)
     assert "1 images that were left out can be read now" in capsys.readouterr().out
-    assert manifest.load(out).samples == COUNT + 1
+    assert manifest_file.load(out).samples == COUNT + 1
 
 
 @pytest.mark.parametrize("more", [[], ["--crop", "grid"]])
@@ -283,7 +283,7 @@ def test_the_largest_number_of_pixels_can_be_changed(
         printed = capsys.readouterr().out
         make(pictures, tmp_path / str(index), "--max-pixels", limit, *more)
         assert tree(out) == tree(tmp_path / str(index))
-        assert manifest.load(out).rejected == (limit < 900)
+        assert manifest_file.load(out).rejected == (limit < 900)
         if index == 1:
             assert "1 images that were left out can be read now" in printed
         if index == 2:

@@ -24,7 +24,7 @@ import webdataset
 from PIL import Image
 
 from ggcn.cli import make_shards
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file, verification
 from ggcn.errors import UserError
 from ggcn.shards import build, crop, sources
 
@@ -80,8 +80,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def stored(out: Path) -> Iterator[tuple[str, list[int], bytes]]:
     """Every sample by its place in the index: its source, its square, its image's bytes."""
-    found = manifest.load(out)
-    places = iter(manifest.open_index(found).tolist())
+    found = manifest_file.load(out)
+    places = iter(index_file.open_index(found).tolist())
     for shard in found.shards:
         data = (out / shard.name).read_bytes()
         record = json.loads((out / shard.name).with_suffix(".json").read_text())
@@ -124,7 +124,7 @@ def test_the_bytes_do_not_depend_on_workers_or_place(pictures: Path, tmp_path: P
     moved = pictures.rename(tmp_path / "elsewhere")
     make(moved, tmp_path / "three", "--size", 16, "--workers", 3, "--holdout", 0.3)
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
-    assert len(manifest.load(tmp_path / "one").shards) > 2
+    assert len(manifest_file.load(tmp_path / "one").shards) > 2
 
 
 def test_a_folder_a_zip_and_a_tar_give_the_same_shards(pictures: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_shard_mixes_the_folders_and_the_seed_decides_how(pictures: Path, tmp_
 
 def test_stock_webdataset_reads_what_the_offsets_point_at(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "out", "--size", 16)
-    urls = [str(tmp_path / "out" / shard.name) for shard in manifest.load(tmp_path / "out").shards]
+    urls = [str(tmp_path / "out" / shard.name) for shard in manifest_file.load(tmp_path / "out").shards]
     read = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [sample["png"] for sample in read] == [data for _, _, data in stored(tmp_path / "out")]
     assert [sample["__key__"] for sample in read] == [f"{index:09d}" for index in range(40)]
@@ -198,13 +198,13 @@ def test_several_sizes_at_once_are_each_what_they_are_alone(
 
 def test_the_manifest_adds_up(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "out", "--size", 16, "--shard-samples", 7)
-    found = manifest.load(tmp_path / "out")
+    found = manifest_file.load(tmp_path / "out")
     assert (found.size, found.channels, found.extension) == (16, 3, "png")
     assert found.counts.tolist() == [7, 7, 7, 7, 7, 5]
     assert found.samples == 40
     assert found.bytes == sum((tmp_path / "out" / shard.name).stat().st_size for shard in found.shards)
     assert found.options["shuffle_seed"] == 0
-    manifest.check_files(found, full=True)
+    verification.check_files(found, full=True)
 
 
 # ------------------------------------------------------------------------------------------- stopped builds
@@ -314,7 +314,7 @@ def test_a_full_disk_is_said_and_loses_no_shard(pictures: Path, tmp_path: Path) 
     assert "Traceback" not in result.stderr
     assert not (out / manifest.NAME).exists()
     make(pictures, out, "--size", 32, "--shard-samples", 8)
-    assert manifest.load(out).samples == 41
+    assert manifest_file.load(out).samples == 41
 
 
 def test_a_finished_build_is_left_alone(
@@ -342,9 +342,9 @@ def test_what_is_missing_is_built_anew_and_nothing_else(pictures: Path, tmp_path
     elif damage == "first version":
         shards.first_version(out)
     elif damage == "short index":
-        os.truncate(out / manifest.INDEX, 12)
+        os.truncate(out / index_file.INDEX, 12)
     else:
-        (out / (manifest.NAME if damage == "no manifest" else manifest.INDEX)).unlink()
+        (out / (manifest.NAME if damage == "no manifest" else index_file.INDEX)).unlink()
     make(pictures, out, "--size", 16)
     assert tree(out) == whole
     changed = {name for name, value in times(out).items() if before[name] != value}
@@ -376,7 +376,7 @@ def test_unreadable_images_are_listed_and_the_rest_is_kept(
     assert "5 images could not be used" in printed
     assert all(f"{name}: {reason}" in printed for name, reason in reasons.items())
 
-    found = manifest.load(tmp_path / "out")
+    found = manifest_file.load(tmp_path / "out")
     assert (found.samples, found.rejected, len(found.shards)) == (40, 5, 40)  # no empty shard among them
     assert {name for name, _, _ in stored(tmp_path / "out")}.isdisjoint(reasons)
     assert make(pictures, tmp_path / "out", "--size", 16, "--shard-samples", 1) == 0
@@ -488,7 +488,7 @@ def test_a_grid_covers_a_scene_with_squares_at_every_scale(tmp_path: Path) -> No
         assert (
             distance(found[box].crop(inner), smooth.crop(inner)) < 25
         )  # noise of 74: the same place, another filter
-    assert manifest.load(tmp_path / "out").rejected == 1
+    assert manifest_file.load(tmp_path / "out").rejected == 1
     assert "too small" in (tmp_path / "out" / build.REJECTED).read_text()
     make(tmp_path / "in", tmp_path / "coarse", "--size", 16, "--crop", "grid", "--scales", 2)
     assert {tuple(box) for _, box, _ in stored(tmp_path / "coarse")} == half
@@ -498,7 +498,11 @@ def test_a_grid_keeps_an_image_in_one_shard_and_mixes_its_squares(tmp_path: Path
     for seed in range(6):
         draw(tmp_path / "in" / f"{seed}.png", noise(seed, 64, 64))
     make(tmp_path / "in", tmp_path / "out", "--size", 16, "--crop", "grid", "--shard-samples", 50)
-    assert manifest.load(tmp_path / "out").counts.tolist() == [40, 40, 40]  # two images of 16 + 4 squares
+    assert manifest_file.load(tmp_path / "out").counts.tolist() == [
+        40,
+        40,
+        40,
+    ]  # two images of 16 + 4 squares
     names = [name for name, _, _ in stored(tmp_path / "out")]
     first = names[:40]
     assert len(set(first)) == 2

@@ -16,7 +16,7 @@ import shard_files as shards
 from PIL import Image
 
 from ggcn.cli import verify_shards
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file
 from ggcn.errors import UserError
 from ggcn.shards import build, crop, sources
 
@@ -55,7 +55,7 @@ def problems(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> li
 
 def first(out: Path) -> Path:
     """A shard's tar."""
-    return out / manifest.load(out).shards[0].name
+    return out / manifest_file.load(out).shards[0].name
 
 
 def test_whole_shards_pass(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_flipped_bit_in_a_header(out: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_missing_shard_and_a_missing_sidecar(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shards = manifest.load(out / "holdout").shards
+    shards = manifest_file.load(out / "holdout").shards
     gone = [out / "holdout" / shards[0].name, (out / "holdout" / shards[1].name).with_suffix(".json")]
     for path in gone:
         path.unlink()
@@ -112,17 +112,17 @@ def test_a_missing_index_is_named_and_a_manifest_of_the_first_version_needs_none
 ) -> None:
     shards.first_version(out)
     assert problems(out, capsys) == []
-    index = out / "holdout" / manifest.INDEX
+    index = out / "holdout" / index_file.INDEX
     index.unlink()
     assert problems(out, capsys) == [f"{index}: missing"]
 
 
 def test_wrong_offsets_in_the_index(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = np.fromfile(out / manifest.INDEX, manifest.PLACE)
+    places = np.fromfile(out / index_file.INDEX, index_file.PLACE)
     places["offset"][0] += 1
-    places.tofile(out / manifest.INDEX)
+    places.tofile(out / index_file.INDEX)
     index, sidecar, place = problems(out, capsys)
-    assert f"{out / manifest.INDEX}: altered (sha256 differs)" in index
+    assert f"{out / index_file.INDEX}: altered (sha256 differs)" in index
     assert "differs from the manifest in offsets" in sidecar
     assert "sample 0 is not where the index says" in place
 
@@ -136,7 +136,7 @@ def test_wrong_totals_in_the_manifest(out: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_shards_exchanged_for_each_other(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = (out / shard.name for shard in manifest.load(out).shards[:2])
+    one, two = (out / shard.name for shard in manifest_file.load(out).shards[:2])
     one.rename(out / "aside")
     two.rename(one)
     (out / "aside").rename(two)

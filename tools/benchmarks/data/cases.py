@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ggcn.data import manifest
+from ggcn.data import index_file
 from ggcn.data.manifest import Manifest
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
@@ -79,7 +79,7 @@ def prepared(source: Source, options: Options, folder: Path, batch: int) -> Case
     found = make_shards(source, options, out, cores())
     (out / "files").mkdir()
     number = itertools.count()
-    places = manifest.open_index(found).tolist()
+    places = index_file.open_index(found).tolist()
     for shard, first, end in zip(found.shards, found.first, found.first[1:], strict=False):
         data = (out / shard.name).read_bytes()
         for offset, size in places[first:end]:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
 from ggcn.config.data import DataConfig
-from ggcn.data import manifest, stream
+from ggcn.data import index_file, manifest_file, stream
 from ggcn.data.manifest import Shards
 from ggcn.shards import image_file
 from tools.benchmarks.data.cases import LANES, PHOTOS, Case, photo_cases
@@ -177,10 +177,10 @@ def lengthened(case: Case, times: int) -> Case:
     for turn, shard in itertools.product(range(times), old.shards):
         shards.append(replace(shard, name=f"{turn:02d}-{shard.name}"))
         (out / shards[-1].name).symlink_to(Path("..", case.folder.name, shard.name))
-    index = manifest.write_index(out, [manifest.open_index(old)] * times)
+    index = index_file.write_index(out, [index_file.open_index(old)] * times)
     samples, bytes_ = old.samples * times, old.bytes * times
     replace(old, shards=Shards.of(shards), samples=samples, bytes=bytes_, index=index).save(out)
-    return replace(case, folder=out, manifest=manifest.load(out))
+    return replace(case, folder=out, manifest=manifest_file.load(out))
 
 
 def resuming(case: Case, rounds: int) -> Table:
