@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ggcn.errors import UserError
 from ggcn.paths import user_path
-from ggcn.shards import build, sources
-from ggcn.shards.build import Built
+from ggcn.shards import assembly, build, sources
+from ggcn.shards.assembly import Built
 from ggcn.shards.crop import Options
 from ggcn.shards.image_file import MAX_PIXELS
 from ggcn.shards.pool import cores
@@ -131,10 +131,12 @@ def report(made: Built) -> None:
     )
     if made.enlarged:
         print(f"  {made.enlarged} samples were enlarged: their images have fewer pixels")
-    for remark, images in sorted(build.remarks(found.folder).items()):
+    for remark, images in sorted(assembly.remarks(found.folder).items()):
         print(f"  {images} images: {remark}")
     if made.rejects:
-        print(f"  {len(made.rejects)} images could not be used, listed in {found.folder / build.REJECTED}:")
+        print(
+            f"  {len(made.rejects)} images could not be used, listed in {found.folder / assembly.REJECTED}:"
+        )
     for name, why in made.rejects[:10]:
         print(f"    {printable(name)}: {why}")
 

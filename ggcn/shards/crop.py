@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ggcn.errors import UserError
 from ggcn.shards import color, image_file, sources
+from ggcn.shards.entry import Entry
 from ggcn.shards.pool import tick
 
 Decoded = tuple[Image.Image, float, tuple[int, int]]
@@ -221,12 +222,12 @@ def reason(error: Exception) -> str:
     return str(error).split("\n")[0] or type(error).__name__
 
 
-def count(source: sources.Source, options: Options, entries: list[sources.Entry]) -> list[int]:
+def count(source: sources.Source, options: Options, entries: list[Entry]) -> list[int]:
     """Samples that each image will give, by its header alone; 0 where that cannot be read."""
     return [_count_one(source.place, options, entry) for entry in entries]
 
 
-def _count_one(place: str, options: Options, entry: sources.Entry) -> int:
+def _count_one(place: str, options: Options, entry: Entry) -> int:
     try:
         return _with_patience(lambda data: _squares(data, options), sources.read(place, entry))
     except Exception:  # the same failure comes again, and is then listed, when the shard is written

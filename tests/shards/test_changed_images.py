@@ -14,7 +14,7 @@ from PIL import Image
 from ggcn.cli import make_shards
 from ggcn.data import manifest, manifest_file
 from ggcn.errors import UserError
-from ggcn.shards import build, image_file, sources
+from ggcn.shards import assembly, build, build_spec, image_file, sources
 
 COUNT = 24
 
@@ -53,7 +53,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def settle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets ten seconds pass for those who ask how old a file is."""
     now = time.time_ns
-    monkeypatch.setattr(sources.time, "time_ns", lambda: now() + 10_000_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_files_written_a_moment_ago_are_compared_by_their_bytes(
     pictures: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within one tick of the clock a second edit would leave the same times."""
-    monkeypatch.setattr(sources.time, "time_ns", lambda: (pictures / "0.ppm").stat().st_ctime_ns)
+    monkeypatch.setattr(time, "time_ns", lambda: (pictures / "0.ppm").stat().st_ctime_ns)
     make(pictures, tmp_path / "out")
     reads.clear()
     make(pictures, tmp_path / "out")
@@ -245,10 +245,10 @@ def test_a_rejected_image_that_was_repaired_is_taken(
     (pictures / "3.ppm").write_bytes(bytes(len(whole)))
     out = tmp_path / "out"
     make(pictures, out)
-    assert json.loads((out / build.REJECTED).read_text())["source"] == "3.ppm"
+    assert json.loads((out / assembly.REJECTED).read_text())["source"] == "3.ppm"
     (pictures / "3.ppm").write_bytes(whole)
     make(pictures, out)
-    assert not (out / build.REJECTED).exists()
+    assert not (out / assembly.REJECTED).exists()
     assert manifest_file.load(out).samples == COUNT
     make(pictures, tmp_path / "fresh")
     assert tree(out) == tree(tmp_path / "fresh")
@@ -262,7 +262,7 @@ def test_a_missing_package_that_was_installed_since_brings_its_images(
     out = tmp_path / "out"
     monkeypatch.setattr(image_file, "heif_is_installed", lambda: False)
     make(pictures, out)
-    assert "pip install pillow-heif" in (out / build.REJECTED).read_text()
+    assert "pip install pillow-heif" in (out / assembly.REJECTED).read_text()
     make(pictures, out)
     assert "nothing to do" in capsys.readouterr().out
     monkeypatch.setattr(image_file, "heif_is_installed", lambda: True)
@@ -295,7 +295,7 @@ def test_the_largest_number_of_pixels_can_be_changed(
 
 def test_shards_of_another_version_are_refused_with_the_reason(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "out")
-    path = tmp_path / "out" / build.CLAIM
+    path = tmp_path / "out" / build_spec.CLAIM
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | {"version": 1}))
     before = tree(tmp_path / "out")

@@ -16,9 +16,9 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from ggcn.applications import user_images
-from ggcn.cli import make_shards, verify_shards
+from ggcn.cli import make_shards
 from ggcn.errors import UserError
-from ggcn.shards import build, color, crop, image_file, sources
+from ggcn.shards import build, build_spec, color, crop, image_file, sources, verify
 from ggcn.shards.crop import Options, samples_of
 
 RED = (200, 60, 40)
@@ -454,7 +454,7 @@ def test_a_build_counts_remarks_and_lists_refusals(
     assert f"2 images: {color.BROKEN}" in printed
     assert f"1 images: {image_file.FIRST_OF_MANY}" in printed
     assert "--max-pixels 90000" in printed
-    options = json.loads((tmp_path / "out" / build.CLAIM).read_text())
+    options = json.loads((tmp_path / "out" / build_spec.CLAIM).read_text())
     assert options["color_space"] == color.SPACE
     assert sources.find(str(folder)).others == 0
 
@@ -549,7 +549,7 @@ def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, 
         assert built[0].rejects == [("a.png", why)]
     with pytest.raises(UserError, match="is no picture"):
         user_images.mask(str(folder / "a.png"), 16)
-    assert verify_shards.undecodable(data, 40, "png").startswith("cannot be decoded")
+    assert verify.undecodable(data, 40, "png").startswith("cannot be decoded")
     assert not ran.exists()
 
 

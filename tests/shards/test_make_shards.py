@@ -26,7 +26,7 @@ from PIL import Image
 from ggcn.cli import make_shards
 from ggcn.data import index_file, manifest, manifest_file, verification
 from ggcn.errors import UserError
-from ggcn.shards import build, crop, sources
+from ggcn.shards import assembly, build, build_spec, crop, demo_source, sources
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shards.py"
 
@@ -366,7 +366,7 @@ def test_unreadable_images_are_listed_and_the_rest_is_kept(
     make(pictures, tmp_path / "out", "--size", 16, "--shard-samples", 1)
 
     printed = capsys.readouterr().out
-    lines = (tmp_path / "out" / build.REJECTED).read_text().splitlines()
+    lines = (tmp_path / "out" / assembly.REJECTED).read_text().splitlines()
     reasons = {line["source"]: line["reason"] for line in map(json.loads, lines)}
     assert set(reasons) == {"torn.jpg", "text.png", "empty.gif", "gone.png", "floats.tif"}
     assert "truncated" in reasons["torn.jpg"]
@@ -489,7 +489,7 @@ def test_a_grid_covers_a_scene_with_squares_at_every_scale(tmp_path: Path) -> No
             distance(found[box].crop(inner), smooth.crop(inner)) < 25
         )  # noise of 74: the same place, another filter
     assert manifest_file.load(tmp_path / "out").rejected == 1
-    assert "too small" in (tmp_path / "out" / build.REJECTED).read_text()
+    assert "too small" in (tmp_path / "out" / assembly.REJECTED).read_text()
     make(tmp_path / "in", tmp_path / "coarse", "--size", 16, "--crop", "grid", "--scales", 2)
     assert {tuple(box) for _, box, _ in stored(tmp_path / "coarse")} == half
 
@@ -650,7 +650,7 @@ def test_a_foreign_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
 def test_two_builds_in_one_folder_are_refused(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "out", "--size", 16)
     (tmp_path / "out" / manifest.NAME).unlink()
-    with (tmp_path / "out" / build.CLAIM).open() as file:
+    with (tmp_path / "out" / build_spec.CLAIM).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another make_shards is at work"):
             make(pictures, tmp_path / "out", "--size", 16)
@@ -666,7 +666,7 @@ def test_two_builds_in_one_folder_are_refused_without_locks(
     make(pictures, tmp_path / "out", "--size", 16)
     whole = tree(tmp_path / "out")
     (tmp_path / "out" / manifest.NAME).unlink()
-    with build.alone(tmp_path / "out"), pytest.raises(UserError, match="another make_shards is at work"):
+    with build_spec.alone(tmp_path / "out"), pytest.raises(UserError, match="another make_shards is at work"):
         make(pictures, tmp_path / "out", "--size", 16)
     make(pictures, tmp_path / "out", "--size", 16)
     assert tree(tmp_path / "out") == whole
@@ -727,7 +727,7 @@ def test_a_damaged_zip_member_is_one_rejected_image(pictures: Path, tmp_path: Pa
     data[place + 200] ^= 1
     packed.write_bytes(data)
     make(packed, tmp_path / "out", "--size", 16)
-    rejected = json.loads((tmp_path / "out" / build.REJECTED).read_text())
+    rejected = json.loads((tmp_path / "out" / assembly.REJECTED).read_text())
     assert rejected["source"] == "cats/7.png"
     assert "CRC" in rejected["reason"]
 
@@ -751,7 +751,7 @@ def test_the_demos_are_photographs(demo: str, count: int, size: tuple[int, int] 
 def test_an_absent_demo_package_is_named_with_the_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sources.DEMOS, "faces", {"ggcn-absent": ["*.pgm"]})
-    sources.demo_paths.cache_clear()
+    monkeypatch.setitem(demo_source.DEMOS, "faces", {"ggcn-absent": ["*.pgm"]})
+    demo_source.demo_paths.cache_clear()
     with pytest.raises(UserError, match=r"ggcn-absent.*pip install 'ggcn\[demo\]'"):
         make("demo:faces", tmp_path / "out", "--size", 8)

@@ -18,7 +18,7 @@ from PIL import Image
 from ggcn.cli import verify_shards
 from ggcn.data import index_file, manifest, manifest_file
 from ggcn.errors import UserError
-from ggcn.shards import build, crop, sources
+from ggcn.shards import build, crop, sources, verify
 
 TOOL = Path(__file__).parents[2] / "tools" / "verify_shards.py"
 
@@ -198,7 +198,7 @@ def test_a_shard_takes_no_more_memory_than_its_bytes(
         shard.write_bytes(info.tobuf() + bytes(size + 1024))
     tracemalloc.start()
     with pytest.raises(ValueError, match="compressed|larger than its place"):
-        verify_shards.read_tar(shard, "png", 10240)
+        verify.read_tar(shard, "png", 10240)
     assert tracemalloc.get_traced_memory()[1] < size / 8
     tracemalloc.stop()
     assert any("webdataset cannot read it" in line for line in problems(out, capsys))

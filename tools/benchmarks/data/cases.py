@@ -13,7 +13,7 @@ from ggcn.data import index_file
 from ggcn.data.manifest import Manifest
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.shards import build, crop, sources
+from ggcn.shards import build, crop, shard_spec, sources
 from ggcn.shards.crop import Options
 from ggcn.shards.pool import cores
 from ggcn.shards.sources import Source
@@ -62,7 +62,7 @@ def chosen(place: str, options: Options, samples: int) -> tuple[Source, int]:
     """As many images of a place as make `samples` samples, and how many they make. Raises UserError."""
     source = sources.find(place)
     used, total = [], 0
-    for entry in sorted(source.entries, key=lambda entry: build.rank(entry.name)):
+    for entry in sorted(source.entries, key=lambda entry: shard_spec.rank(entry.name)):
         (count,) = crop.count(source, options, [entry])
         used += [entry] * (count > 0)
         total += count
