@@ -80,7 +80,7 @@ def stored(data: Manifest) -> list[np.ndarray]:
 def places_in(path: Path) -> np.ndarray:
     """Where tarfile finds the members of a shard."""
     with tarfile.open(path) as tar:
-        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], index_file.PLACE)
+        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], index_file.BYTE_RANGE)
 
 
 def describe(path: Path) -> Shard:

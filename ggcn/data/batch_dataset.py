@@ -14,16 +14,17 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ggcn.config.data import DataConfig
-from ggcn.data.decoding import FORMATS, View
+from ggcn.data.decoding import FORMATS, ImageDecoder
 from ggcn.data.order import Mixture, Order
-from ggcn.data.shard_index import Index
-from ggcn.data.shard_reader import Reader
+from ggcn.data.shard_index import ShardIndex
+from ggcn.data.shard_reader import ShardReader
 from ggcn.data.shared_buffers import SharedBuffers
 from ggcn.distributed.lanes import Lanes, bits
 from ggcn.errors import UserError
 
-NEIGHBOURS = 100  # draws tried in place of a bad image; as many bad ones in a row mean broken data
-MEND = "find all of them with `python tools/verify_shards.py FOLDER` and build the shards again"
+MAX_REPLACEMENT_TRIES = 100
+"""draws tried in place of a bad image; as many bad ones in a row mean broken data"""
+FIX_ADVICE = "find all of them with `python tools/verify_shards.py FOLDER` and build the shards again"
 
 
 class Fault(NamedTuple):
@@ -35,29 +36,33 @@ class Fault(NamedTuple):
     reason: str
 
 
-class SampleIndices(NamedTuple):
-    """Samples of a step, int64 arrays of one length, in the order in which they lie in the shards."""
+class StepSamples(NamedTuple):
+    """Samples of a step, int64 arrays of one length, sorted by where they lie in the shards."""
 
-    place: np.ndarray
-    """rows in the batch"""
+    row: np.ndarray
+    """in the batch, which is in lane order"""
     lane: np.ndarray
-    k: np.ndarray
+    draw: np.ndarray
+    """number among the lane's draws since the run began"""
     epoch: np.ndarray
     shard: np.ndarray
     sample: np.ndarray
+    """number within the shard"""
     id: np.ndarray
-
-
-class Read(NamedTuple):
-    """A rank's part of a step, still encoded."""
-
-    step: int
-    draws: SampleIndices
-    encoded: list[bytes]
+    """number in the whole data set"""
 
 
 class EncodedBatch(NamedTuple):
-    """A batch on its way from a worker to the rank: its images wait in a slot, or travel if none was free."""
+    """A rank's part of a step, its images still encoded."""
+
+    step: int
+    samples: StepSamples
+    images: list[bytes]
+
+
+class WorkerBatch(NamedTuple):
+    """A decoded batch on its way from a worker to the rank: its images are in a shared buffer, or sent if none was
+    free."""
 
     step: int
     slot: int | None
@@ -68,118 +73,121 @@ class EncodedBatch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps(IterableDataset):
-    """A loader's data set, iterated in each worker: the batches of that worker's steps, for ever.
+class BatchDataset(IterableDataset):
+    """The data set of a DataLoader: each worker iterates over the batches of its own steps, without end.
 
-    A UserError is handed over as the last item: a loader would wrap a raised one in its traceback.
+    A UserError is passed on as the last item, since a DataLoader would wrap a raised one in its traceback.
     """
 
-    index: Index
-    views: list[View]
+    index: ShardIndex
+    decoders: list[ImageDecoder]
+    """one for each folder"""
     order: Order | Mixture
     lanes: Lanes
     seed: int
-    ring: SharedBuffers
+    buffers: SharedBuffers
     config: DataConfig
     start: int
 
-    def __iter__(self) -> Iterator[EncodedBatch | UserError]:
+    def __iter__(self) -> Iterator[WorkerBatch | UserError]:
         try:
-            with contextlib.closing(Reader(self.config)) as reader:
-                encoded = functools.partial(self.encoded, reader)
-                decoded = functools.partial(self.decoded, reader)
-                yield from wds.DataPipeline(encoded, wds.map(decoded))
+            with contextlib.closing(ShardReader(self.config)) as reader:
+                encoded = functools.partial(self.encoded_batches, reader)
+                decode = functools.partial(self.decode_batch, reader)
+                yield from wds.DataPipeline(encoded, wds.map(decode))
         except UserError as error:
             yield error
 
-    def encoded(self, reader: Reader) -> Iterator[Read]:
-        """First stage: this worker's steps, their images as they are stored."""
+    def encoded_batches(self, reader: ShardReader) -> Iterator[EncodedBatch]:
+        """First stage: the batches of this worker's steps as they are stored."""
         worker, workers = _worker()
         lane = np.repeat(self.lanes.owned, self.lanes.width)
-        turn = np.tile(np.arange(self.lanes.width), len(self.lanes.owned))
+        offset = np.tile(np.arange(self.lanes.width), len(self.lanes.owned))
         for step in itertools.count(self.start + worker, workers):
-            draws = self.draws(lane, step * self.lanes.width + turn)
-            yield Read(step, draws, list(self.read(reader, draws)))
+            samples = self.samples(lane, step * self.lanes.width + offset)
+            yield EncodedBatch(step, samples, list(self.read(reader, samples)))
 
-    def draws(self, lane: np.ndarray, k: np.ndarray) -> SampleIndices:
-        """The `k`-th draws of `lane`, in the order in which they lie in the shards: disks like it."""
-        epoch, shard, sample = self.order.draws(lane, k)
+    def samples(self, lane: np.ndarray, draw: np.ndarray) -> StepSamples:
+        """The draws number `draw` of the lanes `lane`, sorted for sequential reading."""
+        epoch, shard, sample = self.order.draws(lane, draw)
         ids = self.index.first[shard] + sample
-        line = np.argsort(ids, kind="stable")
-        return SampleIndices(line, *(column[line] for column in (lane, k, epoch, shard, sample, ids)))
+        rows = np.argsort(ids, kind="stable")
+        return StepSamples(rows, *(column[rows] for column in (lane, draw, epoch, shard, sample, ids)))
 
-    def read(self, reader: Reader, draws: SampleIndices) -> Iterator[bytes]:
-        """The stored images of some draws."""
-        offsets, sizes = self.index.places(draws.id, draws.shard)
-        for shard, offset, size in zip(draws.shard.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+    def read(self, reader: ShardReader, samples: StepSamples) -> Iterator[bytes]:
+        """The stored images of samples."""
+        offsets, sizes = self.index.byte_ranges(samples.id, samples.shard)
+        for shard, offset, size in zip(samples.shard.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
             yield reader.read(self.index.remote(shard), offset, size)
 
-    def decoded(self, reader: Reader, read: Read) -> EncodedBatch:
-        """Second stage: the images in lane order, bad ones replaced and some mirrored."""
-        slot = self.ring.take(_worker()[0])
-        images = self.ring.fresh() if slot is None else self.ring.slot(slot)
-        draws = read.draws
-        faults = self.decode(draws, read.encoded, images)
-        for row, fault in faults.items():
-            other = self.neighbour(reader, draws, row, fault, images)
-            draws.epoch[row], draws.id[row] = other.epoch[0], other.id[0]
+    def decode_batch(self, reader: ShardReader, batch: EncodedBatch) -> WorkerBatch:
+        """Second stage: the images in lane order, bad ones replaced and half of them flipped."""
+        slot = self.buffers.acquire(_worker()[0])
+        images = self.buffers.allocate() if slot is None else self.buffers.slot(slot)
+        samples = batch.samples
+        faults = self.decode(samples, batch.images, images)
+        for number, fault in faults.items():
+            other = self.replace(reader, samples, number, fault, images)
+            samples.epoch[number], samples.id[number] = other.epoch[0], other.id[0]
         if self.config.flip:
-            self.mirror(draws, torch.from_numpy(images))
-        ids = np.empty_like(draws.id)
-        ids[draws.place] = draws.id
-        kept = torch.from_numpy(images) if slot is None else None
-        return EncodedBatch(read.step, slot, kept, ids, [*faults.values()])
+            self.flip(samples, torch.from_numpy(images))
+        ids = np.empty_like(samples.id)
+        ids[samples.row] = samples.id
+        sent = torch.from_numpy(images) if slot is None else None
+        return WorkerBatch(batch.step, slot, sent, ids, [*faults.values()])
 
-    def decode(self, draws: SampleIndices, encoded: list[bytes], images: np.ndarray) -> dict[int, Fault]:
-        """Writes the images into their places; the faults of those that cannot be decoded, by row of `draws`."""
-        forms = [self.views[folder] for folder in self.index.folder[draws.shard].tolist()]
-        dice = self.bits("crop", draws) if self.config.crop else [0] * len(encoded)
+    def decode(self, samples: StepSamples, encoded: list[bytes], images: np.ndarray) -> dict[int, Fault]:
+        """Writes the images into their rows of `images`; returns the faults of those that cannot be decoded, by
+        number in `samples`."""
+        decoders = [self.decoders[folder] for folder in self.index.folder[samples.shard].tolist()]
+        crops = self.random_bits("crop", samples) if self.config.crop else [0] * len(encoded)
         faults = {}
-        rows = zip(draws.place.tolist(), forms, encoded, dice, strict=True)
-        for row, (place, form, data, die) in enumerate(rows):
+        items = zip(samples.row.tolist(), decoders, encoded, crops, strict=True)
+        for number, (row, decoder, data, crop) in enumerate(items):
             try:
-                form.decode(data, die, images[place])
+                decoder.decode(data, crop, images[row])
             except UnidentifiedImageError:
-                faults[row] = self.fault(draws, row, f"not a {FORMATS[form.extension]} image")
-            except Exception as error:  # decoders meet damage with whatever it makes them stumble over
-                faults[row] = self.fault(draws, row, f"{type(error).__name__}: {error}")
+                faults[number] = self.fault(samples, number, f"not a {FORMATS[decoder.extension]} image")
+            except Exception as error:  # damaged files make decoders raise errors of any type
+                faults[number] = self.fault(samples, number, f"{type(error).__name__}: {error}")
         return faults
 
-    def bits(self, purpose: str, draws: SampleIndices) -> list[int]:
-        """For each draw 64 random bits that depend on its epoch and sample alone."""
-        pairs = zip(draws.epoch.tolist(), draws.id.tolist(), strict=True)
+    def random_bits(self, purpose: str, samples: StepSamples) -> list[int]:
+        """For each sample 64 random bits that depend on its epoch and id alone."""
+        pairs = zip(samples.epoch.tolist(), samples.id.tolist(), strict=True)
         return [bits(self.seed, purpose, epoch, id) for epoch, id in pairs]
 
-    def fault(self, draws: SampleIndices, row: int, reason: str) -> Fault:
-        """Where the undecodable image of a draw lies."""
-        return Fault(self.index.remote(int(draws.shard[row])).url, int(draws.sample[row]), reason)
+    def fault(self, samples: StepSamples, number: int, reason: str) -> Fault:
+        """Where the undecodable image of a sample lies."""
+        return Fault(self.index.remote(int(samples.shard[number])).url, int(samples.sample[number]), reason)
 
-    def neighbour(
-        self, reader: Reader, draws: SampleIndices, row: int, fault: Fault, images: np.ndarray
-    ) -> SampleIndices:
-        """The lane's next draw that decodes, as the only one, its image in the place of `row`.
+    def replace(
+        self, reader: ShardReader, samples: StepSamples, number: int, fault: Fault, images: np.ndarray
+    ) -> StepSamples:
+        """Writes the lane's next image that decodes into the row of a bad one; returns that single sample.
 
-        Raises UserError when none of the next NEIGHBOURS does.
+        Raises UserError when none of the next MAX_REPLACEMENT_TRIES does.
         """
-        lane, k = draws.lane[row : row + 1], draws.k[row : row + 1]
-        for ahead in range(1, 1 + NEIGHBOURS):
-            other = self.draws(lane, k + ahead)._replace(place=draws.place[row : row + 1])
+        here = slice(number, number + 1)
+        for ahead in range(1, 1 + MAX_REPLACEMENT_TRIES):
+            other = self.samples(samples.lane[here], samples.draw[here] + ahead)
+            other = other._replace(row=samples.row[here])
             if not self.decode(other, list(self.read(reader, other)), images):
                 return other
         raise UserError(
-            f"sample {fault.sample} of {fault.shard} ({fault.reason}) cannot be decoded, nor can the {NEIGHBOURS} "
-            f"after it in its lane; {MEND}"
+            f"sample {fault.sample} of {fault.shard} ({fault.reason}) cannot be decoded, nor can the "
+            f"{MAX_REPLACEMENT_TRIES} after it in its lane; {FIX_ADVICE}"
         )
 
-    def mirror(self, draws: SampleIndices, images: torch.Tensor) -> None:
-        """Turns half of the images left to right; which ones, their epochs and samples decide."""
-        chosen = np.array(self.bits("flip", draws), np.uint64) % 2 == 1
-        for place in draws.place[chosen].tolist():
-            image = images[place]
+    def flip(self, samples: StepSamples, images: torch.Tensor) -> None:
+        """Flips half of the images left to right, chosen by their epochs and ids."""
+        chosen = np.array(self.random_bits("flip", samples), np.uint64) % 2 == 1
+        for row in samples.row[chosen].tolist():
+            image = images[row]
             image.copy_(image.flip(1))
 
 
 def _worker() -> tuple[int, int]:
-    """This loader worker's number, and how many there are."""
+    """The number of this loader worker, and how many there are."""
     worker = get_worker_info()
     return (worker.id, worker.num_workers) if worker else (0, 1)

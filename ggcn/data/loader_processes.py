@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import errno
 import functools
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -17,13 +18,13 @@ from torch.utils.data import DataLoader
 
 from ggcn.config.data import DataConfig
 from ggcn.data import retries
-from ggcn.data.batch_dataset import Steps
+from ggcn.data.batch_dataset import BatchDataset, WorkerBatch
 from ggcn.errors import UserError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-LIMITS = {
+LIMIT_ERRNOS = {
     "Too many open files": errno.EMFILE,
-    "received 0 items of ancdata": errno.EMFILE,  # what torch says when a file cannot be passed on
+    "received 0 items of ancdata": errno.EMFILE,  # torch's message when a file descriptor cannot be sent
     "No space left on device": errno.ENOSPC,
     "Cannot allocate memory": errno.ENOMEM,
     "Resource temporarily unavailable": errno.EAGAIN,
@@ -31,62 +32,83 @@ LIMITS = {
 
 
 def limit_error(error: Exception) -> UserError | None:
-    """The sentence about the limit of the system that an error comes from; its cause tells whether that may pass."""
+    """A UserError that names the limit of the system behind `error`, its __cause__ an OSError; None for other errors."""
     text = str(error)
-    number = next((number for part, number in LIMITS.items() if part in text), None)
+    number = next((number for part, number in LIMIT_ERRNOS.items() if part in text), None)
     if number is None:
         return None
     cause = OSError(number, os.strerror(number))
-    found = UserError(f"the loader cannot go on ({cause.strerror}); {retries.limits(cause)}")
-    found.__cause__ = cause
-    return found
+    limit = UserError(f"the loader cannot go on ({cause.strerror}); {retries.limit_advice(cause)}")
+    limit.__cause__ = cause
+    return limit
 
 
 @contextlib.contextmanager
-def named_limits() -> Iterator[None]:
-    """Turns errors of the system for want of files, memory or processes into a UserError that names the limit."""
+def limits_as_user_errors() -> Iterator[None]:
+    """Turns errors about too many files or processes, or too little memory, into a UserError that names the limit."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         if limit := limit_error(error):
             raise limit from limit.__cause__
         raise
-    except (OverflowError, MemoryError):  # a size that no system has
-        raise UserError(f"the loader cannot go on; {retries.limits(OSError(errno.ENOMEM, ''))}") from None
+    except (OverflowError, MemoryError):  # larger than any system's memory
+        raise UserError(
+            f"the loader cannot go on; {retries.limit_advice(OSError(errno.ENOMEM, ''))}"
+        ) from None
 
 
-worker_processes: list[BaseProcess] = []
+_workers: list[BaseProcess] = []
 
 
 @atexit.register
 def _end_workers() -> None:
-    """Python ends forgotten children by SIGTERM, which workers ignore, and would wait for them for ever."""
-    for worker in worker_processes:
+    """Kills the workers of streams that were not closed: Python sends SIGTERM, which they ignore, and would wait."""
+    for worker in _workers:
         worker.kill()  # they only read
 
 
-def start_loader(steps: Steps, config: DataConfig) -> DataLoader:
+def start_loader(dataset: BatchDataset, config: DataConfig) -> Iterator[WorkerBatch | UserError]:
+    """Starts the workers; returns the batches, step after step. Raises UserError naming a limit of the system."""
+    with limits_as_user_errors(), _stop_signals_blocked():
+        # without workers a DataLoader would only add half a millisecond to each batch
+        batches = iter(_data_loader(dataset, config) if config.workers else dataset)
+    _workers.extend(_workers_of(batches))
+    return batches
+
+
+def has_lost_worker(batches: Iterator[WorkerBatch | UserError]) -> bool:
+    """Whether a worker has ended; waits a second, since the error of a broken connection arrives before that."""
+    sentinels = [worker.sentinel for worker in _workers_of(batches)]
+    return bool(sentinels and multiprocessing.connection.wait(sentinels, timeout=1))
+
+
+def _workers_of(batches: Iterator[WorkerBatch | UserError]) -> list[BaseProcess]:
+    return getattr(batches, "_workers", [])
+
+
+def _data_loader(dataset: BatchDataset, config: DataConfig) -> DataLoader:
     return DataLoader(
-        steps,
+        dataset,
         batch_size=None,
-        collate_fn=_same,
+        collate_fn=_identity,
         num_workers=config.workers,
-        worker_init_fn=functools.partial(_follow, os.getpid()),
+        worker_init_fn=functools.partial(_exit_with_rank, os.getpid()),
         prefetch_factor=config.prefetch,
         # a fork server would die of the USR2 that SLURM sends to a whole job, and take the workers along
         multiprocessing_context="fork",
-        generator=torch.Generator(),  # or it takes a number from the process's own
+        generator=torch.Generator(),  # or it draws from the process's default generator
     )
 
 
-def _same(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _follow(rank: int, worker: int) -> None:
-    """Makes a worker end within a second of its rank (a process id), whatever it is doing.
+def _exit_with_rank(rank: int, worker: int) -> None:
+    """Makes a worker exit within a second after its rank (a process id), whatever it is doing.
 
-    Torch's workers look for their parent too, but one that starts as the rank dies would never miss it.
+    Torch's workers watch their parent too, but one that starts while the rank dies would not notice.
     """
 
     def watch() -> None:
@@ -98,12 +120,12 @@ def _follow(rank: int, worker: int) -> None:
 
 
 @contextlib.contextmanager
-def blocked_stop_signals() -> Iterator[None]:
-    """Workers started here never hear STOP_SIGNALS: the ranks decide when to stop, and end their loaders.
+def _stop_signals_blocked() -> Iterator[None]:
+    """Workers that are started in the block never receive STOP_SIGNALS: the ranks decide when to stop.
 
-    They inherit the blocked signals, so there is no moment, as with a handler, at which one could kill them.
-    Torch's own handler, which raises wherever the rank happens to be when a worker dies, is taken back: that
-    is noticed soon enough when the worker's batch is due.
+    They inherit the signal mask, so there is no moment, as with a handler, at which a signal could kill them.
+    Torch's own handler, which raises anywhere in the rank when a worker dies, is removed: the rank notices when the
+    worker's batch is due.
     """
     on_death = signal.getsignal(signal.SIGCHLD)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -2,10 +2,7 @@
 
 `OUT/manifest.json` is written last by tools/make_shards.py and says all that training needs to know before
 it opens a shard: how many samples, and what the bytes must hash to. Where each sample lies is in
-`OUT/index.bin`, an array that all processes of a node map into memory instead of holding a copy each.
-
-A manifest may come from a server that somebody else runs, so nothing in it is used before it was checked:
-its names become paths and parts of commands, its digests become names of files in a cache.
+`OUT/index.bin`.
 """
 
 import hashlib
@@ -48,7 +45,7 @@ class Shards(Sequence[Shard]):
 
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> "Shards":
-        """The columns of some shards."""
+        """The columns of shards."""
         rows = [(s.name, s.samples, s.bytes, s.sha256) for s in shards]
         return cls.from_columns(*zip(*rows, strict=True))
 
@@ -56,7 +53,7 @@ class Shards(Sequence[Shard]):
     def from_columns(
         cls, names: Sequence[str], samples: Sequence[int], sizes: Sequence[int], digests: Sequence[str]
     ) -> "Shards":
-        """The columns out of Python's values."""
+        """The columns from Python's values."""
         return cls(
             np.array([name.encode() for name in names], dtype=np.bytes_),
             np.array(samples, dtype=np.int64),
@@ -88,7 +85,7 @@ class Shards(Sequence[Shard]):
 
 @dataclass(frozen=True)
 class IndexFile:
-    """The file that says where every sample lies: an array of PLACE, shard after shard."""
+    """The file that says where every sample lies: an array of BYTE_RANGE, shard after shard."""
 
     name: str
     bytes: int
@@ -112,19 +109,19 @@ class Manifest:
     """images of the source that could not be read; rejected.jsonl lists them"""
     shards: Shards
     index: IndexFile | None
-    """None in a manifest of version 1, which holds the places itself"""
+    """None in a manifest of version 1, which holds the byte ranges itself"""
     folder: Path = field(default=Path(), compare=False)
-    places: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """PLACE [samples] of a manifest of version 1"""
+    ranges: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """BYTE_RANGE [samples] of a manifest of version 1"""
 
     @cached_property
     def hash(self) -> str:
-        """Identity of the content: changes with any shard's bytes, not with the place it lies in."""
+        """Identity of the content: depends on the shards' bytes, not on their folder."""
         # json.dumps of [size, channels, [[samples, sha256], ...]], without a list of all shards
-        digest, before = hashlib.sha256(f"[{self.size}, {self.channels}, [".encode()), ""
+        digest, separator = hashlib.sha256(f"[{self.size}, {self.channels}, [".encode()), ""
         for samples, row in zip(self.counts.tolist(), self.shards.digests, strict=True):
-            digest.update(f'{before}[{samples}, "{row.tobytes().hex()}"]'.encode())
-            before = ", "
+            digest.update(f'{separator}[{samples}, "{row.tobytes().hex()}"]'.encode())
+            separator = ", "
         digest.update(b"]]")
         return digest.hexdigest()
 
@@ -139,7 +136,7 @@ class Manifest:
         return np.concatenate([[0], np.cumsum(self.counts)])
 
     def save(self, folder: Path) -> None:
-        """Writes `folder/manifest.json`, whole or not at all; the index must be there already."""
+        """Writes `folder/manifest.json` atomically; the index must be there already."""
         fields = ("size", "channels", "extension", "samples", "bytes", "options", "rejected", "index")
         value = {name: getattr(self, name) for name in fields}
         value["index"] = self.index and asdict(self.index)

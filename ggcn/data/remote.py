@@ -13,12 +13,12 @@ from typing import IO, Any, NamedTuple
 from ggcn.errors import UserError
 from ggcn.redact import shard_folder
 
-TIMEOUT = 60  # seconds without a byte from a server
-LONGEST_MANIFEST = 64 << 20  # bytes; 100,000 shards take 15 MB
+TIMEOUT_S = 60  # without a byte from a server
+MAX_MANIFEST_BYTES = 64 << 20  # 100,000 shards take 15 MB
 
 
-class Remote(NamedTuple):
-    """One shard and what its bytes must be."""
+class RemoteFile(NamedTuple):
+    """A file of a folder of shards, and what its bytes must be."""
 
     url: str
     """path or URL"""
@@ -26,7 +26,7 @@ class Remote(NamedTuple):
     sha256: str
 
 
-def join(folder: str, name: str) -> str:
+def join_url(folder: str, name: str) -> str:
     """Path or URL of a file in a folder; in a `pipe:` command {} stands for the name, or it follows a slash."""
     if folder.startswith("pipe:"):
         name = shlex.quote(name)
@@ -35,7 +35,7 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
 
-def local(url: str) -> str | None:
+def local_path(url: str) -> str | None:
     """The path of a local file or folder, None for any other URL."""
     if url.startswith("file://"):
         return url.removeprefix("file://")
@@ -43,27 +43,27 @@ def local(url: str) -> str | None:
 
 
 def read_manifest_text(url: str, allow_pipe: bool) -> bytes:
-    """A manifest's text. Raises UserError when it has no end, OSError when it was cut off."""
+    """The bytes of a manifest. Raises UserError when it is endless, OSError when it was cut off."""
     with contextlib.closing(open_stream(url, allow_pipe)) as stream:
-        pieces, left = [], LONGEST_MANIFEST + 1
-        while left and (piece := stream.read(min(left, 1 << 20))):
-            pieces.append(piece)
-            left -= len(piece)
+        chunks, left = [], MAX_MANIFEST_BYTES + 1
+        while left and (chunk := stream.read(min(left, 1 << 20))):
+            chunks.append(chunk)
+            left -= len(chunk)
         if left == 0:
             raise UserError(
-                f"{shard_folder(url)} is longer than {LONGEST_MANIFEST} bytes; that is no manifest of shards"
+                f"{shard_folder(url)} is longer than {MAX_MANIFEST_BYTES} bytes; that is no manifest of shards"
             )
         if getattr(stream, "length", None):  # a web server announced more
             raise OSError(f"{stream.length} bytes are missing")  # type: ignore[attr-defined]
-        return b"".join(pieces)
+        return b"".join(chunks)
 
 
 def open_stream(url: str, allow_pipe: bool = False) -> IO[bytes]:
-    """A file at a path or URL, to be read from front to back.
+    """Opens a file at a path or URL for sequential reading.
 
     Raises UserError for a `pipe:` command, which could be anything, unless `allow_pipe`.
     """
-    path = local(url)
+    path = local_path(url)
     if path is not None:
         return open(path, "rb")
     if url.startswith("pipe:"):
@@ -73,7 +73,7 @@ def open_stream(url: str, allow_pipe: bool = False) -> IO[bytes]:
             )
         return Command(url.removeprefix("pipe:"))  # type: ignore[return-value]
     if url.startswith(("http://", "https://")):
-        return _as_it_is(urllib.request.urlopen(url, timeout=TIMEOUT), url)
+        return _uncompressed(urllib.request.urlopen(url, timeout=TIMEOUT_S), url)
     store, path = _object_store(url)
     return store.open(path, "rb")
 
@@ -97,27 +97,27 @@ class Command:
         return data
 
     def close(self) -> None:
-        """Ends the command, if it is still at work."""
+        """Ends the command, if it is still running."""
         self._output.close()
         self._process.kill()
         self._process.wait()
 
 
-def _as_it_is(answer: Any, url: str) -> Any:
-    """A web server's answer. Raises UserError when it is compressed on the way: sizes and hashes would differ."""
-    encoding = answer.headers.get("Content-Encoding", "identity")
+def _uncompressed(response: Any, url: str) -> Any:
+    """A web server's response. Raises UserError when it is compressed in transit: sizes and hashes would differ."""
+    encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        answer.close()
+        response.close()
         raise UserError(
             f"the server of {url} sends it compressed ({encoding!r:.40}); turn that off for shards"
         )
-    return answer
+    return response
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` of a remote file.
+    """The `size` bytes from `offset` of a remote file.
 
-    Raises UserError when its server cannot do that, OSError when it answers with other bytes.
+    Raises UserError when its server cannot do that, OSError when it responds with other bytes.
     """
     if url.startswith("pipe:"):
         raise UserError(
@@ -126,18 +126,19 @@ def read_range(url: str, offset: int, size: int) -> bytes:
     if not url.startswith(("http://", "https://")):
         store, path = _object_store(url)
         return store.cat_file(path, offset, offset + size)
-    wanted = f"bytes {offset}-{offset + size - 1}/"
-    request = urllib.request.Request(url, headers={"Range": wanted.replace(" ", "=").rstrip("/")})
-    with _as_it_is(urllib.request.urlopen(request, timeout=TIMEOUT), url) as answer:
-        if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+    expected = f"bytes {offset}-{offset + size - 1}/"
+    request = urllib.request.Request(url, headers={"Range": expected.replace(" ", "=").rstrip("/")})
+    with _uncompressed(urllib.request.urlopen(request, timeout=TIMEOUT_S), url) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             raise UserError(f"the server of {url} sends whole files only; set data.cache_dir")
-        span = answer.headers.get("Content-Range", wanted)
-        if not span.startswith(wanted):
-            raise OSError(f"the server sent {span!r:.60} instead of {wanted!r}")
-        return answer.read(size + 1)  # one more would tell that it sends too many
+        span = response.headers.get("Content-Range", expected)
+        if not span.startswith(expected):
+            raise OSError(f"the server sent {span!r:.60} instead of {expected!r}")
+        return response.read(size + 1)  # one more byte shows that it sends too many
 
 
 def _object_store(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it. Raises UserError without the plug-in for it."""
     try:
         import fsspec  # type: ignore[import-untyped]  # comes with torch, which does not promise it
 
@@ -148,21 +149,21 @@ def _object_store(url: str) -> tuple[Any, str]:
         ) from None
 
 
-def download(shard: Remote, file: int, allow_pipe: bool = False) -> None:
-    """Copies a shard into an open file. Raises OSError unless it arrives with the manifest's bytes and sha256."""
-    digest, left = hashlib.sha256(), shard.bytes
+def download(source: RemoteFile, file: int, allow_pipe: bool = False) -> None:
+    """Copies a remote file into an open one. Raises OSError unless its size and sha256 are the manifest's."""
+    digest, left = hashlib.sha256(), source.bytes
     with (
-        contextlib.closing(open_stream(shard.url, allow_pipe)) as stream,
+        contextlib.closing(open_stream(source.url, allow_pipe)) as stream,
         os.fdopen(os.dup(file), "wb") as copy,
     ):
         while block := stream.read(min(1 << 20, left + 1)):
             left -= len(block)
             if left < 0:
-                raise OSError(f"it is longer than the manifest's {shard.bytes} bytes")
+                raise OSError(f"it is longer than the manifest's {source.bytes} bytes")
             digest.update(block)
             copy.write(block)
     if left:
-        raise OSError(f"{left} of {shard.bytes} bytes are missing")
-    if digest.hexdigest() != shard.sha256:
-        raise OSError("what arrived differs from the manifest's sha256")
+        raise OSError(f"{left} of {source.bytes} bytes are missing")
+    if digest.hexdigest() != source.sha256:
+        raise OSError("the received bytes differ from the manifest's sha256")
     os.fsync(file)

@@ -1,9 +1,8 @@
-"""A folder of whole shards on the node's own disk, shared by several processes without a server.
+"""A cache of complete shards on the node's own disk, shared by several processes without a server.
 
-They coordinate by locks on the files alone: who reads a file holds a shared lock, who downloads or evicts one an
-exclusive lock, and locks go with their process however it ends. Where the cache's file system has no locks, one
-process downloads a shard all the same, and what is evicted while another process reads it stays readable, for it is
-open.
+They coordinate by locks on the files alone: a reader holds a shared lock, a process that downloads or evicts a file an
+exclusive one, and a lock ends with its process. Where the cache's file system has no locks, still only one process
+downloads a shard, and a file that is evicted while another process reads it stays readable, because it is open.
 """
 
 import contextlib
@@ -14,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ggcn import locks
-from ggcn.data.remote import Remote, download
+from ggcn.data.remote import RemoteFile, download
 from ggcn.errors import UserError, is_transient
 
 LOCK = ".lock"
 
 
-class Cache:
+class ShardCache:
     """A folder of shards, named by their sha256, of at most `limit` bytes; safe for many processes."""
 
     def __init__(self, folder: Path, limit: int, allow_pipe: bool = False) -> None:
-        """`allow_pipe`: files may come out of commands. Raises UserError when the folder cannot be made."""
+        """`allow_pipe`: files may be the output of commands. Raises UserError when the folder cannot be made."""
         self.folder, self.limit, self.allow_pipe = folder, limit, allow_pipe
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -34,30 +33,30 @@ class Cache:
             ) from None
         self.lockable = locks.supported(folder / LOCK)
 
-    def open(self, shard: Remote) -> int | None:
-        """The shard's file, downloaded if it is not there; held against eviction until it is closed.
+    def open(self, shard: RemoteFile) -> int | None:
+        """Opens the shard's file, downloaded if it is not cached; it is not evicted until it is closed.
 
-        None when files in use leave no room for it. Raises OSError when the download fails or is damaged.
+        Returns None when files in use leave no room for it. Raises OSError when the download fails or is damaged.
         """
         path = self.folder / shard.sha256
         while shard.bytes <= self.limit:
-            file = hold(path, fcntl.LOCK_SH)
+            file = open_locked(path, fcntl.LOCK_SH)
             if file is not None:
                 with contextlib.suppress(PermissionError):  # another user's
-                    os.utime(file)  # when it was last wanted: eviction begins with the oldest
+                    os.utime(file)  # the time of last use: eviction begins with the oldest
                 return file
-            with self._writable(), self._only_writer(path):
-                if not self._bring(shard, path):
+            with self._naming_folder(), self._only_writer(path):
+                if not self._ensure_downloaded(shard, path):
                     return None
         return None
 
-    def _bring(self, shard: Remote, path: Path) -> bool:
+    def _ensure_downloaded(self, shard: RemoteFile, path: Path) -> bool:
         """Downloads the shard, or waits while another process does; False when there is no room."""
         part = path.with_suffix(".part")
-        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleared the disk since
-        file = hold(part, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR | os.O_CREAT)
+        self.folder.mkdir(parents=True, exist_ok=True)  # the disk may have been cleared since
+        file = open_locked(part, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR | os.O_CREAT)
         if file is None:
-            _await(part)
+            _wait_for_writer(part)
             return True
         try:
             if path.exists():
@@ -65,20 +64,20 @@ class Cache:
             if not self._reserve(file, part, shard.bytes):
                 return False
             download(shard, file, self.allow_pipe)
-            with self._alone():  # or who counts the files might see it under both names or none
+            with self._exclusive():  # or a process that adds up sizes might see it under both names or none
                 os.replace(part, path)
             return True
         finally:
-            if _is_at(file, part):
+            if _is_same_file(file, part):
                 part.unlink()
             os.close(file)
 
     def _reserve(self, file: int, part: Path, size: int) -> bool:
-        """Evicts until `size` bytes are free and gives them to `file`, so that others count them as taken."""
-        with self._alone():
-            rest = sorted((e for e in self._files() if e[2] != part), key=lambda entry: entry[0])
-            free = self.limit - sum(entry[1] for entry in rest)
-            for _, bytes_, path in rest:
+        """Evicts until `size` bytes are free and allocates them to `file`; False when there is no room."""
+        with self._exclusive():
+            others = sorted((e for e in self._files() if e[2] != part), key=lambda entry: entry[0])
+            free = self.limit - sum(entry[1] for entry in others)
+            for _, bytes_, path in others:
                 if free < size and _evict(path):
                     free += bytes_
             if free >= size:
@@ -86,14 +85,14 @@ class Cache:
             return free >= size
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """Time of last use, size and path of every file, those of dead downloads included."""
+        """Time of last use, size and path of every file, those of killed downloads included."""
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode):
                     yield status.st_mtime, status.st_size, path
 
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
+    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
         return locks.exclusive_lock(self.folder / LOCK, wait=True, with_children=True)
 
     @contextlib.contextmanager
@@ -101,12 +100,12 @@ class Cache:
         """Where files cannot be locked, waits until no other process downloads the shard at `path`."""
         with contextlib.ExitStack() as held:
             if not self.lockable:
-                held.enter_context(locks.stand_in(_writers(path), wait=True))
+                held.enter_context(locks.stand_in(_writer_lock(path), wait=True))
             yield
 
     @contextlib.contextmanager
-    def _writable(self) -> Iterator[None]:
-        """Turns what the system refuses in the folder into a UserError that names it."""
+    def _naming_folder(self) -> Iterator[None]:
+        """Turns a permanent OSError in the folder into a UserError that names it."""
         try:
             yield
         except OSError as error:
@@ -118,16 +117,18 @@ class Cache:
             raise
 
 
-def hold(path: Path, mode: int, flags: int = os.O_RDONLY) -> int | None:
-    """Opens and locks the file at `path`; None when it is missing, or gone once the lock is had, or taken. Opens it
-    only, where there are no locks."""
+def open_locked(path: Path, mode: int, flags: int = os.O_RDONLY) -> int | None:
+    """Opens and locks the file at `path`; where there are no locks, only opens it.
+
+    Returns None when it is missing, was removed before the lock was acquired, or is locked by another process.
+    """
     try:
         file = os.open(path, flags)
     except FileNotFoundError:
         return None
     try:
         locks.flock(file, mode, path)
-        if _is_at(file, path):
+        if _is_same_file(file, path):
             return file
     except BlockingIOError:
         pass
@@ -138,36 +139,35 @@ def hold(path: Path, mode: int, flags: int = os.O_RDONLY) -> int | None:
     return None
 
 
-def _writers(path: Path) -> Path:
-    """The lock file of those who download the shard at `path`, where files themselves cannot be locked."""
+def _writer_lock(path: Path) -> Path:
+    """The lock file for downloads of the shard at `path`, where files themselves cannot be locked."""
     return path.with_name(f".{path.stem}.writer")
 
 
-def _is_at(file: int, path: Path) -> bool:
+def _is_same_file(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _await(part: Path) -> None:
-    """Returns when nobody writes the file. It asks for a shared lock, as who wrote it keeps one for reading."""
-    file = hold(part, fcntl.LOCK_SH)
+def _wait_for_writer(part: Path) -> None:
+    """Returns when no process writes the file, by a shared lock, since its writer keeps one for reading."""
+    file = open_locked(part, fcntl.LOCK_SH)
     if file is not None:
         os.close(file)
 
 
 def _evict(path: Path) -> bool:
-    """Removes a file of the cache unless somebody holds it."""
+    """Removes a file of the cache unless a process uses it; returns whether it is gone."""
     if path.name.startswith("."):
         return False  # a lock
     with contextlib.ExitStack() as held:
         try:
-            if path.suffix == ".part" and _writers(path).exists():
-                held.enter_context(locks.stand_in(_writers(path)))
-            file = hold(
-                path, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR
-            )  # for writing, or NFS refuses the lock
+            if path.suffix == ".part" and _writer_lock(path).exists():
+                held.enter_context(locks.stand_in(_writer_lock(path)))
+            # opened for writing, or NFS refuses the lock
+            file = open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDWR)
         except (locks.Taken, PermissionError):  # the latter for another user's
             return False
         if file is None:

@@ -160,7 +160,7 @@ def _completed(sampler: Sampler, request: Request) -> Request:
         if value < LEAST:
             raise UserError(f"--{name} {value} is too small to measure anything; {LEAST} is the least")
     data = request.data or _own_shards(sampler.config.data.shards)
-    beside = Path(remote.local(data) or data) / "holdout"
+    beside = Path(remote.local_path(data) or data) / "holdout"
     holdout = request.holdout or (str(beside) if (beside / "manifest.json").is_file() else "")
     return replace(request, data=data, holdout=holdout)
 

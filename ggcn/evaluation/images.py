@@ -15,10 +15,10 @@ from torch import Tensor
 from ggcn import image_grid, progress
 from ggcn.config.data import DataConfig
 from ggcn.data import shard_index
-from ggcn.data.decoding import View, view
+from ggcn.data.decoding import ImageDecoder, image_decoder
 from ggcn.data.manifest import Manifest
-from ggcn.data.shard_index import Folder, Index
-from ggcn.data.shard_reader import Reader
+from ggcn.data.shard_index import ShardFolder, ShardIndex
+from ggcn.data.shard_reader import ShardReader
 from ggcn.distributed.lanes import bits
 from ggcn.errors import UserError
 
@@ -60,7 +60,7 @@ class Source:
 
     folder: str
     data: Manifest
-    form: View
+    form: ImageDecoder
     chosen: Sequence[int]
     size: int
     config: DataConfig
@@ -94,11 +94,11 @@ class Source:
 
     def decoded(self) -> Iterator[tuple[int, np.ndarray]]:
         """The samples that decode, with their pixels [size, size, c]."""
-        index = Index([Folder(self.folder, self.data)], self.config)
+        index = ShardIndex([ShardFolder(self.folder, self.data)], self.config)
         ids = np.asarray(self.chosen, dtype=np.int64)
         shards = np.searchsorted(index.first, ids, side="right") - 1
-        places = zip(*(column.tolist() for column in index.places(ids, shards)), strict=True)
-        with contextlib.closing(Reader(self.config)) as reader:
+        places = zip(*(column.tolist() for column in index.byte_ranges(ids, shards)), strict=True)
+        with contextlib.closing(ShardReader(self.config)) as reader:
             for number, shard, (offset, size) in zip(self.chosen, shards.tolist(), places, strict=True):
                 data = reader.read(index.remote(shard), offset, size)
                 progress.report()
@@ -170,7 +170,7 @@ def _source(folder: str | Path, size: int, most: int, crop: int, config: DataCon
     found = shard_index.load_manifest(folder, config)
     count = min(found.samples, most)
     chosen = [number * found.samples // count for number in range(count)]
-    return Source(folder, found, view(folder, found, size, crop), chosen, size, config)
+    return Source(folder, found, image_decoder(folder, found, size, crop), chosen, size, config)
 
 
 def _check(source: Source, good: int) -> None:

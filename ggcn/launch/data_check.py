@@ -3,7 +3,7 @@
 from ggcn.config.compose import refuse_undefined
 from ggcn.config.schema import Config
 from ggcn.data import manifest, manifest_file, verification
-from ggcn.data.decoding import refuse_smaller, view
+from ggcn.data.decoding import image_decoder, refuse_downsampling
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import of_counts
 from ggcn.paths import is_local, undefined
@@ -12,7 +12,7 @@ from ggcn.paths import is_local, undefined
 def data(config: Config, remote: bool = False) -> None:
     """Checks that shards are there, whole by size, enough for the lanes and of a size and colours that fit.
 
-    Remote ones are asked for their manifest if `remote`, which takes a second of imports; else the ranks do it.
+    RemoteFile ones are asked for their manifest if `remote`, which takes a second of imports; else the ranks do it.
     Raises UserError with the first fault.
     """
     config.data.check()
@@ -29,8 +29,8 @@ def data(config: Config, remote: bool = False) -> None:
     manifest.channels(manifests)
     of_counts([told.counts for told in manifests], weights, config.seed, config.lanes, config.data.block)
     for folder, (told, _) in found.items():
-        view(folder, told, config.model.grids[-1], config.data.crop)
-        refuse_smaller(folder, told, config.model.grids, config.data)
+        image_decoder(folder, told, config.model.grids[-1], config.data.crop)
+        refuse_downsampling(folder, told, config.model.grids, config.data)
 
 
 def _manifest(folder: str, config: Config, remote: bool) -> Manifest | None:

@@ -98,7 +98,7 @@ class Sidecars:
             if record["samples"]:
                 self.shards.append(_shard(piece, record))
                 self.enlarged += sum(right - left < self.size for _, (left, _, right, _) in record["sources"])
-                yield index_file.places_of(record["offsets"], record["sizes"])
+                yield index_file.byte_ranges(record["offsets"], record["sizes"])
         if not self.shards:
             name, why = self.rejects[0]
             raise UserError(f"none of the {len(self.rejects)} images can be read; the first is {name}: {why}")

@@ -111,7 +111,7 @@ def check_shard(folder: Path, decode: bool, number: int) -> list[str]:
     places = None if index is None else index[found.first[number] : found.first[number + 1]]
     problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard, places)]
     if places is not None and path.is_file():
-        wrong = index_file.places_problem(found.shards[number : number + 1], places)
+        wrong = index_file.byte_range_problem(found.shards[number : number + 1], places)
         problems += [f"{path}: {wrong}"] if wrong else check_samples(found, decode, shard, places)
     tick()
     return problems
@@ -181,10 +181,10 @@ def convert(folder: Path) -> bool:
     Raises UserError without a manifest.
     """
     found = manifest_file.load(folder)
-    if found.index is not None or found.places is None:
+    if found.index is not None or found.ranges is None:
         return False
-    index = index_file.write_index(folder, [found.places])
-    dataclasses.replace(found, index=index, places=None).save(folder)
+    index = index_file.write_index(folder, [found.ranges])
+    dataclasses.replace(found, index=index, ranges=None).save(folder)
     return True
 
 

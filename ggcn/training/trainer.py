@@ -16,7 +16,7 @@ from ggcn import image_grid, report
 from ggcn.config.data import DataConfig
 from ggcn.config.schema import Config
 from ggcn.data import stream
-from ggcn.data.decoding import refuse_smaller
+from ggcn.data.decoding import refuse_downsampling
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
@@ -214,7 +214,7 @@ class Trainer:
             config.data, self.lanes, config.seed, config.model.grids[-1], step, pin=self.device.type == "cuda"
         )
         for data in self.stream.folders:  # the launcher looks at local ones only
-            refuse_smaller(data.url, data.manifest, config.model.grids, config.data)
+            refuse_downsampling(data.url, data.manifest, config.model.grids, config.data)
         if folder:
             self.state.restore(folder, facts, self.stream.hash)
             log.info("resumed from %s", folder)
@@ -266,7 +266,7 @@ class Trainer:
         """What the step's values say of the run. Raises UserError when it met too many bad images or, without a
         guard, left a value that is not finite."""
         self.replaced += round(values["replaced_share"] * self.config.train.batch)
-        stream.check_share(self.replaced, step * self.config.train.batch, self.config.data)
+        stream.check_bad_share(self.replaced, step * self.config.train.batch, self.config.data)
         if self.config.guard.enabled:
             self.history, verdict = guard.judge(self.config.guard, self.history, values)
             return verdict

@@ -31,10 +31,10 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 
 from ggcn.config.data import DataConfig
 from ggcn.data import manifest_file, remote, retries, shard_index, stream
-from ggcn.data.remote import Remote
-from ggcn.data.shard_cache import Cache
-from ggcn.data.shard_index import Folder, Index
-from ggcn.data.shard_reader import Reader
+from ggcn.data.remote import RemoteFile
+from ggcn.data.shard_cache import ShardCache
+from ggcn.data.shard_index import ShardFolder, ShardIndex
+from ggcn.data.shard_reader import ShardReader
 from ggcn.data.shared_buffers import SharedBuffers
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import TransientError, UserError
@@ -178,7 +178,7 @@ def test_a_download_takes_what_the_manifest_says_and_no_more(folder, tmp_path, a
 
 
 def test_a_manifest_without_an_end_is_given_up(folder, monkeypatch):
-    monkeypatch.setattr(remote, "LONGEST_MANIFEST", 1 << 20)
+    monkeypatch.setattr(remote, "MAX_MANIFEST_BYTES", 1 << 20)
     monkeypatch.setitem(globals(), "whole", endless)
     with answering(folder, whole) as url, pytest.raises(UserError, match=r"manifest.json is longer than"):
         first(url)
@@ -224,18 +224,18 @@ def test_an_altered_remote_index_is_refused(folder, tmp_path):
 def test_no_way_of_reading_runs_a_command_without_leave(folder, tmp_path):
     mark = tmp_path / "ran"
     url = f"pipe:touch {mark}; cat {folder}/{{}}"
-    shard = Remote(remote.join(url, "000000.tar"), 10240, "0" * 64)
+    shard = RemoteFile(remote.join_url(url, "000000.tar"), 10240, "0" * 64)
     asked = config(url, cache_dir=str(tmp_path / "cache"))
     ways: list[Callable[[], Any]] = [
         lambda: remote.open_stream(shard.url),
         lambda: shard_index.load_manifest(url, asked),
         lambda: shard_index.open_index(url, manifest_file.load(folder), asked),
-        lambda: Reader(asked).read(shard, 512, 10),
-        lambda: Cache(tmp_path / "cache", 10**9).open(shard),
+        lambda: ShardReader(asked).read(shard, 512, 10),
+        lambda: ShardCache(tmp_path / "cache", 10**9).open(shard),
         lambda: remote.download(shard, 0),
         lambda: images.read(url, 8, 100, config=asked),
         lambda: images.read(url, 8, 100),
-        lambda: Index([Folder(url, manifest_file.load(folder))], asked),
+        lambda: ShardIndex([ShardFolder(url, manifest_file.load(folder))], asked),
     ]
     for way in ways:
         with pytest.raises(
@@ -258,12 +258,12 @@ def test_a_command_that_fails_is_shown_by_its_program():
 
 def test_a_command_that_fails_or_goes_on_for_ever_is_ended(tmp_path):
     with pytest.raises(OSError, match="exit 3"):
-        remote.download(Remote("pipe:printf abc; exit 3", 3, ""), 1, allow_pipe=True)
+        remote.download(RemoteFile("pipe:printf abc; exit 3", 3, ""), 1, allow_pipe=True)
     with (
         (tmp_path / "file").open("wb") as file,
         pytest.raises(OSError, match="longer than the manifest's 10"),
     ):
-        remote.download(Remote("pipe:yes; sleep 1000", 10, ""), file.fileno(), allow_pipe=True)
+        remote.download(RemoteFile("pipe:yes; sleep 1000", 10, ""), file.fileno(), allow_pipe=True)
 
 
 # which errors may pass
@@ -279,7 +279,7 @@ def answer(status: int, code: str = "", **headers: str) -> dict[str, Any]:
     return {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers}}
 
 
-PASSING = [
+TRANSIENT = [
     named("EndpointConnectionError"),
     named("ClientError", response=answer(503, "SlowDown")),
     named("ClientError", response=answer(400, "RequestTimeout")),
@@ -297,7 +297,7 @@ PASSING = [
     ConnectionResetError(),
     OSError(errno.ESTALE, "stale"),
 ]
-HOPELESS = [
+PERMANENT_STATUSES = [
     named("NoCredentialsError"),
     named("DefaultCredentialsError"),
     named("ClientError", response=answer(403, "AccessDenied")),
@@ -347,7 +347,7 @@ def failing(folder: Path) -> str:
     return "failing://set"
 
 
-@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
 def test_a_store_that_fails_for_a_while_is_asked_again_whatever_it_raises(folder, failing, error):
     Failing.error, Failing.left = error, 2
     assert first(failing) == first(folder)
@@ -357,7 +357,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again_whatever_it_raises(folder
     assert Failing.asked == 3
 
 
-@pytest.mark.parametrize("error", HOPELESS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", PERMANENT_STATUSES, ids=lambda error: type(error).__name__)
 def test_what_cannot_pass_is_not_tried_again(failing, error):
     Failing.error, Failing.left = error, 10**9
     with pytest.raises(UserError, match=r"failing://set/00000\d.tar cannot be read") as refused:
@@ -404,7 +404,7 @@ def test_pauses_double_differ_between_ranks_and_leave_every_random_stream_alone(
     one, other = paused(monkeypatch, error, 5, 0.5), paused(monkeypatch, error, 5, 0.5)
     assert one != other
     assert all(0.5 <= pause / (0.5 * 2**n) <= 1.5 for n, pause in enumerate(one))
-    assert max(paused(monkeypatch, error, 3000, 0.5)) == retries.LONGEST_PAUSE
+    assert max(paused(monkeypatch, error, 3000, 0.5)) == retries.MAX_DELAY_S
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
     assert states == after
 
@@ -426,12 +426,12 @@ FEW_FILES = """
 import resource, sys
 from ggcn.config.data import DataConfig
 from ggcn.data import manifest_file
-from ggcn.data.remote import Remote
-from ggcn.data.shard_reader import Reader
+from ggcn.data.remote import RemoteFile
+from ggcn.data.shard_reader import ShardReader
 from pathlib import Path
 folder = Path(sys.argv[1])
-shards = [Remote(str(folder / s.name), s.bytes, s.sha256) for s in manifest_file.load(folder).shards]
-reader = Reader(DataConfig(retries=1, backoff=0.001))
+shards = [RemoteFile(str(folder / s.name), s.bytes, s.sha256) for s in manifest_file.load(folder).shards]
+reader = ShardReader(DataConfig(retries=1, backoff=0.001))
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
 print(sum(len(reader.read(shard, 512, 10)) for shard in shards))
 """

@@ -18,7 +18,7 @@ import shard_files as shards
 from ggcn.config.data import DataConfig
 from ggcn.data import index_file, manifest, manifest_file, remote, stream
 from ggcn.data.manifest import Shards
-from ggcn.data.shard_index import Folder, Index
+from ggcn.data.shard_index import ShardFolder, ShardIndex
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 
@@ -186,7 +186,7 @@ def test_an_index_that_does_not_fit_is_found_before_training(folder, damage):
     ("field", "value"), [("offset", 0), ("offset", 2**63), ("offset", 10**9), ("size", 0)]
 )
 def test_an_index_altered_in_place_ends_the_run_when_it_is_used_or_before_it_starts(folder, field, value):
-    places = np.fromfile(folder / index_file.INDEX, index_file.PLACE)
+    places = np.fromfile(folder / index_file.INDEX, index_file.BYTE_RANGE)
     places[field] = value
     places.tofile(folder / index_file.INDEX)
     with pytest.raises(UserError, match=r"outside its shard .*00000\d\.tar"):
@@ -270,8 +270,8 @@ def test_a_shards_name_cannot_run_in_the_shell_of_a_pipe(folder, tmp_path, monke
 
 
 def test_names_are_quoted_in_a_command_whatever_they_are():
-    assert remote.join("pipe:cat /x", "a;b") == "pipe:cat /x/'a;b'"
-    assert remote.join("pipe:cat /x/{}", "a;b") == "pipe:cat /x/'a;b'"
+    assert remote.join_url("pipe:cat /x", "a;b") == "pipe:cat /x/'a;b'"
+    assert remote.join_url("pipe:cat /x/{}", "a;b") == "pipe:cat /x/'a;b'"
 
 
 def test_a_large_data_set_takes_little_memory_and_no_more_for_its_samples(tmp_path):
@@ -280,13 +280,13 @@ def test_a_large_data_set_takes_little_memory_and_no_more_for_its_samples(tmp_pa
     digests = [f"{number:064x}" for number in range(20_000)]
     table = Shards.from_columns(names, [1000] * 20_000, [2**21] * 20_000, digests)
     samples, size = 20_000 * 1000, 20_000 * 2**21
-    index = manifest.IndexFile(index_file.INDEX, samples * index_file.PLACE.itemsize, "0" * 64)
+    index = manifest.IndexFile(index_file.INDEX, samples * index_file.BYTE_RANGE.itemsize, "0" * 64)
     with (tmp_path / index_file.INDEX).open("wb") as file:
         file.truncate(index.bytes)
     manifest.Manifest(64, 3, "png", samples, size, {}, 0, table, index, tmp_path).save(tmp_path)
     tracemalloc.start()
     data = manifest_file.load(tmp_path)
-    lookup = Index([Folder(str(tmp_path), data)], DataConfig())
+    lookup = ShardIndex([ShardFolder(str(tmp_path), data)], DataConfig())
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 5e6

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggcn.data.order import PERIOD, Mixture, Order, arcs
+from ggcn.data.order import PERIOD, Mixture, Order, slots_per_source
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 
@@ -151,7 +151,7 @@ def test_every_global_batch_of_a_mixture_holds_the_shares(lanes, k, seed):
 
 
 @given(st.integers(0, 10**7), st.integers(0, 7))
-def test_a_mixtures_place_is_computed_as_if_replayed(k, lane):
+def test_a_mixtures_position_is_the_same_as_after_a_replay(k, lane):
     """From one draw to the next exactly one source advances, by exactly one."""
     source, nth = mixture(8).sources([lane, lane], [k, k + 1])
     ahead, nths = mixture(8).sources([lane] * PERIOD, np.arange(k + 1, k + 1 + PERIOD))
@@ -169,14 +169,14 @@ def test_a_lane_takes_its_exact_shares_in_every_period_in_another_order():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.5, 20), min_size=1, max_size=6))
-def test_arcs_add_up_to_the_period(weights):
-    slots = arcs(weights)
+def test_slots_of_the_sources_add_up_to_the_period(weights):
+    slots = slots_per_source(weights)
     assert slots.sum() == PERIOD
     assert np.abs(slots - np.asarray(weights) / sum(weights) * PERIOD).max() < 1
 
 
 def test_a_weight_too_small_to_count_is_refused():
     with pytest.raises(UserError, match=r"data\.mixture"):
-        arcs([1, 0.0001])
+        slots_per_source([1, 0.0001])
     with pytest.raises(UserError, match=r"data\.mixture"):
-        arcs([1, 0])
+        slots_per_source([1, 0])

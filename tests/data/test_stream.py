@@ -33,10 +33,10 @@ from PIL import Image
 from ggcn import locks
 from ggcn.config.data import DataConfig
 from ggcn.data import loader_processes, manifest_file, remote, shard_cache, stream
-from ggcn.data.decoding import View
-from ggcn.data.remote import Remote
-from ggcn.data.shard_cache import Cache
-from ggcn.data.shard_reader import Reader
+from ggcn.data.decoding import ImageDecoder
+from ggcn.data.remote import RemoteFile
+from ggcn.data.shard_cache import ShardCache
+from ggcn.data.shard_reader import ShardReader
 from ggcn.data.stream import Batch, Stream
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import TransientError, UserError
@@ -145,7 +145,7 @@ def test_every_kind_of_jpeg_has_pillows_very_pixels(mode, scale, crop):
         whole: Image.Image = Image.open(io.BytesIO(data))
         whole.draft(mode if scale > 1 else None, (48 // scale,) * 2)
         for pool in {1, 3 if crop % 3 == 0 else 1}:
-            form = View("jpg", mode, 48, scale, crop, pool)
+            form = ImageDecoder("jpg", mode, 48, scale, crop, pool)
             out = np.empty((crop // pool, crop // pool, len(mode)), np.uint8)
             form.decode(data, 3 << 32 | 2, out)
             places = 48 // scale - crop + 1
@@ -164,7 +164,7 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it():
 
     def ours(data: bytes) -> np.ndarray:
         out = np.empty((48, 48, 3), np.uint8)
-        View("jpg", "RGB", 48, 1, 48, 1).decode(data, 0, out)
+        ImageDecoder("jpg", "RGB", 48, 1, 48, 1).decode(data, 0, out)
         return out
 
     (whole, *_) = jpegs()
@@ -353,19 +353,19 @@ def test_a_truncated_image_and_one_of_another_size_are_bad(tmp_path):
 def test_too_large_a_share_of_bad_images_is_an_error_and_a_few_at_the_very_start_are_not():
     config = DataConfig(bad_share=0.05)
     for replaced, seen in ((3, 3), (5, 100), (50, 1000)):
-        stream.check_share(replaced, seen, config)
+        stream.check_bad_share(replaced, seen, config)
     for replaced, seen in ((4, 4), (6, 100), (51, 1000)):
         with pytest.raises(
             UserError, match=rf"{replaced} of {seen} images could not .*bad_share=0.05.*verify_shards"
         ):
-            stream.check_share(replaced, seen, config)
+            stream.check_bad_share(replaced, seen, config)
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.07, 7), (0.57, 57)])
 def test_a_share_of_bad_images_is_counted_as_it_is_written(share, most):
-    stream.check_share(most, 100, DataConfig(bad_share=share))
+    stream.check_bad_share(most, 100, DataConfig(bad_share=share))
     with pytest.raises(UserError):
-        stream.check_share(most + 1, 100, DataConfig(bad_share=share))
+        stream.check_bad_share(most + 1, 100, DataConfig(bad_share=share))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -493,8 +493,8 @@ def draw_through_cache(folder: Path, cache: Path, limit: float, rank: int) -> tu
 
 
 def size_of(cache: Path) -> int:
-    files = Cache(cache, 0)
-    with files._alone():
+    files = ShardCache(cache, 0)
+    with files._exclusive():
         return sum(size for _, size, _ in files._files())
 
 
@@ -519,9 +519,9 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(locks.WARNED, "")
 
 
-def read_all(files: list[Remote], config: DataConfig) -> bool:
+def read_all(files: list[RemoteFile], config: DataConfig) -> bool:
     """A rank: whether every shard reads as it should."""
-    reader = Reader(config)
+    reader = ShardReader(config)
     return all(reader.read(file, 0, file.bytes) == Path(file.url).read_bytes() for file in files * 5)
 
 
@@ -540,7 +540,7 @@ def test_a_cache_folder_without_locks_is_shared_all_the_same(folder, tmp_path, m
         download(*args)
 
     monkeypatch.setattr(shard_cache, "download", noted)
-    Reader(config)
+    ShardReader(config)
     assert f"{cache} lies on a file system without locks" in caplog.text
     with concurrent.futures.ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
         assert all(rank.result() for rank in [pool.submit(read_all, files, config) for _ in range(3)])
@@ -553,7 +553,7 @@ def test_a_cache_folder_without_locks_is_shared_all_the_same(folder, tmp_path, m
 def test_a_cache_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     shards.build(tmp_path / "data", [4])
     (file,) = remotes(tmp_path / "data")
-    reader = Reader(DataConfig(cache_dir=str(tmp_path / "cache"), retries=0))
+    reader = ShardReader(DataConfig(cache_dir=str(tmp_path / "cache"), retries=0))
     opened = os.open
 
     def refused(path: Any, *args: Any) -> int:
@@ -566,25 +566,25 @@ def test_a_cache_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
         reader.read(file, 0, 10)
 
 
-def remotes(folder: Path) -> list[Remote]:
+def remotes(folder: Path) -> list[RemoteFile]:
     data = manifest_file.load(folder)
-    return [Remote(str(folder / shard.name), shard.bytes, shard.sha256) for shard in data.shards]
+    return [RemoteFile(str(folder / shard.name), shard.bytes, shard.sha256) for shard in data.shards]
 
 
-def held(cache: Cache, shard: Remote) -> int:
+def held(cache: ShardCache, shard: RemoteFile) -> int:
     descriptor = cache.open(shard)
     assert descriptor is not None
     return descriptor
 
 
-def contents(cache: Cache) -> set[str]:
+def contents(cache: ShardCache) -> set[str]:
     return {path.name for path in cache.folder.glob("[!.]*")}
 
 
 def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
     shards.build(tmp_path / "data", [4, 4, 4, 4])
     files = remotes(tmp_path / "data")
-    cache = Cache(tmp_path / "cache", 3 * files[0].bytes)
+    cache = ShardCache(tmp_path / "cache", 3 * files[0].bytes)
     in_use = [held(cache, files[0])]
     for number, age in ((1, 300), (2, 200), (0, 400)):
         os.close(held(cache, files[number]))
@@ -602,8 +602,8 @@ def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
 def test_what_a_killed_download_left_neither_blocks_nor_counts_for_ever(tmp_path):
     shards.build(tmp_path / "data", [4, 4])
     files = remotes(tmp_path / "data")
-    cache = Cache(tmp_path / "cache", files[0].bytes)
-    for file in (files[0], Remote("", 1, "0" * 64)):
+    cache = ShardCache(tmp_path / "cache", files[0].bytes)
+    for file in (files[0], RemoteFile("", 1, "0" * 64)):
         (cache.folder / f"{file.sha256}.part").write_bytes(bytes(file.bytes))
     descriptor = held(cache, files[0])
     assert os.pread(descriptor, files[0].bytes, 0) == Path(files[0].url).read_bytes()
@@ -615,7 +615,7 @@ def test_a_shard_that_comes_back_as_another_file_is_read_on(tmp_path):
     shards.build(tmp_path, [4])
     (shard,) = remotes(tmp_path)
     data = Path(shard.url).read_bytes()
-    reader = Reader(DataConfig(retries=0))
+    reader = ShardReader(DataConfig(retries=0))
     assert reader.read(shard, 512, 10) == data[512:522]
     os.truncate(shard.url, 100)
     with pytest.raises(UserError, match="cannot be read"):

@@ -118,7 +118,7 @@ def test_a_missing_index_is_named_and_a_manifest_of_the_first_version_needs_none
 
 
 def test_wrong_offsets_in_the_index(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = np.fromfile(out / index_file.INDEX, index_file.PLACE)
+    places = np.fromfile(out / index_file.INDEX, index_file.BYTE_RANGE)
     places["offset"][0] += 1
     places.tofile(out / index_file.INDEX)
     index, sidecar, place = problems(out, capsys)

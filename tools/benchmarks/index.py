@@ -31,7 +31,7 @@ import psutil
 from ggcn.config.data import DataConfig
 from ggcn.data import manifest_file, verification
 from ggcn.data.order import Order
-from ggcn.data.shard_index import Folder, Index
+from ggcn.data.shard_index import ShardFolder, ShardIndex
 from ggcn.distributed.lanes import Lanes
 
 def own():
@@ -41,7 +41,7 @@ folder, ranks, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, start, cpu = own(), time.perf_counter(), time.process_time()
 found = manifest_file.load(folder)
 identity = found.hash
-index = Index([Folder(folder, found)], DataConfig())
+index = ShardIndex([ShardFolder(folder, found)], DataConfig())
 order = Order(found.counts, 0, ranks)
 opened, cpu = time.perf_counter(), time.process_time() - cpu
 verification.check_files(found)
@@ -49,7 +49,7 @@ checked = time.perf_counter()
 lane = np.arange(8)
 for step in range(steps):
     draws = order.draws(lane, np.full(8, step))
-    index.places(index.first[draws.shard] + draws.sample, draws.shard)
+    index.byte_ranges(index.first[draws.shard] + draws.sample, draws.shard)
 drawn = time.perf_counter()
 cost = (drawn - checked) / steps / 8 * 1e6
 print(json.dumps([opened - start, cpu, checked - opened, cost, own() - before]), flush=True)
@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
 def build(folder: Path, samples: int, shards: int) -> None:
     """A manifest and an index of equal shards, whose tars are as long as they should be and empty."""
     per = samples // shards
-    place = np.empty(per, index_file.PLACE)
+    place = np.empty(per, index_file.BYTE_RANGE)
     place["offset"], place["size"] = index_file.BLOCK + np.arange(per) * SPAN, STORED
     whole = [np.tile(place, CHUNK)] * (shards // CHUNK)
     written = index_file.write_index(folder, [*whole, np.tile(place, shards % CHUNK)])
