@@ -13,7 +13,7 @@ from torch import Tensor
 from ggcn import files
 from ggcn.errors import UserError
 from ggcn.shards import image_file, sources
-from ggcn.shards.crop import Options, cut, decode, reason, to_rgb
+from ggcn.shards.crop import Options, crop_and_resize, decode, reject_reason, to_rgb
 
 MASKS = ("centre", "left")
 
@@ -49,9 +49,9 @@ def _square(name: str, data: bytes, size: int) -> np.ndarray:
     options = Options(size)
     try:
         image, scale, (width, height) = decode(data, options, {})
-        return np.asarray(cut(image, options.boxes(width, height)[0], scale, size))
+        return np.asarray(crop_and_resize(image, options.boxes(width, height)[0], scale, size))
     except Exception as error:  # decoders meet damage with whatever it makes them stumble over
-        raise UserError(f"{name} cannot be read ({reason(error)}); mend it or leave it out") from None
+        raise UserError(f"{name} cannot be read ({reject_reason(error)}); mend it or leave it out") from None
 
 
 def mask(word: str, size: int) -> Tensor:
@@ -83,7 +83,7 @@ def _black(path: Path, size: int) -> Tensor:
         raise UserError(f"there is no --mask {path}; say {', '.join(MASKS)} or a PNG file") from None
     except Exception as error:  # decoders meet damage with whatever it makes them stumble over
         raise UserError(
-            f"--mask {path} is no picture ({reason(error)}); say {', '.join(MASKS)} or a PNG file"
+            f"--mask {path} is no picture ({reject_reason(error)}); say {', '.join(MASKS)} or a PNG file"
         ) from None
     if grey.width != grey.height:
         raise UserError(f"--mask {path} has {grey.width} x {grey.height} pixels; it must be square")

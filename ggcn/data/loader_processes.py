@@ -32,7 +32,7 @@ LIMIT_ERRNOS = {
 
 
 def limit_error(error: Exception) -> UserError | None:
-    """A UserError that names the limit of the system behind `error`, its __cause__ an OSError; None for other errors."""
+    """A UserError that names the system's limit behind `error`, its __cause__ an OSError; None for other errors."""
     text = str(error)
     number = next((number for part, number in LIMIT_ERRNOS.items() if part in text), None)
     if number is None:

@@ -1,4 +1,4 @@
-"""`build.json`: what a folder of shards is being built from, and by which process."""
+"""`build.json`: what a folder of shards is built from; its lock keeps a second build out."""
 
 import errno
 import json
@@ -11,40 +11,44 @@ from typing import Any
 from ggcn import files, locks
 from ggcn.errors import UserError
 from ggcn.shards.shard_spec import VERSION
-from ggcn.shards.split import Part
+from ggcn.shards.splits import BuildSpec, Split
 
-CLAIM = "build.json"
+BUILD_SPEC = "build.json"
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between two claims, in words; empty if nothing does."""
+def differences(old: BuildSpec, new: BuildSpec) -> str:
+    """The differences between two specs as text, by the options of the command; empty if there are none."""
     keys = [key for key in new if old.get(key) != new[key] and key not in ("source", "images")]
-    words = [f"--{key.replace('_', '-')} {_word(old.get(key))} (now {_word(new[key])})" for key in keys]
+    changes = [
+        f"--{key.replace('_', '-')} {_display(old.get(key))} (now {_display(new[key])})" for key in keys
+    ]
     if old.get("source") != new["source"]:
-        words.append(f"another list of images ({old.get('images')} images, now {new['images']})")
-    return ", ".join(words)
+        changes.append(f"another list of images ({old.get('images')} images, now {new['images']})")
+    return ", ".join(changes)
 
 
-def _word(value: Any) -> str:
+def _display(value: Any) -> str:
     return "default" if value is None else str(value)
 
 
-def claim(part: Part) -> None:
-    """Makes the folder this build's, and clears what a killed build left half written.
+def prepare_folder(split: Split) -> None:
+    """Makes the split's folder and its build.json.
 
-    Raises UserError when it holds something else, or shards of other options or of another source.
+    Raises UserError when it holds other files, or shards of other options or of another source.
     """
-    path = part.folder / CLAIM
-    part.folder.mkdir(parents=True, exist_ok=True)
+    path = split.folder / BUILD_SPEC
+    split.folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        if any(not name.startswith(".tmp-") for name in os.listdir(part.folder)):
-            raise UserError(f"{part.folder} is not empty and holds no shards of ours; give another OUT")
-        files.write_json(path, {"version": VERSION, **part.claim})
-    if other := differences(_read_claim(path), part.claim):
-        raise UserError(f"{part.folder} was built with {other}; give another OUT, or delete it to build anew")
+        if any(not name.startswith(".tmp-") for name in os.listdir(split.folder)):
+            raise UserError(f"{split.folder} is not empty and has no build.json; give another OUT")
+        files.write_json(path, {"version": VERSION, **split.build_spec})
+    if other := differences(_read_build_spec(path), split.build_spec):
+        raise UserError(
+            f"{split.folder} was built with {other}; give another OUT, or delete it to build it again"
+        )
 
 
-def _read_claim(path: Path) -> dict[str, Any]:
+def _read_build_spec(path: Path) -> BuildSpec:
     try:
         value = json.loads(files.read_bytes(path))
         version = value.pop("version")
@@ -59,14 +63,15 @@ def _read_claim(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Holds OUT for this process and its workers. Raises UserError when another build is at work there."""
+def build_lock(out: Path) -> Iterator[None]:
+    """Locks OUT for this process and its workers. Raises UserError when another build is running there."""
     with ExitStack() as held:
         try:
-            held.enter_context(locks.exclusive_lock(out / CLAIM, with_children=True))
+            held.enter_context(locks.exclusive_lock(out / BUILD_SPEC, with_children=True))
         except locks.Taken:
-            raise UserError(f"another make_shards is at work in {out}; wait for it or stop it") from None
+            raise UserError(f"another make_shards is running in {out}; wait for it or stop it") from None
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS):
-                raise  # else nobody can build there: at most find that everything is there
+                raise
+            # a read-only folder needs no lock: nothing can be built there, only found to be complete
         yield

@@ -1,5 +1,6 @@
-"""Images that changed after their shards were built."""
+"""Finds images that changed after their shards were built."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,27 +10,32 @@ from typing import Any
 from ggcn import files
 from ggcn.shards import image_file, sources
 from ggcn.shards.entry import Entry
-from ggcn.shards.pool import Pool, progress_bar, tick
-from ggcn.shards.shard_spec import Slice
-from ggcn.shards.split import Part
+from ggcn.shards.pool import Pool, advance, progress_bar
+from ggcn.shards.shard_spec import ShardSpec
+from ggcn.shards.splits import Split
 
 
-def finished(part: Part) -> Iterator[tuple[Slice, dict[str, Any]]]:
-    """The shards that are there, of images as they were then, cut as they were then; and their sidecars."""
-    for path in sorted(part.folder.glob("[0-9]*.json")):
+def finished_shards(split: Split) -> Iterator[tuple[ShardSpec, dict[str, Any]]]:
+    """The finished shards of a split, as they were planned when they were built, and their sidecars."""
+    for path in sorted(split.folder.glob("[0-9]*.json")):
         try:
             old = json.loads(files.read_bytes(path))
-            run = range(old["start"], old["start"] + old["images"])
-            entries = part.entries[run.start : run.stop]
-            place, counts = part.source.place, old["counts"]
-            piece = Slice(
-                part.folder, int(path.stem), old["first"], place, run, entries, counts, part.options
+            images = range(old["start"], old["start"] + old["images"])
+            spec = ShardSpec(
+                folder=split.folder,
+                index=int(path.stem),
+                first=old["first"],
+                location=split.source.location,
+                range=images,
+                entries=split.entries[images.start : images.stop],
+                counts=old["counts"],
+                options=split.options,
             )
-            record = piece.record()
+            sidecar = spec.read_sidecar()
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not a sidecar of this version
-        if record is not None:
-            yield piece, record
+        if sidecar is not None:
+            yield spec, sidecar
 
 
 @dataclass(frozen=True)
@@ -37,83 +43,83 @@ class Changes:
     """Images whose shards have to be built again."""
 
     edited: set[str]
-    """names of images with other bytes than in the shard"""
+    """names of images whose files have other bytes than when the shard was built"""
     readable: set[str]
-    """names of images that were left out, and what they were left out for is no more"""
+    """names of rejected images whose reason no longer holds"""
     oversized: set[str]
-    """names of images that were taken, and have more pixels than are allowed now"""
+    """names of accepted images with more pixels than are now allowed"""
 
     @cached_property
     def names(self) -> set[str]:
-        """All of them."""
+        """The names of all of them."""
         return self.edited | self.readable | self.oversized
 
-    def touch(self, piece: Slice) -> bool:
-        """Whether a shard has one of the images."""
-        return bool(self.names) and any(entry.name in self.names for entry in piece.entries)
+    def affect(self, spec: ShardSpec) -> bool:
+        """Whether a shard contains one of the images."""
+        return bool(self.names) and any(entry.name in self.names for entry in spec.entries)
 
 
-def find_changes(found: list[Part], pool: Pool) -> Changes:
-    """Compares finished shards with the images as they are now. Only images with other stamps are read."""
-    changes, suspects = Changes(set(), set(), set()), []
-    for part in found:
-        for piece, record in finished(part):
-            most = part.options.max_pixels
+def find_changes(splits: list[Split], pool: Pool) -> Changes:
+    """Compares finished shards with the images as they are now; only images with other stamps are read."""
+    changes, candidates = Changes(set(), set(), set()), []
+    for split in splits:
+        for spec, sidecar in finished_shards(split):
+            max_pixels = split.options.max_pixels
             changes.readable.update(
-                name for name, why in record["rejects"] if image_file.can_be_read_now(why, most)
+                name for name, reason in sidecar["rejects"] if image_file.is_readable_now(reason, max_pixels)
             )
-            sizes = zip(piece.entries, record["pixels"], strict=True)
-            changes.oversized.update(entry.name for entry, pixels in sizes if pixels > most)
-            if not piece.has_same_stamps():
-                suspects.append((piece, record["contents"]))
-    entries = {entry.name: entry for piece, _ in suspects for entry in piece.entries}
-    now = read_contents(found[0].source.place, list(entries.values()), pool)
-    for piece, contents in suspects:
+            sizes = zip(spec.entries, sidecar["pixels"], strict=True)
+            changes.oversized.update(entry.name for entry, pixels in sizes if pixels > max_pixels)
+            if not spec.stamps_match():
+                candidates.append((spec, sidecar["contents"]))
+    entries = {entry.name: entry for spec, _ in candidates for entry in spec.entries}
+    now = hash_contents(splits[0].source.location, list(entries.values()), pool)
+    for spec, contents in candidates:
         edited = {
             entry.name
-            for entry, content in zip(piece.entries, contents, strict=True)
+            for entry, content in zip(spec.entries, contents, strict=True)
             if now[entry.name] != content
         }
         changes.edited.update(edited)
         if not edited:
-            piece.remember_stamps(contents)
+            spec.store_stamps(contents)
     return changes
 
 
-def read_contents(place: str, entries: list[Entry], pool: Pool) -> dict[str, str]:
-    """Name -> content of image files; see `sources.content`."""
+def hash_contents(location: str, entries: list[Entry], pool: Pool) -> dict[str, str]:
+    """Name -> content hash of image files; see `sources.content_hash`."""
     if not entries:
         return {}
     with progress_bar(len(entries), 0, "comparing", " images") as bar:
-        lists = pool.run(partial(_contents, place), chunks(entries), bar)
-    return dict(zip((entry.name for entry in entries), (one for some in lists for one in some), strict=True))
+        lists = pool.run(partial(_content_hashes, location), chunks(entries), bar)
+    return dict(zip((entry.name for entry in entries), itertools.chain.from_iterable(lists), strict=True))
 
 
-def _contents(place: str, entries: list[Entry]) -> list[str]:
-    contents = []
+def _content_hashes(location: str, entries: list[Entry]) -> list[str]:
+    hashes = []
     for entry in entries:
-        contents.append(sources.content(place, entry))
-        tick()
-    return contents
+        hashes.append(sources.content_hash(location, entry))
+        advance()
+    return hashes
 
 
 def chunks(entries: list[Entry]) -> list[list[Entry]]:
-    """Tasks that are worth sending to a worker."""
+    """The entries in tasks that are large enough for a worker process."""
     return [entries[start : start + 64] for start in range(0, len(entries), 64)]
 
 
-def announce(changes: Changes, planned: list[Slice]) -> None:
-    """Says that a finished data set is about to become another one."""
+def report_changes(changes: Changes, specs: list[ShardSpec]) -> None:
+    """Prints which images changed, and that the data set becomes another one."""
     if changes.edited:
         print(f"{len(changes.edited)} images changed since their shards were built")
     if changes.readable:
-        print(f"{len(changes.readable)} images that were left out can be read now")
+        print(f"{len(changes.readable)} images that were rejected can be read now")
     if changes.oversized:
         print(f"{len(changes.oversized)} images have more pixels than --max-pixels allows now")
     if changes.names:
-        again = sum(map(changes.touch, planned))
+        again = sum(map(changes.affect, specs))
         print(
-            f"{again} of {len(planned)} shards are built again; with other pixels the data set is another one, "
+            f"{again} of {len(specs)} shards are built again; with other pixels the data set is another one, "
             "and runs on the old one do not continue on it",
             flush=True,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from ggcn.errors import UserError
 from ggcn.shards.entry import Entry, size_and_stamp
 
-# Installed packages are read as files, never imported. Of scikit-image's pictures these are the colour
+# Installed packages are read as files, never imported. Of scikit-image's images these are the colour
 # photographs; motorcycle_right.png is the other eye's view of motorcycle_left.png and would leak into a
 # held-out set. The rest is grey, drawn, text or taken through a microscope.
 DEMOS = {
@@ -29,15 +29,17 @@ DEMOS = {
 
 
 @functools.lru_cache(maxsize=1)
-def demo_paths(place: str) -> dict[str, Path]:
+def demo_paths(location: str) -> dict[str, Path]:
     """Name -> file of a demo's photographs. Raises UserError for an unknown demo or an absent package."""
-    demo = DEMOS.get(place.removeprefix("demo:"))
+    demo = DEMOS.get(location.removeprefix("demo:"))
     if demo is None:
-        raise UserError(f"there is no {place}; the demos are demo:faces and demo:scenes")
-    return {name: path for package, names in demo.items() for name, path in _packaged(place, package, names)}
+        raise UserError(f"there is no {location}; the demos are demo:faces and demo:scenes")
+    return {
+        name: path for package, names in demo.items() for name, path in _packaged(location, package, names)
+    }
 
 
-def _packaged(place: str, package: str, patterns: list[str]) -> Iterator[tuple[str, Path]]:
+def _packaged(location: str, package: str, patterns: list[str]) -> Iterator[tuple[str, Path]]:
     try:
         installed = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -45,14 +47,14 @@ def _packaged(place: str, package: str, patterns: list[str]) -> Iterator[tuple[s
     found = [path for path in installed if any(path.match(pattern) for pattern in patterns)]
     if not found or not all(os.path.exists(path.locate()) for path in found):
         raise UserError(
-            f"{place} takes its photographs from the package {package}, which is not installed; "
+            f"{location} takes its photographs from the package {package}, which is not installed; "
             "run `pip install 'ggcn[demo]'` (in a checkout `pip install -e '.[demo]'`)"
         )
     for path in found:
         yield path.as_posix(), Path(str(path.locate()))
 
 
-def list_demo(place: str) -> Iterator[Entry]:
-    for name, path in demo_paths(place).items():
+def list_demo(location: str) -> Iterator[Entry]:
+    for name, path in demo_paths(location).items():
         size, stamp = size_and_stamp(str(path))
         yield Entry(name, name, size, stamp=stamp)

@@ -12,22 +12,22 @@ class Entry:
     name: str
     """path relative to the source's root, with forward slashes, in Unicode's composed form (NFC)"""
     path: str
-    """where it is stored: the file's path below the root, or the archive's own name for it"""
+    """where it is stored: the file's path below the root, or its name in the archive"""
     bytes: int
-    """size of the file; -1 if it cannot be told"""
+    """size of the file; -1 if it is unknown"""
     offset: int = -1
     """in a tar: where the file begins"""
     pieces: tuple[tuple[int, int], ...] = ()
     """of a sparse file in a tar: where each run of stored bytes belongs, and its length"""
     stamp: tuple[int, ...] = ()
-    """what changes whenever the file (or its archive) is written: see `stamp_of`; () if that proves nothing"""
+    """changes whenever the file (or its archive) is written, see `stamp_of`; () if that is not certain"""
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """What a file's change cannot but change: inode, size, and the times of its content and of its status.
+    """Values of which at least one changes with the file: inode, size, and the times of its content and of its status.
 
-    The last one is the kernel's own, which no tool can set back. A file written in the last two seconds, the
-    coarsest clock of a file system, gets (): another change within the same tick would not show.
+    The last one is set by the kernel, and no tool can reset it. A file written in the last two seconds, the coarsest
+    resolution of a file system, gets (): another change within the same tick would not show.
     """
     settled = time.time_ns() - status.st_ctime_ns > 2_000_000_000
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) if settled else ()

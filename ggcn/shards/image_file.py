@@ -58,7 +58,7 @@ class UnusableImage(ValueError):
 
 
 @contextmanager
-def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def open_image(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """A file's image, not decoded yet, without Pillow's own limit on pixels until the end of the block.
 
     Raises UnusableImage for more than `max_pixels`, and when a package is missing; whatever else Pillow does.
@@ -77,8 +77,8 @@ def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _identified(data: bytes) -> Image.Image:
-    advice = _lacking(data)
-    if advice and not can_be_read_now(advice, 0):
+    advice = _missing_package(data)
+    if advice and not is_readable_now(advice, 0):
         raise UnusableImage(advice)
     try:
         return Image.open(io.BytesIO(data), formats=formats())
@@ -101,7 +101,7 @@ def formats() -> tuple[str, ...]:
     return (*COMMON, *(name for name in Image.ID if name not in DELEGATING and name not in COMMON))
 
 
-def _lacking(data: bytes) -> str:
+def _missing_package(data: bytes) -> str:
     """What to install for a file of the HEIF family, should that be absent; empty for all other files."""
     if data[4:8] != b"ftyp":
         return ""
@@ -121,7 +121,7 @@ def heif_is_installed() -> bool:
     return True
 
 
-def can_be_read_now(reason: str, max_pixels: int) -> bool:
+def is_readable_now(reason: str, max_pixels: int) -> bool:
     """Whether what an image was left out for is no more: a package is there, or so many pixels are allowed."""
     if allowed := re.search(r"allow them with --max-pixels (\d+)$", reason):
         return int(allowed[1]) <= max_pixels

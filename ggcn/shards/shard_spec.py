@@ -1,4 +1,4 @@
-"""One shard to be built: its part of the list of images, and whether a finished shard still fits it."""
+"""One shard to be built: its range of the list of images, and whether a finished shard matches it."""
 
 import hashlib
 import json
@@ -19,65 +19,68 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A shard to be: its part of the source's list."""
+class ShardSpec:
+    """A shard to be built from a range of a split's images."""
 
     folder: Path
     index: int
     first: int
-    """global index of its first sample"""
-    place: str
+    """number of its first sample in the folder"""
+    location: str
+    """of the source"""
     range: range
-    """of the folder's images"""
+    """of the split's images"""
     entries: list[Entry]
     counts: list[int]
-    """samples per image, by the header alone"""
+    """samples per image, by its header"""
     options: Options
 
     @property
-    def tar(self) -> Path:
+    def tar_path(self) -> Path:
+        """`NNNNNN.tar`."""
         return self.folder / f"{self.index:06d}.tar"
 
     @property
-    def sidecar(self) -> Path:
-        return self.tar.with_suffix(".json")
+    def sidecar_path(self) -> Path:
+        """`NNNNNN.json`."""
+        return self.tar_path.with_suffix(".json")
 
     def digest(self) -> str:
-        """Identity of the list of images that the shard is made of, and of how; their content stands beside it."""
+        """Identity of the shard's list of images and options; the images' hashes are in the sidecar too."""
         names = [entry.name for entry in self.entries]
         text = json.dumps([VERSION, self.first, names, self.options.identity()])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def stamps(self) -> bytes:
-        """Identity of what the file system says of the images; empty if it proves nothing about one of them."""
+        """Hash of the images' file stamps; empty if an image has none."""
         stamps = [entry.stamp for entry in self.entries]
         return hashlib.sha256(json.dumps(stamps).encode()).hexdigest().encode() if all(stamps) else b""
 
-    def remember_stamps(self, contents: list[str]) -> None:
-        """Keeps the stamps of images that have these contents, where the file system has attributes."""
+    def store_stamps(self, contents: list[str]) -> None:
+        """Stores the stamps of images with these content hashes as an extended attribute, where there are such."""
         if not hasattr(os, "setxattr") or any(map(sources.is_unreadable, contents)):
-            return  # what could not be read is tried again
+            return  # unreadable images are tried again
         if stamps := self.stamps():
             with suppress(OSError):
-                os.setxattr(self.sidecar, STAMPS, stamps)
+                os.setxattr(self.sidecar_path, STAMPS, stamps)
 
-    def has_same_stamps(self) -> bool:
-        """Whether no image can have changed since `remember_stamps`. False where that cannot be known."""
+    def stamps_match(self) -> bool:
+        """Whether no image has changed since `store_stamps`; False where that is unknown."""
         try:
-            return bool(stamps := self.stamps()) and os.getxattr(self.sidecar, STAMPS) == stamps
+            return bool(stamps := self.stamps()) and os.getxattr(self.sidecar_path, STAMPS) == stamps
         except (OSError, AttributeError):
             return False
 
-    def record(self) -> dict[str, Any] | None:
-        """The sidecar of the finished shard; None if the shard is not there as this slice wants it."""
+    def read_sidecar(self) -> dict[str, Any] | None:
+        """The sidecar of the finished shard; None if it is missing, incomplete or does not match this spec."""
         try:
-            record: dict[str, Any] = json.loads(files.read_bytes(self.sidecar))
-            whole = not record["samples"] or self.tar.stat().st_size == record["bytes"]
-            return record if whole and record["slice"] == self.digest() else None
+            sidecar: dict[str, Any] = json.loads(files.read_bytes(self.sidecar_path))
+            complete = not sidecar["samples"] or self.tar_path.stat().st_size == sidecar["bytes"]
+            return sidecar if complete and sidecar["slice"] == self.digest() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
-def rank(name: str, *key: Key) -> int:
-    """64 bits to order images by, or to choose some; names may hold bytes that are no text."""
+def name_hash(name: str, *key: Key) -> int:
+    """A 64-bit hash of an image's name, to order or select images by; the name may hold bytes that are not text."""
     return bits(*key, ascii(name))

@@ -9,14 +9,14 @@ from ggcn.errors import UserError
 from ggcn.shards.entry import Entry, size_and_stamp
 
 
-def list_tar(place: str) -> Iterator[Entry]:
-    _, stamp = size_and_stamp(place)
+def list_tar(location: str) -> Iterator[Entry]:
+    _, stamp = size_and_stamp(location)
     try:
-        with tarfile.open(place, "r:") as tar:
+        with tarfile.open(location, "r:") as tar:
             members = {posixpath.normpath(member.name): member for member in tar if not member.isdir()}
     except tarfile.ReadError as error:
         raise UserError(
-            f"{place} is compressed or damaged ({error}); unpack it and give the folder"
+            f"{location} is compressed or damaged ({error}); unpack it and give the folder"
         ) from None
     for path, link in members.items():
         member = _followed(path, link, members)
@@ -44,10 +44,10 @@ def _followed(path: str, member: tarfile.TarInfo, members: dict[str, tarfile.Tar
     return member
 
 
-def read_tar_member(place: str, entry: Entry) -> bytes:
+def read_tar_member(location: str, entry: Entry) -> bytes:
     if entry.offset < 0:
         raise ValueError("a link inside the tar to what is not in it, or no file")
-    with open(place, "rb") as file:
+    with open(location, "rb") as file:
         file.seek(entry.offset)
         if not entry.pieces:
             return file.read(entry.bytes)

@@ -1,8 +1,9 @@
-"""Checks a folder of shards down to the bytes of every sample."""
+"""Checks a folder of shards down to the bytes of each sample."""
 
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
@@ -14,19 +15,22 @@ import numpy as np
 from PIL import Image
 
 from ggcn import files
-from ggcn.data import index_file, manifest, manifest_file
+from ggcn.data import index_file, manifest_file
 from ggcn.data.decoding import FORMATS
+from ggcn.data.manifest import NAME as MANIFEST
 from ggcn.data.manifest import IndexFile, Manifest, Shard
 from ggcn.errors import UserError
-from ggcn.shards import assembly, build_spec, split
-from ggcn.shards.pool import Pool, progress_bar, tick
+from ggcn.shards.assembly import REJECTED
+from ggcn.shards.build_spec import BUILD_SPEC
+from ggcn.shards.pool import Pool, advance, progress_bar
+from ggcn.shards.splits import HOLDOUT
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\0\0\x80", b"\x28\xb5\x2f\xfd")
 """how gzip, bzip2, xz, lzma and zstd files begin, which webdataset would unpack"""
 
 
-def read_tar(path: Path, extension: str, most: int) -> list[bytes]:
-    """The images of a tar of at most `most` bytes, as webdataset finds them.
+def read_tar(path: Path, extension: str, size: int) -> list[bytes]:
+    """The images of a tar of `size` bytes, as webdataset reads them.
 
     Raises ValueError for a tar that would become larger in memory than on the disk, and whatever webdataset and
     tarfile do.
@@ -34,59 +38,59 @@ def read_tar(path: Path, extension: str, most: int) -> list[bytes]:
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     with files.open_regular(path) as stream:
-        check_members(stream, most)
+        check_members(stream, size)
         stream.seek(0)
         members = tar_file_expander([{"url": str(path), "stream": stream}])
         return [sample.get(extension, b"") for sample in group_by_keys(members)]
 
 
-def check_members(stream: BinaryIO, most: int) -> None:
-    """Raises ValueError unless a tar is uncompressed and its members are whole files within its first `most` bytes;
+def check_members(stream: BinaryIO, size: int) -> None:
+    """Raises ValueError unless a tar is uncompressed and its members are complete files within its first `size` bytes;
     TarError for what is no tar."""
     if stream.read(8).startswith(COMPRESSED):
         raise ValueError("it is compressed")
     stream.seek(0)
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
-            if member.issparse() or (member.isreg() and member.offset_data + member.size > most):
-                raise ValueError(f"{member.name} is larger than its place in the shard")
+            if member.issparse() or (member.isreg() and member.offset_data + member.size > size):
+                raise ValueError(f"{member.name} is larger than its space in the shard")
 
 
 @functools.lru_cache(maxsize=2)
-def opened(folder: Path) -> tuple[Manifest, np.ndarray | None]:
+def open_folder(folder: Path) -> tuple[Manifest, np.ndarray | None]:
     """A folder's manifest and index, once for each process; None for an index that is missing or too short.
 
     Raises UserError without a manifest.
     """
-    found = manifest_file.load(folder)
+    manifest = manifest_file.load(folder)
     try:
-        return found, index_file.open_index(found)
+        return manifest, index_file.open_index(manifest)
     except UserError:
-        return found, None
+        return manifest, None
 
 
-def check_samples(found: Manifest, decode: bool, shard: Shard, places: np.ndarray) -> Iterator[str]:
-    """Problems inside a shard that is there: its tar, its samples' places, and its images if `decode`."""
-    path = found.folder / shard.name
+def check_samples(manifest: Manifest, decode: bool, shard: Shard, ranges: np.ndarray) -> Iterator[str]:
+    """Problems inside a shard: its tar, its samples' byte ranges, and its images if `decode`."""
+    path = manifest.folder / shard.name
     try:
-        images = read_tar(path, found.extension, shard.bytes)
+        images = read_tar(path, manifest.extension, shard.bytes)
     except Exception as error:
         why = str(error.args[0] if error.args else error).split(" @ ")[0]
         yield f"{path}: webdataset cannot read it ({why})"
         return
     if len(images) != shard.samples:
         yield f"{path}: {len(images)} samples instead of {shard.samples}"
-    for index, (image, data) in enumerate(zip(images, stored(path, places), strict=False)):
+    for index, (image, data) in enumerate(zip(images, read_ranges(path, ranges), strict=False)):
         if image != data:
             yield f"{path}: sample {index} is not where the index says"
-        elif decode and (problem := undecodable(data, found.size, found.extension)):
+        elif decode and (problem := undecodable(data, manifest.size, manifest.extension)):
             yield f"{path}: sample {index} {problem}"
 
 
-def stored(path: Path, places: np.ndarray) -> Iterator[bytes]:
-    """What lies at each sample's place."""
+def read_ranges(path: Path, ranges: np.ndarray) -> Iterator[bytes]:
+    """The bytes of each sample's range."""
     with files.open_regular(path) as file:
-        for offset, size in places.tolist():
+        for offset, size in ranges.tolist():
             file.seek(offset)
             yield file.read(size)
 
@@ -106,19 +110,19 @@ def undecodable(data: bytes, size: int, extension: str) -> str:
 
 def check_shard(folder: Path, decode: bool, number: int) -> list[str]:
     """All problems of one shard."""
-    found, index = opened(folder)
-    shard, path = found.shards[number], folder / found.shards[number].name
-    places = None if index is None else index[found.first[number] : found.first[number + 1]]
-    problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard, places)]
-    if places is not None and path.is_file():
-        wrong = index_file.byte_range_problem(found.shards[number : number + 1], places)
-        problems += [f"{path}: {wrong}"] if wrong else check_samples(found, decode, shard, places)
-    tick()
+    manifest, index = open_folder(folder)
+    shard, path = manifest.shards[number], folder / manifest.shards[number].name
+    ranges = None if index is None else index[manifest.first[number] : manifest.first[number + 1]]
+    problems = [*check_file(path, shard), *check_sidecar(path.with_suffix(".json"), shard, ranges)]
+    if ranges is not None and path.is_file():
+        problem = index_file.byte_range_problem(manifest.shards[number : number + 1], ranges)
+        problems += [f"{path}: {problem}"] if problem else check_samples(manifest, decode, shard, ranges)
+    advance()
     return problems
 
 
 def check_file(path: Path, shard: Shard | IndexFile) -> Iterator[str]:
-    """Whether a shard, or the index, is there with the right bytes."""
+    """Whether a shard, or the index, exists with the right bytes."""
     if not path.is_file():
         yield f"{path}: missing"
     elif (size := path.stat().st_size) != shard.bytes:
@@ -127,14 +131,14 @@ def check_file(path: Path, shard: Shard | IndexFile) -> Iterator[str]:
         yield f"{path}: altered (sha256 differs)"
 
 
-def check_sidecar(path: Path, shard: Shard, places: np.ndarray | None) -> Iterator[str]:
-    """Problems of the file that says where a shard's samples came from."""
-    wanted: dict[str, Any] = {key: getattr(shard, key) for key in ("samples", "bytes", "sha256")}
-    if places is not None:
-        wanted |= {"offsets": places["offset"].tolist(), "sizes": places["size"].tolist()}
+def check_sidecar(path: Path, shard: Shard, ranges: np.ndarray | None) -> Iterator[str]:
+    """Problems of a shard's sidecar."""
+    expected: dict[str, Any] = {key: getattr(shard, key) for key in ("samples", "bytes", "sha256")}
+    if ranges is not None:
+        expected |= {"offsets": ranges["offset"].tolist(), "sizes": ranges["size"].tolist()}
     try:
         record: dict[str, Any] = json.loads(files.read_bytes(path))
-        wrong = [key for key, value in wanted.items() if record[key] != value]
+        wrong = [key for key, value in expected.items() if record[key] != value]
         if wrong or len(record["sources"]) != shard.samples:
             yield f"{path}: differs from the manifest in {', '.join(wrong) or 'its number of sources'}"
     except FileNotFoundError:
@@ -145,23 +149,23 @@ def check_sidecar(path: Path, shard: Shard, places: np.ndarray | None) -> Iterat
         yield f"{path}: cannot be read ({error.strerror or error})"
 
 
-def check_folder(found: Manifest) -> Iterator[str]:
-    """Problems of the folder as a whole: its index, and files that do not belong there."""
-    known = {shard.name for shard in found.shards} | {manifest.NAME, build_spec.CLAIM, split.HOLDOUT}
-    if found.index is not None:
-        known.add(found.index.name)
-        yield from check_file(found.folder / found.index.name, found.index)
-    if found.rejected:
-        known.add(assembly.REJECTED)
-        if not (found.folder / assembly.REJECTED).is_file():
-            yield f"{found.folder / assembly.REJECTED}: missing"
-    for path in sorted(found.folder.iterdir()):
-        if path.name not in known and not _belongs(path, known):
+def check_folder(manifest: Manifest) -> Iterator[str]:
+    """Problems of the folder: its index, and files that do not belong there."""
+    known = {shard.name for shard in manifest.shards} | {MANIFEST, BUILD_SPEC, HOLDOUT}
+    if manifest.index is not None:
+        known.add(manifest.index.name)
+        yield from check_file(manifest.folder / manifest.index.name, manifest.index)
+    if manifest.rejected:
+        known.add(REJECTED)
+        if not (manifest.folder / REJECTED).is_file():
+            yield f"{manifest.folder / REJECTED}: missing"
+    for path in sorted(manifest.folder.iterdir()):
+        if path.name not in known and not _is_sidecar(path, known):
             yield f"{path}: does not belong here"
 
 
-def _belongs(path: Path, known: set[str]) -> bool:
-    """Sidecars do: of a shard, or of a slice without a single readable image."""
+def _is_sidecar(path: Path, known: set[str]) -> bool:
+    """Whether a file is the sidecar of a shard, or of a range without a single readable image."""
     if path.suffix != ".json" or not path.stem.isdigit():
         return False
     try:
@@ -171,34 +175,34 @@ def _belongs(path: Path, known: set[str]) -> bool:
 
 
 def folders(out: Path) -> list[Path]:
-    """OUT, and the folder of its held-out set where there is one."""
-    return [out, out / split.HOLDOUT] if (out / split.HOLDOUT).is_dir() else [out]
+    """OUT, and the folder of its held-out set if there is one."""
+    return [out, out / HOLDOUT] if (out / HOLDOUT).is_dir() else [out]
 
 
 def convert(folder: Path) -> bool:
-    """Moves the places of all samples out of a manifest of version 1 into an index; False if it is none.
+    """Moves the byte ranges from a manifest of version 1 into an index; False if it is of another version.
 
     Raises UserError without a manifest.
     """
-    found = manifest_file.load(folder)
-    if found.index is not None or found.ranges is None:
+    manifest = manifest_file.load(folder)
+    if manifest.index is not None or manifest.ranges is None:
         return False
-    index = index_file.write_index(folder, [found.ranges])
-    dataclasses.replace(found, index=index, ranges=None).save(folder)
+    index = index_file.write_index(folder, [manifest.ranges])
+    dataclasses.replace(manifest, index=index, ranges=None).save(folder)
     return True
 
 
 def verify(out: Path, decode: bool, workers: int) -> tuple[list[Manifest], list[str]]:
-    """Checks OUT and OUT/holdout -> their manifests, all problems. Raises UserError without a manifest."""
-    opened.cache_clear()
-    all_found = [opened(folder)[0] for folder in folders(out)]
+    """Checks OUT and OUT/holdout; returns their manifests and all problems. Raises UserError without a manifest."""
+    open_folder.cache_clear()
+    manifests = [open_folder(folder)[0] for folder in folders(out)]
     problems: list[str] = []
-    total = sum(len(found.shards) for found in all_found)
+    total = sum(len(manifest.shards) for manifest in manifests)
     with (
         Pool(max(1, min(workers, total))) as pool,
         progress_bar(total, 0, "shards", " shards") as bar,
     ):
-        for found in all_found:
-            lists = pool.run(partial(check_shard, found.folder, decode), range(len(found.shards)), bar)
-            problems += [*check_folder(found), *(problem for some in lists for problem in some)]
-    return all_found, problems
+        for manifest in manifests:
+            lists = pool.run(partial(check_shard, manifest.folder, decode), range(len(manifest.shards)), bar)
+            problems += [*check_folder(manifest), *itertools.chain.from_iterable(lists)]
+    return manifests, problems

@@ -12,16 +12,16 @@ from ggcn.shards.entry import Entry, size_and_stamp
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(place: str, process: int) -> zipfile.ZipFile:
-    """Open in this process alone: forks would share its place in the file."""
-    return zipfile.ZipFile(place)
+def _zip(location: str, process: int) -> zipfile.ZipFile:
+    """The zip opened in this process: a forked one would share its file position."""
+    return zipfile.ZipFile(location)
 
 
 def zip_name(member: zipfile.ZipInfo, encoding: str) -> str:
     """A member's name. Names without the mark of UTF-8 are often UTF-8 all the same, or have it in an extra field.
 
-    The rest is in an old code page that the zip does not say, and is read in `encoding`, or as cp437 where that
-    cannot be. Raises UserError when there is no such encoding.
+    Other names are in an undeclared old code page, and are decoded with `encoding`, or as cp437 where that fails.
+    Raises UserError when there is no such encoding.
     """
     if member.flag_bits & 0x800:
         return member.filename
@@ -46,21 +46,21 @@ def _unicode_path(extra: bytes, raw: bytes) -> bytes:
     return b""
 
 
-def list_zip(place: str, encoding: str) -> Iterator[Entry]:
-    _, stamp = size_and_stamp(place)
+def list_zip(location: str, encoding: str) -> Iterator[Entry]:
+    _, stamp = size_and_stamp(location)
     try:
-        members = zipfile.ZipFile(place).infolist()
+        members = zipfile.ZipFile(location).infolist()
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{place} is damaged ({error}); restore it, or unpack it and give the folder"
+            f"{location} is damaged ({error}); restore it, or unpack it and give the folder"
         ) from None
     for member in members:
         if not (member.is_dir() or member.filename.endswith("\\")):
             yield Entry(zip_name(member, encoding), member.filename, member.file_size, stamp=stamp)
 
 
-def read_zip_member(place: str, entry: Entry) -> bytes:
-    archive = _zip(place, os.getpid())
+def read_zip_member(location: str, entry: Entry) -> bytes:
+    archive = _zip(location, os.getpid())
     if archive.getinfo(entry.path).flag_bits & 1:
         raise ValueError("encrypted; unpack the zip and give the folder")
     return archive.read(entry.path)

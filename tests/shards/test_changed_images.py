@@ -171,7 +171,7 @@ def test_a_copy_elsewhere_is_read_once_and_not_built_again(
 def test_files_written_a_moment_ago_are_compared_by_their_bytes(
     pictures: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within one tick of the clock a second edit would leave the same times."""
+    """Within one advance of the clock a second edit would leave the same times."""
     monkeypatch.setattr(time, "time_ns", lambda: (pictures / "0.ppm").stat().st_ctime_ns)
     make(pictures, tmp_path / "out")
     reads.clear()
@@ -295,7 +295,7 @@ def test_the_largest_number_of_pixels_can_be_changed(
 
 def test_shards_of_another_version_are_refused_with_the_reason(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "out")
-    path = tmp_path / "out" / build_spec.CLAIM
+    path = tmp_path / "out" / build_spec.BUILD_SPEC
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | {"version": 1}))
     before = tree(tmp_path / "out")

@@ -52,16 +52,16 @@ def middle(data: bytes) -> tuple[int, ...]:
     return sample(data).getpixel((16, 16))  # type: ignore[return-value]
 
 
-def remarks(data: bytes) -> list[str]:
+def warnings_about(data: bytes) -> list[str]:
     """What is said of an image that is taken."""
-    return crop.decode(data, Options(32), {})[0].info["remarks"]
+    return crop.decode(data, Options(32), {})[0].info["warnings"]
 
 
 def refusal(data: bytes, options: Options | None = None) -> str:
     """Why it is left out."""
     with pytest.raises(Exception) as error:  # noqa: PT011
         sample(data, options)
-    return crop.reason(error.value)  # type: ignore[arg-type]
+    return crop.reject_reason(error.value)  # type: ignore[arg-type]
 
 
 def plain(colour: Any = RED, mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -78,11 +78,11 @@ def chunks(image: Image.Image, *more: tuple[bytes, bytes]) -> bytes:
     """A PNG with further chunks before its pixels."""
     data = saved(image)
     at = data.index(b"IDAT") - 4
-    parts = [
+    plan_splits = [
         struct.pack(">I", len(body)) + key + body + struct.pack(">I", zlib.crc32(key + body))
         for key, body in more
     ]
-    return data[:at] + b"".join(parts) + data[at:]
+    return data[:at] + b"".join(plan_splits) + data[at:]
 
 
 # ------------------------------------------------------------------------------------------- colours
@@ -178,7 +178,7 @@ def test_a_cmyk_profile_is_applied(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "profile", "remark"),
+    ("image", "profile", "warning"),
     [
         (noise(), b"no profile at all", color.BROKEN),
         (noise().convert("L"), ADOBE, color.OTHER_SPACE),
@@ -187,11 +187,11 @@ def test_a_cmyk_profile_is_applied(kind: str) -> None:
     ],
 )
 def test_a_profile_that_cannot_apply_is_ignored_and_named(
-    image: Image.Image, profile: bytes, remark: str
+    image: Image.Image, profile: bytes, warning: str
 ) -> None:
     data = saved(image, icc_profile=profile)
     assert sample(data).tobytes() == sample(saved(image)).tobytes()
-    assert remarks(data) == [remark]
+    assert warnings_about(data) == [warning]
 
 
 def test_cameras_mark_of_adobe_rgb_is_understood() -> None:
@@ -236,7 +236,7 @@ def test_the_whole_range_of_deep_grey_is_kept() -> None:
     twelve = np.full((40, 48), 2056, dtype=np.uint16)
     assert middle(tiff(twelve, largest=4095)) == (128, 128, 128)
     assert middle(tiff(twelve)) == (8, 8, 8)
-    assert remarks(tiff(twelve)) == [image_file.FEW_BITS]
+    assert warnings_about(tiff(twelve)) == [image_file.FEW_BITS]
     assert middle(tiff(np.full((40, 48), 128 * 257, dtype=np.uint16), largest=33_000)) == (128, 128, 128)
 
 
@@ -404,14 +404,14 @@ def test_of_several_pages_or_frames_the_first_is_taken_and_that_is_said(kind: st
     frames = [plain(colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
     assert np.abs(np.subtract(middle(data), (255, 0, 0))).max() <= 1
-    assert remarks(data) == [image_file.FIRST_OF_MANY]
-    assert remarks(saved(frames[0], kind)) == []
+    assert warnings_about(data) == [image_file.FIRST_OF_MANY]
+    assert warnings_about(saved(frames[0], kind)) == []
 
 
 def test_a_phones_second_picture_is_passed_over_in_silence() -> None:
     data = saved(plain((255, 0, 0)), "MPO", save_all=True, append_images=[plain((0, 0, 255))])
     assert middle(data)[0] > 250
-    assert remarks(data) == []
+    assert warnings_about(data) == []
 
 
 def test_very_large_images_can_be_allowed() -> None:
@@ -433,12 +433,12 @@ def test_more_pixels_than_pillow_takes_can_be_allowed(monkeypatch: pytest.Monkey
     ("brand", "advice"), [(b"heic", "pillow-heif"), (b"mif1", "pillow-heif"), (b"avif", "11.3")]
 )
 def test_what_to_install_is_said(brand: bytes, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_file, "can_be_read_now", lambda reason, most: False)
+    monkeypatch.setattr(image_file, "is_readable_now", lambda reason, most: False)
     data = struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"miaf" + brand + bytes(100)
     assert advice in refusal(data)
 
 
-def test_a_build_counts_remarks_and_lists_refusals(
+def test_a_build_counts_warnings_and_lists_rejections(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
@@ -454,7 +454,7 @@ def test_a_build_counts_remarks_and_lists_refusals(
     assert f"2 images: {color.BROKEN}" in printed
     assert f"1 images: {image_file.FIRST_OF_MANY}" in printed
     assert "--max-pixels 90000" in printed
-    options = json.loads((tmp_path / "out" / build_spec.CLAIM).read_text())
+    options = json.loads((tmp_path / "out" / build_spec.BUILD_SPEC).read_text())
     assert options["color_space"] == color.SPACE
     assert sources.find(str(folder)).others == 0
 
@@ -488,7 +488,7 @@ def test_a_grey_profile_is_applied_to_16_bits_with_alpha() -> None:
     pixels = np.full((40, 48, 2), (55 * 257, 65535))
     icc = (b"iCCP", b"grey\0\0" + zlib.compress(grey_profile(1.0)))
     data = png_16_bits(pixels, 4, icc)
-    assert remarks(data) == []
+    assert warnings_about(data) == []
     assert all(abs(pixel - 128) <= 1 for pixel in middle(data))
     pixels[..., 1] = 0
     assert middle(png_16_bits(pixels, 4, icc)) == (255, 255, 255)

@@ -140,7 +140,7 @@ def test_a_zip_that_is_open_already_is_read_by_every_worker_for_itself(
 ) -> None:
     shutil.make_archive(str(tmp_path / "packed"), "zip", pictures)
     source = sources.find(str(tmp_path / "packed.zip"))
-    sources.read(source.place, source.entries[0])
+    sources.read(source.location, source.entries[0])
     options = crop.Options(16, shard_samples=1)
     build.build(source, {tmp_path / "two": options}, 2)
     build.build(source, {tmp_path / "one": options}, 1)
@@ -650,7 +650,7 @@ def test_a_foreign_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
 def test_two_builds_in_one_folder_are_refused(pictures: Path, tmp_path: Path) -> None:
     make(pictures, tmp_path / "out", "--size", 16)
     (tmp_path / "out" / manifest.NAME).unlink()
-    with (tmp_path / "out" / build_spec.CLAIM).open() as file:
+    with (tmp_path / "out" / build_spec.BUILD_SPEC).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another make_shards is at work"):
             make(pictures, tmp_path / "out", "--size", 16)
@@ -666,7 +666,10 @@ def test_two_builds_in_one_folder_are_refused_without_locks(
     make(pictures, tmp_path / "out", "--size", 16)
     whole = tree(tmp_path / "out")
     (tmp_path / "out" / manifest.NAME).unlink()
-    with build_spec.alone(tmp_path / "out"), pytest.raises(UserError, match="another make_shards is at work"):
+    with (
+        build_spec.build_lock(tmp_path / "out"),
+        pytest.raises(UserError, match="another make_shards is at work"),
+    ):
         make(pictures, tmp_path / "out", "--size", 16)
     make(pictures, tmp_path / "out", "--size", 16)
     assert tree(tmp_path / "out") == whole
@@ -743,7 +746,7 @@ def test_the_demos_are_photographs(demo: str, count: int, size: tuple[int, int] 
         pytest.skip(str(error))
     assert len(source.entries) == count
     for entry in source.entries:
-        image = Image.open(io.BytesIO(sources.read(source.place, entry)))
+        image = Image.open(io.BytesIO(sources.read(source.location, entry)))
         assert image.size == size or min(image.size) >= 300
         assert np.asarray(image).std() > 10
 

@@ -29,10 +29,10 @@ def data(name: str) -> bytes:
     return f"bytes of {unicodedata.normalize('NFC', name)}".encode()
 
 
-def contents(place: Path) -> dict[str, bytes]:
+def contents(location: Path) -> dict[str, bytes]:
     """All that a source has: names in their order, and bytes."""
-    source = sources.find(str(place))
-    return {entry.name: sources.read(source.place, entry) for entry in source.entries}
+    source = sources.find(str(location))
+    return {entry.name: sources.read(source.location, entry) for entry in source.entries}
 
 
 @pytest.fixture
@@ -144,12 +144,12 @@ def test_links_inside_a_tar_are_followed(folder: Path, tmp_path: Path) -> None:
     }
 
 
-def contents_that_are_readable(place: Path) -> dict[str, bytes]:
+def contents_that_are_readable(location: Path) -> dict[str, bytes]:
     """`contents` without what leads nowhere."""
-    source, found = sources.find(str(place)), {}
+    source, found = sources.find(str(location)), {}
     for entry in source.entries:
-        if not sources.is_unreadable(sources.content(source.place, entry)):
-            found[entry.name] = sources.read(source.place, entry)
+        if not sources.is_unreadable(sources.content_hash(source.location, entry)):
+            found[entry.name] = sources.read(source.location, entry)
     return found
 
 
@@ -176,7 +176,7 @@ def test_an_encrypted_member_is_named(tmp_path: Path) -> None:
         raw[raw.index(mark) + at] |= 1
     packed.write_bytes(raw)
     source = sources.find(str(packed))
-    found = [sources.content(source.place, entry) for entry in source.entries]
+    found = [sources.content_hash(source.location, entry) for entry in source.entries]
     assert [text for text in found if "encrypted; unpack" in text] == [found[1]]
 
 
@@ -216,9 +216,9 @@ def test_what_is_no_regular_file_is_listed_and_never_waited_for(tmp_path: Path) 
 @pytest.mark.parametrize("what", ["a named pipe", "a device"])
 def test_a_source_that_never_ends_is_refused(tmp_path: Path, what: str) -> None:
     os.mkfifo(tmp_path / "pipe")
-    place = tmp_path / "pipe" if what == "a named pipe" else "/dev/zero"
-    command = [sys.executable, TOOL, place, tmp_path / "out", "--size", "8"]
+    location = tmp_path / "pipe" if what == "a named pipe" else "/dev/zero"
+    command = [sys.executable, TOOL, location, tmp_path / "out", "--size", "8"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
-    assert f"{place} is {what}" in result.stderr
+    assert f"{location} is {what}" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -35,7 +35,7 @@ def squares(source: Source, options: Options) -> Iterator[Image.Image]:
     side = (options.size, options.size)
     for entry in source.entries:
         image = Image.open(
-            io.BytesIO(sources.read(source.place, entry)), formats=image_file.formats()
+            io.BytesIO(sources.read(source.location, entry)), formats=image_file.formats()
         ).convert("RGB")
         for box in options.boxes(*image.size):
             yield image.crop(box).resize(side, Image.Resampling.LANCZOS)

@@ -54,7 +54,7 @@ def make_shards(source: Source, options: Options, out: Path, workers: int) -> Ma
         made = build.build(source, {out: options}, workers)
     assert made is not None
     if made[0].rejects:
-        raise UserError(f"{len(made[0].rejects)} images of {source.place} cannot be read; give whole ones")
+        raise UserError(f"{len(made[0].rejects)} images of {source.location} cannot be read; give whole ones")
     return made[0].manifest
 
 
@@ -62,8 +62,8 @@ def chosen(place: str, options: Options, samples: int) -> tuple[Source, int]:
     """As many images of a place as make `samples` samples, and how many they make. Raises UserError."""
     source = sources.find(place)
     used, total = [], 0
-    for entry in sorted(source.entries, key=lambda entry: shard_spec.rank(entry.name)):
-        (count,) = crop.count(source, options, [entry])
+    for entry in sorted(source.entries, key=lambda entry: shard_spec.name_hash(entry.name)):
+        (count,) = crop.count_samples(source, options, [entry])
         used += [entry] * (count > 0)
         total += count
         if total >= samples:
