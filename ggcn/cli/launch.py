@@ -103,7 +103,7 @@ def local(config: Config, run: RunDir) -> int:
     world = processes.count(config.cluster.ranks, config.lanes)
     validate_world(config, world)
     validate_packages(config)
-    data_check.data(config, remote=True)
+    data_check.check_data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         code = processes.launch(run, world)
@@ -118,7 +118,7 @@ def debug(config: Config, run: RunDir) -> int:
     from ggcn.launch.signals import Stop
 
     validate_packages(config)
-    data_check.data(config, remote=True)
+    data_check.check_data(config, remote=True)
     with run.alone("launcher"):
         prepare(config, run)
         job.log_to(run.log(0), 0)
@@ -139,7 +139,7 @@ def submit(points: list[Point]) -> int:
     cluster.require()
     validate_requests(points)
     for config, _ in points:
-        data_check.data(config)
+        data_check.check_data(config)
     with ExitStack() as held:
         for _, run in points:  # before SLURM is asked: two launchers would both hear that there is no job
             held.enter_context(_only_launcher(run))
@@ -201,7 +201,7 @@ def dry(points: list[Point]) -> int:
         print(redact(f"\n# {runs[0].config}\n{to_yaml(config)}"), end="")
     try:
         for config, _ in points:
-            data_check.data(config)
+            data_check.check_data(config)
     except UserError as fault:
         print(f"warning: it would be refused: {fault}", file=sys.stderr)
     return 0

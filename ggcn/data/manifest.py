@@ -146,7 +146,7 @@ class Manifest:
 
 def channels(manifests: Sequence[Manifest]) -> int:
     """Channels of the images. Raises UserError when folders of a mixture differ in that."""
-    found = {manifest.channels for manifest in manifests}
-    if len(found) > 1:
-        raise UserError("data.mixture has grey and colour shards; build them all in one way")
-    return found.pop()
+    channels = {manifest.channels for manifest in manifests}
+    if len(channels) > 1:
+        raise UserError("data.mixture has grey and colour shards; build them all with the same channels")
+    return channels.pop()

@@ -28,7 +28,7 @@ from ggcn.data.verification import verify
 from ggcn.distributed.lanes import Lanes, exact_share
 from ggcn.errors import TransientError, UserError
 
-ALWAYS_TOLERATED = 3  # bad images that never stop a run, whatever their share
+ALWAYS_TOLERATED = 3  # bad images that never stop a run, even if their share is large
 MAX_FAULTS = 1000  # that a stream keeps
 
 

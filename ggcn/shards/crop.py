@@ -141,7 +141,7 @@ def _split(image: Image.Image, has_grey_profile: bool) -> tuple[Image.Image, Ima
 
 
 def decode(data: bytes, options: Options, cache: dict[tuple[int, int], Decoded]) -> Decoded:
-    """An image file's bytes -> its pixels. Raises whatever PIL does.
+    """Decodes an image file. Raises what PIL raises.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels needed: LANCZOS does the rest, and
     the result differs from a full decode by about 1 of 255 (rms). `cache` has what was decoded for other options at
@@ -205,7 +205,7 @@ def encode(image: Image.Image, options: Options) -> bytes:
 def samples_of(
     data: bytes, options: Options, cache: dict[tuple[int, int], Decoded]
 ) -> list[tuple[Box, bytes]]:
-    """An image file's bytes -> its samples as (square, encoded image); see `decode`. Raises whatever PIL does."""
+    """The samples of an image file as (square, encoded image); see `decode`. Raises what PIL raises."""
     image, scale, (width, height) = decode(data, options, cache)
     boxes = options.boxes(width, height)
     if not boxes:

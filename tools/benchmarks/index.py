@@ -22,7 +22,7 @@ STORED = 9000
 SPAN = 10240
 """bytes from one image to the next"""
 CHUNK = 100
-"""shards whose places are written at once"""
+"""shards whose index entries are written at once"""
 
 OPENING = """
 import json, sys, time
@@ -39,12 +39,12 @@ def own():
 
 folder, ranks, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, start, cpu = own(), time.perf_counter(), time.process_time()
-found = manifest_file.load(folder)
-identity = found.hash
-index = ShardIndex([ShardFolder(folder, found)], DataConfig())
-order = Order(found.counts, 0, ranks)
+data = manifest_file.load(folder)
+identity = data.hash
+index = ShardIndex([ShardFolder(folder, data)], DataConfig())
+order = Order(data.counts, 0, ranks)
 opened, cpu = time.perf_counter(), time.process_time() - cpu
-verification.check_files(found)
+verification.check_files(data)
 checked = time.perf_counter()
 lane = np.arange(8)
 for step in range(steps):
@@ -74,10 +74,10 @@ def add(commands: Any) -> None:
 def build(folder: Path, samples: int, shards: int) -> None:
     """A manifest and an index of equal shards, whose tars are as long as they should be and empty."""
     per = samples // shards
-    place = np.empty(per, index_file.BYTE_RANGE)
-    place["offset"], place["size"] = index_file.BLOCK + np.arange(per) * SPAN, STORED
-    whole = [np.tile(place, CHUNK)] * (shards // CHUNK)
-    written = index_file.write_index(folder, [*whole, np.tile(place, shards % CHUNK)])
+    ranges = np.empty(per, index_file.BYTE_RANGE)
+    ranges["offset"], ranges["size"] = index_file.BLOCK + np.arange(per) * SPAN, STORED
+    full = [np.tile(ranges, CHUNK)] * (shards // CHUNK)
+    written = index_file.write_index(folder, [*full, np.tile(ranges, shards % CHUNK)])
     names = [f"{number:06d}.tar" for number in range(shards)]
     digests = [f"{number:064x}" for number in range(shards)]
     table = Shards.from_columns(names, [per] * shards, [SPAN * (per + 1)] * shards, digests)

@@ -31,7 +31,7 @@ def plain_loop(source: Source, options: Options, out: Path, samples: int, ours: 
 
 
 def squares(source: Source, options: Options) -> Iterator[Image.Image]:
-    """The samples that make_shards would take out of a source."""
+    """The samples that make_shards would take from a source."""
     side = (options.size, options.size)
     for entry in source.entries:
         image = Image.open(

@@ -86,7 +86,7 @@ def single_files(case: Case, workers: int) -> Batches:
 
 
 def limit(case: Case, _: int) -> Batches:
-    """Nothing but decoding, from bytes in memory to an array; where asked to, full size and then averaged."""
+    """Only decoding, from bytes in memory to an array; averaged down afterwards if the case needs it."""
     decode = decoders(case.manifest.extension)[FASTEST[case.manifest.extension]]
     images = itertools.cycle([path.read_bytes() for path in case.paths()])
     while True:
@@ -188,7 +188,7 @@ def resuming(case: Case, rounds: int) -> Table:
     said("resuming")
     steps = case.manifest.samples // LANES // case.lanes.width
     long = lengthened(case, 16)
-    places = {
+    positions = {
         "beginning": 0.0,
         "50 % of epoch 0": 0.5,
         "99 % of epoch 0": 0.99,
@@ -196,16 +196,16 @@ def resuming(case: Case, rounds: int) -> Table:
         "50 % of epoch 100": 100.5,
     }
     contenders: dict[Any, Callable[[], float]] = {
-        (OURS, place): partial(opened, case, int(at * steps)) for place, at in places.items()
+        (OURS, position): partial(opened, case, int(at * steps)) for position, at in positions.items()
     }
     contenders[OURS, "50 % of an epoch 16 times as long"] = partial(opened, long, 8 * steps)
-    for place, at in itertools.islice(places.items(), 3):
+    for position, at in itertools.islice(positions.items(), 3):
         skip = int(at * max(case.manifest.samples - case.batch, 0))
-        contenders[f"{STOCK}, skipping", place] = partial(replayed, case, skip)
+        contenders[f"{STOCK}, skipping", position] = partial(replayed, case, skip)
     times = take_turns(contenders, rounds)
     rows = [
-        [name, place, ratio(passed, times[name, "beginning"]), figure([1000 * one for one in passed])]
-        for (name, place), passed in times.items()
+        [name, position, ratio(passed, times[name, "beginning"]), figure([1000 * one for one in passed])]
+        for (name, position), passed in times.items()
     ]
     head = ["reader", "opened at", "it / opened at the beginning", "ms to the first batch"]
     return Table(f"Start and resume: {case.manifest.samples} samples, no workers", head, rows)
@@ -227,5 +227,5 @@ def large(sizes: list[int], folder: Path, seconds: float, rounds: int) -> Table:
         ]
         for case in cases
     ]
-    head = ["stored, px", "asked, px", *(f"{OURS} / {name}" for name in names[1:]), "samples/s"]
+    head = ["stored, px", "requested, px", *(f"{OURS} / {name}" for name in names[1:]), "samples/s"]
     return Table(f"Large JPEGs: {PHOTOS} photo-like images, no workers", head, rows)
