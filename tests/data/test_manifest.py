@@ -164,7 +164,7 @@ def test_what_is_saved_is_read_back(folder):
     assert data.shards[1] == shards.describe(folder / "000001.tar")
     assert data.counts.tolist() == [13, 20]
     index = index_file.open_index(data)
-    expected = np.concatenate([shards.places_in(folder / shard.name) for shard in data.shards])
+    expected = np.concatenate([shards.ranges_in(folder / shard.name) for shard in data.shards])
     assert (index == expected).all()
     assert not index.flags.writeable
     text = json.dumps([8, 3, [(shard.samples, shard.sha256) for shard in data.shards]])
@@ -236,7 +236,7 @@ def test_a_manifest_of_the_first_version_gives_the_same_data_and_is_converted_in
         ("sizes", "x" * 13),
     ],
 )
-def test_places_of_the_first_version_must_lie_in_their_shards(folder, key, new):
+def test_byte_ranges_of_the_first_version_must_lie_in_their_shards(folder, key, new):
     shards.first_version(folder)
     with pytest.raises(UserError, match="x is damaged"):
         manifest_file.parse(changed(saved(folder), f"shards.0.{key}", new), "x")

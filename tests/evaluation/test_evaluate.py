@@ -161,11 +161,11 @@ def test_energies_are_the_model_s_own(sampler: Sampler, request_: Request) -> No
 
 
 def test_pictures_come_in_the_manifest_s_order_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
-    images = [shards.encode(shards.picture(number), "png") for number in range(20)]
+    images = [shards.encode(shards.noise_image(number), "png") for number in range(20)]
     images[5] = b"no picture"
     shards.build(tmp_path, [9, 11], images=images).save(tmp_path)
     found = read(tmp_path, 8, 1000)
-    good = [shards.picture(number) for number in range(20) if number != 5]
+    good = [shards.noise_image(number) for number in range(20) if number != 5]
     assert np.array_equal(found.pixels.permute(0, 2, 3, 1).numpy(), np.stack(good))
     assert found.undecodable == 1
     some = read(tmp_path, 4, 15)

@@ -22,7 +22,7 @@ from ggcn.run.directory import RunDir
 def photograph(number: int) -> bytes:
     """16 x 16 pixels; every seventh cannot be decoded."""
     file = io.BytesIO()
-    Image.fromarray(shards.picture(number, 4)).resize((16, 16)).save(file, "PNG")
+    Image.fromarray(shards.noise_image(number, 4)).resize((16, 16)).save(file, "PNG")
     return file.getvalue() if number % 7 else b"not an image"
 
 
