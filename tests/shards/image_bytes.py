@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from ggcn.shards import color, crop
 from ggcn.shards.crop import Options, samples_of
 
-RED = (200, 60, 40)
+BRICK = (200, 60, 40)
 ADOBE = color.matrix_profile(color.ADOBE_PRIMARIES, color.D65, 563 / 256)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -47,12 +47,12 @@ def refusal(data: bytes, options: Options | None = None) -> str:
     return crop.reject_reason(error.value)  # type: ignore[arg-type]
 
 
-def plain(colour: Any = RED, mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Image.Image:
+def plain(colour: Any = BRICK, mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Image.Image:
     """An image of one colour."""
     return Image.new(mode, size, colour)
 
 
-def noise(height: int = 40, width: int = 48) -> Image.Image:
+def noisy(height: int = 40, width: int = 48) -> Image.Image:
     """An image with many colours."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 

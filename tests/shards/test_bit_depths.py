@@ -5,8 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from builds import RED
-from image_bytes import chunks, grey_profile, middle, plain, refusal, saved, warnings_about
+from image_bytes import BRICK, chunks, grey_profile, middle, plain, refusal, saved, warnings_about
 from PIL import Image, TiffImagePlugin
 
 from ggcn.shards import crop, image_file
@@ -73,7 +72,7 @@ def test_netpbm_files_of_any_depth_are_scaled(most: int) -> None:
 
 
 def test_deep_colour_keeps_its_range() -> None:
-    row = b"\0" + struct.pack(">3H", *(257 * value for value in RED)) * 48
+    row = b"\0" + struct.pack(">3H", *(257 * value for value in BRICK)) * 48
     body = chunks(plain())
     start, end = body.index(b"IDAT") - 4, body.index(b"IEND") - 4
     head = struct.pack(">IIBBBBB", 48, 40, 16, 2, 0, 0, 0)
@@ -83,7 +82,7 @@ def test_deep_colour_keeps_its_range() -> None:
         return struct.pack(">I", len(data)) + key + data + struct.pack(">I", zlib.crc32(key + data))
 
     assert start < end
-    assert middle(body[:8] + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")) == RED
+    assert middle(body[:8] + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")) == BRICK
 
 
 @pytest.mark.parametrize(

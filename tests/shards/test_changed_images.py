@@ -263,7 +263,7 @@ def test_a_missing_package_that_was_installed_since_brings_its_images(
     monkeypatch.setattr(image_file, "heif_is_installed", lambda: True)
     monkeypatch.setattr(image_file.Image, "open", lambda file, formats: Image.new("RGB", (20, 20)))
     make(image_folder, out)
-    assert "1 images that were left out can be read now" in capsys.readouterr().out
+    assert "1 images that were rejected can be read now" in capsys.readouterr().out
     assert manifest_file.load(out).samples == COUNT + 1
 
 
@@ -280,7 +280,7 @@ def test_the_largest_number_of_pixels_can_be_changed(
         assert tree(out) == tree(tmp_path / str(index))
         assert manifest_file.load(out).rejected == (limit < 900)
         if index == 1:
-            assert "1 images that were left out can be read now" in printed
+            assert "1 images that were rejected can be read now" in printed
         if index == 2:
             assert "1 images have more pixels than --max-pixels allows now" in printed
             capsys.readouterr()

@@ -5,8 +5,19 @@ import struct
 
 import numpy as np
 import pytest
-from builds import RED, noise
-from image_bytes import ADOBE, SRGB, chunks, grey_profile, middle, plain, sample, saved, warnings_about
+from image_bytes import (
+    ADOBE,
+    BRICK,
+    SRGB,
+    chunks,
+    grey_profile,
+    middle,
+    noisy,
+    plain,
+    sample,
+    saved,
+    warnings_about,
+)
 from PIL import Image, ImageCms
 
 from ggcn.shards import color
@@ -39,12 +50,12 @@ def test_a_wide_gamut_image_shows_its_colours(kind: str, mode: str) -> None:
 
 
 def test_a_large_jpeg_that_is_decoded_small_shows_its_colours() -> None:
-    stored = seen(RED, ADOBE).resize((900, 600))
-    assert np.abs(np.subtract(middle(saved(stored, "JPEG", icc_profile=ADOBE)), RED)).max() <= 3
+    stored = seen(BRICK, ADOBE).resize((900, 600))
+    assert np.abs(np.subtract(middle(saved(stored, "JPEG", icc_profile=ADOBE)), BRICK)).max() <= 3
 
 
 def test_an_srgb_profile_changes_no_bit() -> None:
-    with_profile, without = (sample(saved(noise(), icc_profile=icc)) for icc in (SRGB, None))
+    with_profile, without = (sample(saved(noisy(), icc_profile=icc)) for icc in (SRGB, None))
     assert with_profile.tobytes() == without.tobytes()
 
 
@@ -96,10 +107,10 @@ def test_a_cmyk_profile_is_applied(kind: str) -> None:
 @pytest.mark.parametrize(
     ("image", "profile", "warning"),
     [
-        (noise(), b"no profile at all", color.BROKEN),
-        (noise().convert("L"), ADOBE, color.OTHER_SPACE),
-        (noise(), grey_profile(1.0), color.OTHER_SPACE),
-        (noise().convert("1"), ADOBE, color.OTHER_SPACE),
+        (noisy(), b"no profile at all", color.BROKEN),
+        (noisy().convert("L"), ADOBE, color.OTHER_SPACE),
+        (noisy(), grey_profile(1.0), color.OTHER_SPACE),
+        (noisy().convert("1"), ADOBE, color.OTHER_SPACE),
     ],
 )
 def test_a_profile_that_cannot_apply_is_ignored_and_named(
@@ -115,8 +126,8 @@ def test_cameras_mark_of_adobe_rgb_is_understood() -> None:
     details = exif.get_ifd(0x8769)
     details[0xA001] = 0xFFFF
     details[0xA005] = {1: "R03"}
-    data = saved(seen(RED, ADOBE), "JPEG", quality=100, exif=exif)
-    assert np.abs(np.subtract(middle(data), RED)).max() <= 3
+    data = saved(seen(BRICK, ADOBE), "JPEG", quality=100, exif=exif)
+    assert np.abs(np.subtract(middle(data), BRICK)).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "L"])

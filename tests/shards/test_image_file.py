@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builds import RED, noise
-from image_bytes import SRGB, chunks, middle, plain, refusal, sample, saved, warnings_about
+from image_bytes import BRICK, SRGB, chunks, middle, noisy, plain, refusal, sample, saved, warnings_about
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from ggcn.applications import user_images
@@ -48,7 +47,7 @@ def with_metadata(kind: str) -> bytes:
         options["pnginfo"] = info
     if kind == "JPEG":
         options |= {"comment": b"hi", "xmp": b"<x/>"}
-    return saved(noise(), kind, **options, **({"lossless": True} if kind == "WEBP" else {}))
+    return saved(noisy(), kind, **options, **({"lossless": True} if kind == "WEBP" else {}))
 
 
 def metadata(kind: str, data: bytes) -> list[range]:
@@ -88,21 +87,21 @@ def test_no_damage_to_metadata_costs_an_image(kind: str) -> None:
 
 
 def test_a_tiffs_text_that_lies_outside_the_file_costs_nothing() -> None:
-    data = bytearray(saved(noise(), "TIFF", description="x" * 30))
+    data = bytearray(saved(noisy(), "TIFF", description="x" * 30))
     at = data.index(struct.pack("<HHI", 270, 2, 31)) + 8
     data[at : at + 4] = struct.pack("<I", 0xFFFFFF)
-    assert sample(bytes(data)).tobytes() == sample(saved(noise(), "TIFF")).tobytes()
+    assert sample(bytes(data)).tobytes() == sample(saved(noisy(), "TIFF")).tobytes()
 
 
 def test_megabytes_of_text_cost_nothing() -> None:
     text = (b"zTXt", b"parameters\0\0" + zlib.compress(b"a photograph " * 250_000))
-    assert sample(chunks(noise(), text)).tobytes() == sample(saved(noise())).tobytes()
+    assert sample(chunks(noisy(), text)).tobytes() == sample(saved(noisy())).tobytes()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_jpeg_without_its_end_mark_is_whole(mode: str, lost: int) -> None:
-    data = saved(noise().convert(mode), "JPEG")
+    data = saved(noisy().convert(mode), "JPEG")
     assert sample(data[:-lost]).tobytes() == sample(data).tobytes()
 
 
@@ -110,7 +109,7 @@ def test_a_jpeg_without_its_end_mark_is_whole(mode: str, lost: int) -> None:
 @pytest.mark.parametrize("kept", [0.5, 0.9])
 def test_an_image_whose_pixels_are_cut_off_is_refused(kind: str, kept: float) -> None:
     more = {"progressive": True} if kind == "progressive" else {}
-    data = saved(noise(200, 200), "JPEG" if more else kind, **more)
+    data = saved(noisy(200, 200), "JPEG" if more else kind, **more)
     assert "truncated" in refusal(data[: int(len(data) * kept)])
 
 
@@ -140,7 +139,7 @@ def test_very_large_images_can_be_allowed() -> None:
 
 def test_more_pixels_than_pillow_takes_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert sample(saved(noise())).size == (32, 32)
+    assert sample(saved(noisy())).size == (32, 32)
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
@@ -159,9 +158,9 @@ def test_a_build_counts_warnings_and_lists_rejections(
     folder = tmp_path / "in"
     folder.mkdir()
     for index in range(3):
-        saved_as = saved(noise(), icc_profile=b"broken") if index else saved(noise())
+        saved_as = saved(noisy(), icc_profile=b"broken") if index else saved(noisy())
         (folder / f"{index}.png").write_bytes(saved_as)
-    (folder / "pages.tif").write_bytes(saved(noise(), "TIFF", save_all=True, append_images=[noise()]))
+    (folder / "pages.tif").write_bytes(saved(noisy(), "TIFF", save_all=True, append_images=[noisy()]))
     (folder / "large.png").write_bytes(saved(plain(7, "L", (300, 300))))
     command = [str(folder), str(tmp_path / "out"), "--size", "8", "--workers", "1"]
     make_shards.main([*command, "--max-pixels", "80000"])
@@ -171,7 +170,7 @@ def test_a_build_counts_warnings_and_lists_rejections(
     assert "--max-pixels 90000" in printed
     options = json.loads((tmp_path / "out" / build_spec.BUILD_SPEC).read_text())
     assert options["color_space"] == color.SPACE
-    assert sources.find(str(folder)).others == 0
+    assert sources.find(str(folder)).skipped == 0
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
@@ -214,7 +213,7 @@ def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, 
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(data)
-    (folder / "b.png").write_bytes(saved(noise()))
+    (folder / "b.png").write_bytes(saved(noisy()))
     found = sources.find(str(folder))
     for crops in ("center", "grid"):
         options = Options(16, crop=crops, shard_samples=8)
@@ -229,4 +228,4 @@ def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, 
 
 def test_every_format_that_pillow_decodes_itself_is_taken() -> None:
     for kind in ("BMP", "DDS", "GIF", "ICNS", "ICO", "JPEG2000", "PCX", "PPM", "SGI", "TGA", "TIFF", "WEBP"):
-        assert sample(saved(plain(RED, "RGB"), kind)).size == (32, 32), kind
+        assert sample(saved(plain(BRICK, "RGB"), kind)).size == (32, 32), kind
