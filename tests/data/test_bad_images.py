@@ -24,7 +24,7 @@ def damage(folder: Path, numbers: list[int], sizes: list[int], bad: bytes = b"no
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_undecodable_image_is_replaced_by_the_lanes_next_and_listed(tmp_path, workers):
+def test_an_undecodable_image_is_replaced_by_the_next_of_its_lane_and_listed(tmp_path, workers):
     shards.build(tmp_path / "good", [20, 20])
     damage(tmp_path / "bad", [7, 25], [20, 20])
     lanes, steps = Lanes(2, width=2), 20
@@ -60,7 +60,7 @@ def test_a_truncated_image_and_one_of_another_size_are_bad(tmp_path):
         assert reason in batches.faults[0].reason
 
 
-def test_too_large_a_share_of_bad_images_is_an_error_and_a_few_at_the_very_start_are_not():
+def test_too_many_bad_images_are_an_error_and_a_few_at_the_start_are_not():
     config = DataConfig(bad_share=0.05)
     for replaced, seen in ((3, 3), (5, 100), (50, 1000)):
         stream.check_bad_share(replaced, seen, config)
@@ -72,14 +72,14 @@ def test_too_large_a_share_of_bad_images_is_an_error_and_a_few_at_the_very_start
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.07, 7), (0.57, 57)])
-def test_a_share_of_bad_images_is_counted_as_it_is_written(share, most):
+def test_the_share_of_bad_images_is_compared_exactly(share, most):
     stream.check_bad_share(most, 100, DataConfig(bad_share=share))
     with pytest.raises(UserError):
         stream.check_bad_share(most + 1, 100, DataConfig(bad_share=share))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_data_without_a_single_good_image_is_an_error_not_a_search_for_ever(tmp_path, workers):
+def test_data_without_a_single_good_image_is_an_error(tmp_path, workers):
     damage(tmp_path, list(range(9)), [9])
     with pytest.raises(UserError, match=r"000000\.tar .*cannot be decoded"):
         take(1, tmp_path, 2, workers=workers)

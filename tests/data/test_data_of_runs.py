@@ -26,7 +26,7 @@ def photograph(number: int) -> bytes:
     return file.getvalue() if number % 7 else b"not an image"
 
 
-def test_bad_images_are_counted_over_all_ranks_and_starts_of_a_run(tmp_path: Path) -> None:
+def test_bad_images_are_counted_over_all_ranks_and_restarts_of_a_run(tmp_path: Path) -> None:
     shards.build(tmp_path / "shards", [30, 30], 16, images=[photograph(number) for number in range(60)])
     share, batch = 0.125, 16
     config = DataConfig(str(tmp_path / "shards"), workers=0)

@@ -23,7 +23,7 @@ from ggcn.errors import UserError
 @pytest.mark.parametrize(
     ("extension", "channels"), [("png", 3), ("png", 1), ("webp", 3), ("jpg", 3), ("jpg", 1)]
 )
-def test_images_are_those_of_their_ids(tmp_path, extension, channels):
+def test_images_match_their_ids(tmp_path, extension, channels):
     data = shards.build(tmp_path, [5, 6], extension=extension, channels=channels)
     (batch,) = take(1, tmp_path, Lanes(4, width=2), flip=False)
     assert batch.images.dtype == torch.uint8
@@ -34,7 +34,7 @@ def test_images_are_those_of_their_ids(tmp_path, extension, channels):
         assert extension == "jpg" or (image == shards.noise_image(number, 8, channels)).all()
 
 
-def test_half_of_the_showings_are_mirrored_decided_by_epoch_and_sample_alone(folder):
+def test_half_of_the_images_are_flipped_depending_on_epoch_and_sample_alone(folder):
     shown: dict[tuple[int, int], bool] = {}
     for lanes in (4, 15):
         length = 61 // lanes
@@ -83,7 +83,7 @@ def jpegs() -> Iterator[bytes]:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(("scale", "crop"), [(1, 48), (2, 24), (4, 12), (8, 6), (1, 21), (2, 7)])
-def test_every_kind_of_jpeg_has_pillows_very_pixels(mode, scale, crop):
+def test_every_kind_of_jpeg_has_the_same_pixels_as_in_pillow(mode, scale, crop):
     """Whichever library decodes it: also where the pixels are cut out, averaged, or in other colours."""
     for number, data in enumerate(jpegs()):
         whole: Image.Image = Image.open(io.BytesIO(data))
@@ -98,7 +98,7 @@ def test_every_kind_of_jpeg_has_pillows_very_pixels(mode, scale, crop):
             assert (out.squeeze() == np.asarray(want)).all(), number
 
 
-def test_a_damaged_jpeg_is_what_pillow_makes_of_it():
+def test_a_damaged_jpeg_gives_the_same_as_in_pillow():
     """Bytes of one are altered, and it is cut off, at every few places."""
 
     def pillow(data: bytes) -> np.ndarray:
@@ -128,7 +128,7 @@ def outcome(decode: Callable[[bytes], np.ndarray], data: bytes) -> bytes | str:
 
 
 @pytest.mark.parametrize(("extension", "size"), [("png", 12), ("jpg", 11)])
-def test_random_crops_are_squares_of_the_image_and_move_from_epoch_to_epoch(tmp_path, extension, size):
+def test_random_crops_are_squares_of_the_image_and_differ_between_epochs(tmp_path, extension, size):
     """No half-size decoding of an odd side: it would have no such squares."""
     whole = shards.stored(shards.build(tmp_path, [4], size, extension))
     corners = collections.defaultdict(set)

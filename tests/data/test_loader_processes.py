@@ -48,7 +48,7 @@ def with_workers(*args: Any, **settings: Any) -> tuple[Stream, list[psutil.Proce
     return batches, [child for child in psutil.Process().children() if child not in before]
 
 
-def test_workers_outlive_the_signals_that_stop_a_run_from_their_first_moment_on(folder):
+def test_workers_survive_the_signals_that_stop_a_run_from_their_start(folder):
     batches, workers = with_workers(folder, workers=2)
     with batches:
         for child in workers:
@@ -59,7 +59,7 @@ def test_workers_outlive_the_signals_that_stop_a_run_from_their_first_moment_on(
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_workers_die_with_a_killed_rank_whatever_they_are_doing(server, busy):
+def test_workers_exit_after_a_killed_rank_whatever_they_are_doing(server, busy):
     """Also while they start, and while they wait half a minute for a server."""
     server.busy = busy
     with left_open(server.url, 600) as rank:
@@ -76,7 +76,7 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_program_that_forgets_its_stream_ends(folder):
+def test_a_program_that_does_not_close_its_stream_ends(folder):
     """Its workers do not hear the SIGTERM with which Python ends forgotten children."""
     with left_open(folder, 0) as program:
         said = program.communicate(timeout=60)[0]
@@ -103,7 +103,7 @@ def test_closing_a_stream_closes_its_shards_which_frees_cached_ones(folder, tmp_
         ]
 
 
-def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder):
+def test_a_killed_worker_is_reported_when_its_batch_is_due(folder):
     batches, (worker,) = with_workers(folder, workers=1, prefetch=1)
     next(batches)
     worker.kill()
@@ -130,7 +130,7 @@ def test_a_loader_that_may_not_open_more_files_names_the_limit(folder):
 @pytest.mark.parametrize(
     ("text", "limit"), [("No space left on device", "/dev/shm"), ("ancdata", "ulimit -n")]
 )
-def test_what_torch_says_of_full_shared_memory_becomes_a_sentence(folder, text, limit):
+def test_torchs_errors_about_full_shared_memory_name_the_limit(folder, text, limit):
     def worker() -> Iterator[Any]:
         raise RuntimeError(f"Caught OSError in worker 0: received 0 items of {text}")
         yield
@@ -141,7 +141,7 @@ def test_what_torch_says_of_full_shared_memory_becomes_a_sentence(folder, text, 
             next(batches)
 
 
-def test_slots_that_no_memory_holds_are_refused_in_a_sentence(folder, monkeypatch):
+def test_buffers_larger_than_memory_are_refused(folder, monkeypatch):
     for impossible in (1 << 48, 1 << 70):
         monkeypatch.setattr(
             stream,

@@ -110,7 +110,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "new"), WRONG)
-def test_values_that_make_shards_cannot_have_written_are_refused_in_a_plain_sentence(folder, path, new):
+def test_values_that_make_shards_does_not_write_are_refused_in_one_line(folder, path, new):
     with pytest.raises(UserError) as refused:
         manifest_file.parse(changed(saved(folder), path, new), "http://host/manifest.json")
     assert str(refused.value).startswith("http://host/manifest.json is ")
@@ -136,14 +136,14 @@ def test_values_that_make_shards_cannot_have_written_are_refused_in_a_plain_sent
     ],
     ids=range(12),
 )
-def test_text_that_is_no_manifest_is_refused_in_a_plain_sentence(text):
+def test_text_that_is_no_manifest_is_refused_in_one_line(text):
     with pytest.raises(UserError) as refused:
         manifest_file.parse(text, "http://host/manifest.json")
     assert str(refused.value).startswith("http://host/manifest.json is damaged")
     assert str(refused.value).isprintable()
 
 
-def test_a_key_that_comes_twice_is_refused(folder):
+def test_a_duplicate_key_is_refused(folder):
     text = (
         (folder / manifest.NAME)
         .read_text()
@@ -153,7 +153,7 @@ def test_a_key_that_comes_twice_is_refused(folder):
         manifest_file.parse(text, "x")
 
 
-def test_a_newer_version_asks_for_a_newer_program(folder):
+def test_a_newer_version_requires_a_newer_program(folder):
     with pytest.raises(UserError, match="update the program"):
         manifest_file.parse(changed(saved(folder), "version", 3), "x")
 
@@ -172,7 +172,7 @@ def test_what_is_saved_is_read_back(folder):
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
-def test_an_index_that_does_not_fit_is_found_before_training(folder, damage):
+def test_an_index_of_the_wrong_size_is_found_before_training(folder, damage):
     index = folder / index_file.INDEX
     if damage == "missing":
         index.unlink()
@@ -245,7 +245,7 @@ def test_byte_ranges_of_the_first_version_must_lie_in_their_shards(folder, key, 
 # what a server's manifest could do
 
 
-def test_a_digest_cannot_lead_the_cache_out_of_its_folder(folder, tmp_path):
+def test_a_digest_cannot_direct_the_cache_outside_its_folder(folder, tmp_path):
     (tmp_path / "victim").write_text("mine")
     text = changed(saved(folder), "shards.0.sha256", "../victim")
     (folder / manifest.NAME).write_text(text)
@@ -269,7 +269,7 @@ def test_a_shards_name_cannot_run_in_the_shell_of_a_pipe(folder, tmp_path, monke
     assert not Path("owned").exists()
 
 
-def test_names_are_quoted_in_a_command_whatever_they_are():
+def test_names_are_quoted_in_a_command():
     assert remote.join_url("pipe:cat /x", "a;b") == "pipe:cat /x/'a;b'"
     assert remote.join_url("pipe:cat /x/{}", "a;b") == "pipe:cat /x/'a;b'"
 

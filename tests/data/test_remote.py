@@ -117,7 +117,7 @@ def endless(handler: BaseHTTPRequestHandler, data: bytes) -> None:
         (whole, "set data.cache_dir"),
     ],
 )
-def test_other_bytes_than_were_asked_for_are_never_taken(folder, answer, match):
+def test_other_bytes_than_requested_are_never_accepted(folder, answer, match):
     with answering(folder, answer) as url, pytest.raises(UserError, match=match) as refused:
         first(url)
     assert str(refused.value).isprintable()
@@ -132,13 +132,13 @@ def test_other_bytes_than_were_asked_for_are_never_taken(folder, answer, match):
         (compressed, "compressed"),
     ],
 )
-def test_a_download_takes_what_the_manifest_says_and_no_more(folder, tmp_path, answer, match):
+def test_a_download_takes_the_bytes_of_the_manifest_and_no_more(folder, tmp_path, answer, match):
     with answering(folder, answer) as url, pytest.raises(UserError, match=match):
         first(url, cache_dir=str(tmp_path))
     assert not list(tmp_path.glob("[!.]*"))
 
 
-def test_a_manifest_without_an_end_is_given_up(folder, monkeypatch):
+def test_an_endless_manifest_is_refused(folder, monkeypatch):
     monkeypatch.setattr(remote, "MAX_MANIFEST_BYTES", 1 << 20)
     monkeypatch.setitem(globals(), "whole", endless)
     with answering(folder, whole) as url, pytest.raises(UserError, match=r"manifest.json is longer than"):
@@ -171,7 +171,7 @@ def test_an_altered_remote_index_is_refused(folder, tmp_path):
                 first(server.url, cache_dir=cache)
 
 
-def test_no_way_of_reading_runs_a_command_without_leave(folder, tmp_path):
+def test_nothing_runs_a_command_unless_it_is_allowed(folder, tmp_path):
     mark = tmp_path / "ran"
     url = f"pipe:touch {mark}; cat {folder}/{{}}"
     shard = RemoteFile(remote.join_url(url, "000000.tar"), 10240, "0" * 64)
@@ -206,7 +206,7 @@ def test_a_command_that_fails_is_shown_by_its_program():
     assert "hunter2" not in str(failed.value)
 
 
-def test_a_command_that_fails_or_goes_on_for_ever_is_ended(tmp_path):
+def test_a_command_that_fails_or_never_ends_is_stopped(tmp_path):
     with pytest.raises(OSError, match="exit 3"):
         remote.download(RemoteFile("pipe:printf abc; exit 3", 3, ""), 1, allow_pipe=True)
     with (

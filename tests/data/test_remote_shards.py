@@ -16,7 +16,7 @@ def test_a_web_servers_shards_give_the_same_batches(folder, server, workers):
     assert same(take(6, server.url, workers=workers), take(6, folder))
 
 
-def test_a_server_that_fails_for_a_while_is_asked_again(folder, server):
+def test_a_server_that_fails_for_a_while_is_retried(folder, server):
     server.refuse = 2
     batches = opened(server.url)
     assert server.refused == 2

@@ -103,7 +103,7 @@ def failing(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
-def test_a_store_that_fails_for_a_while_is_asked_again_whatever_it_raises(folder, failing, error):
+def test_a_store_that_fails_for_a_while_is_retried_whatever_it_raises(folder, failing, error):
     Failing.error, Failing.left = error, 2
     assert first(failing) == first(folder)
     Failing.error, Failing.left, Failing.asked = error, 10**9, 0
@@ -113,7 +113,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again_whatever_it_raises(folder
 
 
 @pytest.mark.parametrize("error", PERMANENT_STATUSES, ids=lambda error: type(error).__name__)
-def test_what_cannot_pass_is_not_tried_again(failing, error):
+def test_permanent_errors_are_not_retried(failing, error):
     Failing.error, Failing.left = error, 10**9
     with pytest.raises(UserError, match=r"failing://set/00000\d.tar cannot be read") as refused:
         first(failing)
@@ -121,13 +121,13 @@ def test_what_cannot_pass_is_not_tried_again(failing, error):
     assert Failing.asked == 1
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(failing):
+def test_a_bug_keeps_its_traceback(failing):
     Failing.error, Failing.left = TypeError("no such argument"), 10**9
     with pytest.raises(TypeError):
         first(failing)
 
 
-def test_what_a_server_says_cannot_pass_for_something_else(failing):
+def test_control_characters_from_a_server_are_escaped(failing):
     Failing.error, Failing.left = OSError("\x1b[2J\r\nerror: all is well\u202e" + "x" * 10**6), 10**9
     with pytest.raises(UserError) as refused:
         first(failing)
@@ -148,7 +148,7 @@ def paused(monkeypatch: pytest.MonkeyPatch, error: Exception, count: int, backof
     return pauses
 
 
-def test_pauses_double_differ_between_ranks_and_leave_every_random_stream_alone(monkeypatch):
+def test_delays_double_differ_between_ranks_and_use_no_random_stream_of_the_run(monkeypatch):
     random.seed(1)
     np.random.seed(1)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
@@ -161,7 +161,7 @@ def test_pauses_double_differ_between_ranks_and_leave_every_random_stream_alone(
     assert states == after
 
 
-def test_a_server_that_names_a_short_pause_gets_it(monkeypatch):
+def test_a_short_retry_after_of_a_server_is_respected(monkeypatch):
     for headers in ({"Retry-After": "7"}, {"retry-after": "7"}):
         assert paused(monkeypatch, named("Busy", status=503, headers=headers), 1, 0.01) == [7]
     assert paused(

@@ -43,7 +43,7 @@ def test_a_cached_shard_is_fetched_once(folder, server, tmp_path, workers):
     assert len(fetched) == 5
 
 
-def test_a_shard_that_arrives_altered_is_refused(folder, tmp_path):
+def test_a_shard_that_was_altered_in_transit_is_refused(folder, tmp_path):
     copy = tmp_path / "copy"
     shards.build(copy, [10])
     tar = (copy / "000000.tar").read_bytes()
@@ -98,7 +98,7 @@ def read_all(files: list[RemoteFile], config: DataConfig) -> bool:
 
 
 @pytest.mark.parametrize("room", [2.5, 10])
-def test_a_cache_folder_without_locks_is_shared_all_the_same(folder, tmp_path, monkeypatch, caplog, room):
+def test_a_cache_folder_without_locks_is_shared_too(folder, tmp_path, monkeypatch, caplog, room):
     """Where all shards fit, each is downloaded once; where few do, what is read and evicted at once stays whole."""
     without_locks(monkeypatch)
     files, cache = remotes(folder), tmp_path / "cache"
@@ -148,7 +148,7 @@ def contents(cache: ShardCache) -> set[str]:
     return {path.name for path in cache.folder.glob("[!.]*")}
 
 
-def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
+def test_eviction_removes_the_least_recently_used_and_never_one_in_use(tmp_path):
     shards.build(tmp_path / "data", [4, 4, 4, 4])
     files = remotes(tmp_path / "data")
     cache = ShardCache(tmp_path / "cache", 3 * files[0].bytes)
@@ -166,7 +166,7 @@ def test_eviction_takes_the_longest_unused_and_never_one_in_use(tmp_path):
         os.close(descriptor)
 
 
-def test_what_a_killed_download_left_neither_blocks_nor_counts_for_ever(tmp_path):
+def test_a_killed_download_does_not_block_or_take_space(tmp_path):
     shards.build(tmp_path / "data", [4, 4])
     files = remotes(tmp_path / "data")
     cache = ShardCache(tmp_path / "cache", files[0].bytes)
@@ -178,11 +178,11 @@ def test_what_a_killed_download_left_neither_blocks_nor_counts_for_ever(tmp_path
     os.close(descriptor)
 
 
-def test_a_cache_too_small_for_a_shard_is_passed_by(folder, server, tmp_path):
+def test_a_cache_too_small_for_a_shard_is_bypassed(folder, server, tmp_path):
     assert same(take(6, server.url, cache_dir=str(tmp_path), cache_gb=1e-6), take(6, folder))
 
 
-def test_a_cache_that_cannot_be_is_refused_in_a_sentence(folder):
+def test_a_cache_that_cannot_be_made_is_refused(folder):
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"data.cache_dir=/dev/null/x cannot be made"):
             take(1, folder, cache_dir="/dev/null/x", workers=workers)

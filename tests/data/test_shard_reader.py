@@ -16,7 +16,7 @@ from ggcn.data.shard_reader import ShardReader
 from ggcn.errors import UserError
 
 
-def test_a_shard_that_comes_back_as_another_file_is_read_on(tmp_path):
+def test_a_shard_that_was_restored_as_another_file_is_read_again(tmp_path):
     shards.build(tmp_path, [4])
     (shard,) = remotes(tmp_path)
     data = Path(shard.url).read_bytes()
@@ -51,7 +51,7 @@ def few_files(folder: Path, most: int) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_a_reader_lives_with_few_open_files_and_names_the_limit_when_there_are_none(tmp_path):
+def test_a_reader_works_with_few_open_files_and_names_the_limit_when_there_are_none(tmp_path):
     shards.build(tmp_path, [1] * 40)
     assert few_files(tmp_path, 20).stdout == "400\n"
     said = few_files(tmp_path, 3).stderr.splitlines()[-1]

@@ -43,12 +43,12 @@ def test_an_epoch_over_ranks_and_workers_is_every_sample_at_most_once(folder, wo
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 3))
-def test_a_run_stopped_anywhere_goes_on_with_the_same_sequence(folder, stop, width):
+def test_a_run_stopped_anywhere_continues_with_the_same_sequence(folder, stop, width):
     lanes = Lanes(4, width=width)
     assert same(take(3, folder, lanes, start=stop), take(stop + 3, folder, lanes)[stop:])
 
 
-def test_a_run_stopped_with_workers_goes_on_with_other_workers(folder):
+def test_a_run_stopped_with_workers_continues_with_other_workers(folder):
     whole = take(9, folder, Lanes(4))
     assert same(take(4, folder, Lanes(4), workers=2) + take(5, folder, Lanes(4), start=4, workers=3), whole)
 
@@ -61,13 +61,13 @@ def test_fewer_shards_than_ranks_and_a_data_set_smaller_than_a_batch_work(tmp_pa
         opened(tmp_path, 8)
 
 
-def test_opening_a_stream_takes_no_number_from_torchs_generator(folder):
+def test_opening_a_stream_draws_nothing_from_torchs_generator(folder):
     before = torch.get_rng_state()
     take(2, folder, workers=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_mixture_shows_both_folders_in_their_shares(folder, tmp_path):
+def test_a_mixture_draws_both_folders_in_their_shares(folder, tmp_path):
     shards.build(
         tmp_path, [6, 6], images=[shards.encode(shards.noise_image(100 + i), "png") for i in range(12)]
     )
@@ -83,7 +83,7 @@ def test_a_mixture_shows_both_folders_in_their_shares(folder, tmp_path):
     ]
 
 
-def test_grey_and_colour_do_not_mix(folder, tmp_path):
+def test_grey_and_color_do_not_mix(folder, tmp_path):
     shards.build(tmp_path, [6], channels=1)
     with pytest.raises(UserError, match="grey and colour"):
         opened("", mixture={str(folder): 1, str(tmp_path): 1})
@@ -105,7 +105,7 @@ def test_batches_that_are_kept_keep_their_images(folder, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_memory_of_batches_that_are_dropped_is_used_again(folder, workers):
+def test_memory_of_dropped_batches_is_reused(folder, workers):
     with opened(folder, workers=workers, prefetch=2) as batches:
         places = [next(batches).images.data_ptr() for _ in range(30)]
     assert len(set(places)) <= 4
@@ -120,7 +120,7 @@ def test_settings_out_of_range_are_named(folder, wrong):
         opened(folder, **wrong)
 
 
-def test_one_of_shards_and_mixture_is_asked_for(folder):
+def test_exactly_one_of_shards_and_mixture_is_required(folder):
     with pytest.raises(UserError, match="either data.shards"):
         opened("")
     with pytest.raises(UserError, match="either data.shards"):

@@ -41,7 +41,7 @@ def refused(folder: Path, lanes: Lanes) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("loss", ["deleted", "truncated"])
-def test_a_shard_lost_during_the_run_ends_it_with_a_sentence(tmp_path, workers, loss):
+def test_a_shard_lost_during_the_run_is_named(tmp_path, workers, loss):
     shards.build(tmp_path, [8])
     path = tmp_path / "000000.tar"
     batches = opened(tmp_path, 2, workers=workers)

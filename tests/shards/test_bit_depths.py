@@ -21,7 +21,7 @@ def tiff(values: np.ndarray, **tags: int) -> bytes:
     return saved(image, "TIFF", tiffinfo=directory)
 
 
-def test_the_whole_range_of_deep_grey_is_kept() -> None:
+def test_the_full_range_of_16_bit_grey_is_kept() -> None:
     for value, grey in ((0, 0), (128 * 257, 128), (65535, 255)):
         values = np.full((40, 48), value, dtype=np.uint16)
         assert middle(tiff(values)) == middle(saved(Image.fromarray(values))) == (grey,) * 3
@@ -58,7 +58,7 @@ def white_is_zero(data: bytes) -> bytes:
     return data.replace(entry, struct.pack("<HHIHH", 262, 3, 1, 0, 0))
 
 
-def test_a_tiff_in_which_white_is_zero_is_turned_round() -> None:
+def test_a_tiff_in_which_white_is_zero_is_inverted() -> None:
     for values in (np.full((40, 48), 40, np.uint8), np.full((40, 48), 40 * 257, np.uint16)):
         assert middle(white_is_zero(tiff(values))) == (215, 215, 215)
 
@@ -71,7 +71,7 @@ def test_netpbm_files_of_any_depth_are_scaled(most: int) -> None:
         assert np.abs(np.subtract(middle(data), 127.5)).max() <= 2
 
 
-def test_deep_colour_keeps_its_range() -> None:
+def test_16_bit_color_keeps_its_range() -> None:
     row = b"\0" + struct.pack(">3H", *(257 * value for value in BRICK)) * 48
     body = chunks(plain())
     start, end = body.index(b"IDAT") - 4, body.index(b"IEND") - 4
@@ -98,7 +98,7 @@ def test_pixels_without_a_known_range_are_refused(values: np.ndarray, words: str
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16"])
-def test_the_darks_of_linear_grey_are_exact(mode: str) -> None:
+def test_dark_values_of_linear_grey_are_exact(mode: str) -> None:
     levels = 256 if mode == "L" else 65536
     values = np.linspace(0, (levels - 1) / 16, 48).astype(np.uint8 if mode == "L" else np.uint16)
     image = Image.fromarray(np.tile(values, (40, 1)))

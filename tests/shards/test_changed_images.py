@@ -174,7 +174,7 @@ def test_files_written_a_moment_ago_are_compared_by_their_bytes(
     assert len(reads) == COUNT
 
 
-def test_a_file_system_without_attributes_costs_reading_alone(
+def test_without_extended_attributes_images_are_only_read_again(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
@@ -233,7 +233,7 @@ def test_an_edit_inside_an_archive_is_noticed(image_folder: Path, tmp_path: Path
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
 
 
-def test_a_rejected_image_that_was_repaired_is_taken(
+def test_a_rejected_image_that_was_repaired_is_accepted(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (image_folder / "3.ppm").read_bytes()
@@ -249,7 +249,7 @@ def test_a_rejected_image_that_was_repaired_is_taken(
     assert tree(out) == tree(tmp_path / "fresh")
 
 
-def test_a_missing_package_that_was_installed_since_brings_its_images(
+def test_images_are_accepted_once_their_missing_package_is_installed(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The package is a stand-in that reads one kind of file: the real one need not be installed."""
@@ -302,7 +302,7 @@ def test_shards_of_another_version_are_refused_with_the_reason(image_folder: Pat
         make(image_folder, tmp_path / "out")
 
 
-def test_fewer_squares_than_before_leave_no_shard_behind(image_folder: Path, tmp_path: Path) -> None:
+def test_fewer_crops_than_before_leave_no_old_shard(image_folder: Path, tmp_path: Path) -> None:
     grid = ("--crop", "grid", "--scales", 1, "--shard-samples", 4)
     make(image_folder, tmp_path / "out", *grid)
     for index in range(0, COUNT, 2):

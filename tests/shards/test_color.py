@@ -41,7 +41,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     ("kind", "mode"),
     [("PNG", "RGB"), ("JPEG", "RGB"), ("TIFF", "RGB"), ("WEBP", "RGB"), ("PNG", "RGBA"), ("PNG", "P")],
 )
-def test_a_wide_gamut_image_shows_its_colours(kind: str, mode: str) -> None:
+def test_a_wide_gamut_image_keeps_its_colors(kind: str, mode: str) -> None:
     colour = (60, 120, 200)
     stored = in_mode(seen(colour, ADOBE), mode)
     extra = {"quality": 100} if kind in ("JPEG", "WEBP") else {}
@@ -49,7 +49,7 @@ def test_a_wide_gamut_image_shows_its_colours(kind: str, mode: str) -> None:
     assert np.abs(np.subtract(middle(saved(stored, kind, **extra)), colour)).max() > 15
 
 
-def test_a_large_jpeg_that_is_decoded_small_shows_its_colours() -> None:
+def test_a_large_jpeg_that_is_decoded_small_keeps_its_colors() -> None:
     stored = seen(BRICK, ADOBE).resize((900, 600))
     assert np.abs(np.subtract(middle(saved(stored, "JPEG", icc_profile=ADOBE)), BRICK)).max() <= 3
 
@@ -113,7 +113,7 @@ def test_a_cmyk_profile_is_applied(kind: str) -> None:
         (noisy().convert("1"), ADOBE, color.OTHER_SPACE),
     ],
 )
-def test_a_profile_that_cannot_apply_is_ignored_and_named(
+def test_an_unusable_profile_is_ignored_with_a_warning(
     image: Image.Image, profile: bytes, warning: str
 ) -> None:
     data = saved(image, icc_profile=profile)
@@ -121,7 +121,7 @@ def test_a_profile_that_cannot_apply_is_ignored_and_named(
     assert warnings_about(data) == [warning]
 
 
-def test_cameras_mark_of_adobe_rgb_is_understood() -> None:
+def test_the_exif_mark_of_adobe_rgb_is_applied() -> None:
     exif = Image.Exif()
     details = exif.get_ifd(0x8769)
     details[0xA001] = 0xFFFF

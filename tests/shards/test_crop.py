@@ -28,7 +28,7 @@ from ggcn.shards import assembly, crop
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-def test_every_exif_orientation_stands_upright(tmp_path: Path, ending: str) -> None:
+def test_every_exif_orientation_is_applied(tmp_path: Path, ending: str) -> None:
     upright = Image.new("RGB", (64, 64))
     for colour, corner in zip((RED, GREEN, BLUE, WHITE), ((0, 0), (32, 0), (0, 32), (32, 32)), strict=True):
         upright.paste(colour, (*corner, corner[0] + 32, corner[1] + 32))
@@ -117,7 +117,7 @@ def test_a_grid_keeps_an_image_in_one_shard_and_mixes_its_squares(tmp_path: Path
     assert set(first).isdisjoint(names[40:])
 
 
-def test_a_large_jpeg_decoded_small_is_the_same_picture(tmp_path: Path) -> None:
+def test_a_large_jpeg_decoded_small_is_the_same_image(tmp_path: Path) -> None:
     coarse = noise(5, 24, 16).resize((1201, 801), Image.Resampling.BICUBIC)
     draw(tmp_path / "in" / "a.jpg", coarse, quality=95)
     make(tmp_path / "in", tmp_path / "out", "--size", 64)

@@ -25,7 +25,7 @@ def test_the_demos_are_photographs(demo: str, count: int, size: tuple[int, int] 
         assert np.asarray(image).std() > 10
 
 
-def test_an_absent_demo_package_is_named_with_the_mend(
+def test_an_absent_demo_package_is_named_with_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(demo_source.DEMOS, "faces", {"ggcn-absent": ["*.pgm"]})

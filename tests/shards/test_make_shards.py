@@ -11,7 +11,7 @@ from ggcn.data import manifest_file, verification
 from ggcn.errors import UserError
 
 
-def test_the_manifest_adds_up(image_folder: Path, tmp_path: Path) -> None:
+def test_the_manifest_matches_the_shards(image_folder: Path, tmp_path: Path) -> None:
     make(image_folder, tmp_path / "out", "--size", 16, "--shard-samples", 7)
     found = manifest_file.load(tmp_path / "out")
     assert (found.size, found.channels, found.extension) == (16, 3, "png")
@@ -22,7 +22,7 @@ def test_the_manifest_adds_up(image_folder: Path, tmp_path: Path) -> None:
     verification.check_files(found, full=True)
 
 
-def test_other_files_are_left_aside_and_links_followed_once(
+def test_other_files_are_skipped_and_links_followed_once(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (image_folder / "README.txt").write_text("about")
@@ -50,7 +50,7 @@ def test_names_in_any_encoding(tmp_path: Path) -> None:
     }
 
 
-def test_enlarged_images_are_said(
+def test_enlarged_images_are_reported(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(image_folder / "large.png", noise(50, 64, 64))
@@ -81,7 +81,7 @@ def test_enlarged_images_are_said(
         (["{in}", "{file}/out", "--size", 4], "Not a directory"),
     ],
 )
-def test_mistakes_get_a_sentence(
+def test_wrong_arguments_are_explained_in_one_line(
     image_folder: Path, tmp_path: Path, arguments: list[object], message: str
 ) -> None:
     places = {

@@ -12,7 +12,7 @@ from ggcn.data import manifest_file
 from ggcn.shards import build, crop, sources
 
 
-def test_the_bytes_do_not_depend_on_workers_or_place(image_folder: Path, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_workers_or_folder(image_folder: Path, tmp_path: Path) -> None:
     draw(image_folder / "broken.png", noise(0)).write_bytes(b"no image")
     make(image_folder, tmp_path / "one", "--size", 16, "--workers", 1, "--holdout", 0.3)
     moved = image_folder.rename(tmp_path / "elsewhere")
@@ -74,7 +74,7 @@ def test_the_tars_are_those_of_webdatasets_writer(image_folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("more", [[], ["--crop", "grid", "--scales", "1"], ["--shard-samples", "5"]])
-def test_several_sizes_at_once_are_each_what_they_are_alone(
+def test_several_sizes_at_once_give_the_same_as_separate_builds(
     image_folder: Path, tmp_path: Path, more: list[str]
 ) -> None:
     """With shards that begin at other images for every size, images too small for some, and large JPEGs."""

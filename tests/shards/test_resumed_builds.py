@@ -48,7 +48,7 @@ def times(out: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_build_goes_on_where_it_was(
+def test_a_stopped_build_continues_where_it_was(
     slow: Path, uninterrupted: dict[str, bytes], tmp_path: Path, how: signal.Signals
 ) -> None:
     out = tmp_path / "out"
@@ -75,7 +75,7 @@ def test_a_stopped_build_goes_on_where_it_was(
     assert {name: value for name, value in times(out).items() if name in done} == done
 
 
-def test_a_stopped_build_of_several_sizes_goes_on_where_it_was(slow: Path, tmp_path: Path) -> None:
+def test_a_stopped_build_of_several_sizes_continues_where_it_was(slow: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(slow, out, "--size", "50,200", "--shard-samples", 4, "--workers", 2)
     helpers = wait_for_shards(out / "50", process)
@@ -91,7 +91,7 @@ def test_a_stopped_build_of_several_sizes_goes_on_where_it_was(slow: Path, tmp_p
         assert tree(out / size) == tree(tmp_path / size)
 
 
-def test_a_killed_worker_is_said_and_loses_no_shard(
+def test_a_killed_worker_is_reported_and_loses_no_shard(
     slow: Path, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     process = start(slow, tmp_path, "--size", 400, "--shard-samples", 4, "--workers", 2)
@@ -107,7 +107,7 @@ def test_a_killed_worker_is_said_and_loses_no_shard(
     assert {name: value for name, value in times(tmp_path).items() if name in done} == done
 
 
-def test_a_full_disk_is_said_and_loses_no_shard(image_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_no_shard(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make(image_folder, tmp_path / "whole", "--size", 32, "--shard-samples", 8)
     draw(image_folder / "large.png", noise(99))
@@ -122,7 +122,7 @@ def test_a_full_disk_is_said_and_loses_no_shard(image_folder: Path, tmp_path: Pa
     assert manifest_file.load(out).samples == 41
 
 
-def test_a_finished_build_is_left_alone(
+def test_a_finished_build_is_not_changed(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(image_folder, tmp_path / "out", "--size", 16)
@@ -136,7 +136,7 @@ def test_a_finished_build_is_left_alone(
 @pytest.mark.parametrize(
     "damage", ["missing", "short", "no manifest", "no index", "short index", "first version"]
 )
-def test_what_is_missing_is_built_anew_and_nothing_else(
+def test_only_missing_files_are_built_again(
     image_folder: Path, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "out"

@@ -86,7 +86,7 @@ def test_zips_of_other_systems_list_the_same_images(folder: Path, tmp_path: Path
     assert sources.find(str(packed)).digest() == sources.find(str(folder)).digest()
 
 
-def test_names_in_an_old_encoding_are_read_as_the_user_says(
+def test_names_in_an_old_encoding_are_decoded_with_zip_encoding(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed = tmp_path / "packed.zip"
@@ -154,7 +154,7 @@ def contents_that_are_readable(location: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar program")
-def test_a_sparse_file_inside_a_tar_is_whole(tmp_path: Path) -> None:
+def test_a_sparse_file_inside_a_tar_is_complete(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     pixels = np.zeros((700, 700, 3), dtype=np.uint8)
     pixels[300:310] = 77
@@ -180,7 +180,7 @@ def test_an_encrypted_member_is_named(tmp_path: Path) -> None:
     assert [text for text in found if "encrypted; unpack" in text] == [found[1]]
 
 
-def test_a_zip_with_a_damaged_directory_gets_a_sentence(tmp_path: Path) -> None:
+def test_a_zip_with_a_damaged_directory_is_named(tmp_path: Path) -> None:
     packed = zipped(tmp_path / "packed.zip", "mac")
     raw = bytearray(packed.read_bytes())
     raw[raw.index(b"PK\1\2")] = 0
@@ -189,7 +189,7 @@ def test_a_zip_with_a_damaged_directory_gets_a_sentence(tmp_path: Path) -> None:
         sources.find(str(packed))
 
 
-def test_what_is_no_regular_file_is_listed_and_never_waited_for(tmp_path: Path) -> None:
+def test_a_special_file_is_listed_and_never_blocks(tmp_path: Path) -> None:
     images = tmp_path / "in"
     (images / "folder.png").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(images / "folder.png" / "a.png")

@@ -58,7 +58,7 @@ def first(out: Path) -> Path:
     return out / manifest_file.load(out).shards[0].name
 
 
-def test_whole_shards_pass(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_shards_pass(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert problems(out, capsys, "--decode") == []
 
 
@@ -135,7 +135,7 @@ def test_wrong_totals_in_the_manifest(out: Path, capsys: pytest.CaptureFixture[s
         verify_shards.main([str(out)])
 
 
-def test_shards_exchanged_for_each_other(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_swapped_shards(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (out / shard.name for shard in manifest_file.load(out).shards[:2])
     one.rename(out / "aside")
     two.rename(one)
@@ -155,7 +155,7 @@ def test_images_of_another_size(out: Path, capsys: pytest.CaptureFixture[str]) -
     assert "is 16 x 16 RGB instead of 32 x 32 RGB" in found[0]
 
 
-def test_the_mend_that_it_names_works(
+def test_the_fix_that_it_names_works(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(12):
@@ -170,7 +170,7 @@ def test_the_mend_that_it_names_works(
     assert problems(tmp_path / "out", capsys, "--decode") == []
 
 
-def test_the_command_says_where_there_are_no_shards(tmp_path: Path) -> None:
+def test_the_command_names_a_folder_without_shards(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, str(TOOL), str(tmp_path)], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: no shards in ")
