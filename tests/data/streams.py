@@ -56,7 +56,7 @@ def first(url: Any, **settings: Any) -> list[int]:
         return [*batch.ids.tolist(), int(batch.images.sum())]
 
 
-def server_less(folder: Path) -> str:
+def memory_store(folder: Path) -> str:
     """The shards in fsspec's memory."""
     store = fsspec.filesystem("memory")
     for path in folder.iterdir():

@@ -34,9 +34,9 @@ def test_an_undecodable_image_is_replaced_by_the_next_of_its_lane_and_listed(tmp
     per_lane = torch.stack([batch.ids for batch in good]).reshape(steps, 2, 2).transpose(0, 1).reshape(2, -1)
     for lane in range(2):
         row = per_lane[lane].tolist()
-        want = [row[k + 1] if number in (7, 25) else number for k, number in enumerate(row[:-1])]
+        expected = [row[k + 1] if number in (7, 25) else number for k, number in enumerate(row[:-1])]
         got = torch.stack([batch.ids for batch in bad]).reshape(steps, 2, 2)[:, lane].flatten().tolist()
-        assert got[:-1] == want
+        assert got[:-1] == expected
     for batch in bad:
         for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
             assert (image == shards.noise_image(number)).all()
@@ -48,9 +48,9 @@ def test_an_undecodable_image_is_replaced_by_the_next_of_its_lane_and_listed(tmp
 
 
 def test_a_truncated_image_and_one_of_another_size_are_bad(tmp_path):
-    whole = shards.encode(shards.noise_image(3), "png")
+    complete = shards.encode(shards.noise_image(3), "png")
     for bad, reason in (
-        (whole[: len(whole) // 2], ""),
+        (complete[: len(complete) // 2], ""),
         (shards.encode(shards.noise_image(3, 9), "png"), "9 x 9"),
     ):
         damage(tmp_path, [3], [20], bad)

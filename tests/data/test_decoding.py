@@ -86,16 +86,16 @@ def jpegs() -> Iterator[bytes]:
 def test_every_kind_of_jpeg_has_the_same_pixels_as_in_pillow(mode, scale, crop):
     """Whichever library decodes it: also where the pixels are cut out, averaged, or in other colours."""
     for number, data in enumerate(jpegs()):
-        whole: Image.Image = Image.open(io.BytesIO(data))
-        whole.draft(mode if scale > 1 else None, (48 // scale,) * 2)
+        full: Image.Image = Image.open(io.BytesIO(data))
+        full.draft(mode if scale > 1 else None, (48 // scale,) * 2)
         for pool in {1, 3 if crop % 3 == 0 else 1}:
             form = ImageDecoder("jpg", mode, 48, scale, crop, pool)
             out = np.empty((crop // pool, crop // pool, len(mode)), np.uint8)
             form.decode(data, 3 << 32 | 2, out)
             places = 48 // scale - crop + 1
             x, y = 2 % places, 3 % places
-            want = whole.convert(mode).crop((x, y, x + crop, y + crop)).reduce(pool)
-            assert (out.squeeze() == np.asarray(want)).all(), number
+            expected = full.convert(mode).crop((x, y, x + crop, y + crop)).reduce(pool)
+            assert (out.squeeze() == np.asarray(expected)).all(), number
 
 
 def test_a_damaged_jpeg_gives_the_same_as_in_pillow():
@@ -111,10 +111,10 @@ def test_a_damaged_jpeg_gives_the_same_as_in_pillow():
         ImageDecoder("jpg", "RGB", 48, 1, 48, 1).decode(data, 0, out)
         return out
 
-    (whole, *_) = jpegs()
+    (full, *_) = jpegs()
     results = []
-    for place in range(0, len(whole), 3):
-        for data in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]):
+    for place in range(0, len(full), 3):
+        for data in (full[:place], full[:place] + bytes([full[place] ^ 0x55]) + full[place + 1 :]):
             results.append(outcome(pillow, data))
             assert outcome(ours, data) == results[-1]
     assert 0 < results.count("refused") < len(results)
@@ -130,19 +130,19 @@ def outcome(decode: Callable[[bytes], np.ndarray], data: bytes) -> bytes | str:
 @pytest.mark.parametrize(("extension", "size"), [("png", 12), ("jpg", 11)])
 def test_random_crops_are_squares_of_the_image_and_differ_between_epochs(tmp_path, extension, size):
     """No half-size decoding of an odd side: it would have no such squares."""
-    whole = shards.stored(shards.build(tmp_path, [4], size, extension))
+    full = shards.stored(shards.build(tmp_path, [4], size, extension))
     corners = collections.defaultdict(set)
     for batch in take(12, tmp_path, size=4, crop=8, flip=False):
         for number, image in zip(batch.ids.tolist(), pixels(batch), strict=True):
-            corners[number].add(corner_of(image, whole[number]))
+            corners[number].add(corner_of(image, full[number]))
     assert len(set.union(*corners.values())) > 8
     assert min(len(places) for places in corners.values()) > 3
 
 
-def corner_of(image: np.ndarray, whole: np.ndarray) -> tuple[int, int]:
-    """Where in `whole` the 8 x 8 square lies whose 2 x 2 averages are `image`."""
-    for y, x in itertools.product(range(len(whole) - 7), repeat=2):
-        mean = whole[y : y + 8, x : x + 8].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+def corner_of(image: np.ndarray, full: np.ndarray) -> tuple[int, int]:
+    """Where in `full` the 8 x 8 square lies whose 2 x 2 averages are `image`."""
+    for y, x in itertools.product(range(len(full) - 7), repeat=2):
+        mean = full[y : y + 8, x : x + 8].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
         if np.abs(image - mean).max() <= 0.51:
             return y, x
     raise AssertionError("no such square")

@@ -79,9 +79,9 @@ def until(done: Callable[[], bool]) -> None:
 def test_a_program_that_does_not_close_its_stream_ends(folder):
     """Its workers do not hear the SIGTERM with which Python ends forgotten children."""
     with left_open(folder, 0) as program:
-        said = program.communicate(timeout=60)[0]
+        output = program.communicate(timeout=60)[0]
     assert program.returncode == 0
-    assert re.fullmatch(r"\d+ \d+\n", said)
+    assert re.fullmatch(r"\d+ \d+\n", output)
 
 
 def test_closing_a_stream_ends_its_workers(folder):

@@ -204,7 +204,7 @@ def batches(folder: Path) -> list[list[int]]:
 
 
 def test_a_manifest_of_the_first_version_gives_the_same_data_and_is_converted_in_one_command(folder):
-    wanted, before, tars = (
+    expected, before, tars = (
         batches(folder),
         manifest_file.load(folder),
         [p.read_bytes() for p in folder.glob("*.tar")],
@@ -212,14 +212,14 @@ def test_a_manifest_of_the_first_version_gives_the_same_data_and_is_converted_in
     shards.first_version(folder)
     old = manifest_file.load(folder)
     assert (old.index, old.hash, old.shards) == (None, before.hash, before.shards)
-    assert batches(folder) == wanted
-    for said in ("manifest converted", "manifest is of this version already"):
+    assert batches(folder) == expected
+    for output in ("manifest converted", "manifest is of this version already"):
         command = [sys.executable, REPO / "tools/verify_shards.py", folder, "--convert"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout == f"{folder}: {said}\n"
+        assert done.stdout == f"{folder}: {output}\n"
         assert manifest_file.load(folder) == before
         assert [p.read_bytes() for p in folder.glob("*.tar")] == tars
-        assert batches(folder) == wanted
+        assert batches(folder) == expected
 
 
 @pytest.mark.parametrize(

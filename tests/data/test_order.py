@@ -52,12 +52,12 @@ def batch(order: Order | Mixture, lanes: Lanes, step: int) -> np.ndarray:
 
 
 @given(st.permutations(range(24)), st.integers(0, 1000))
-def test_requests_in_any_order_give_the_same_samples(asked, seed):
+def test_requests_in_any_order_give_the_same_samples(requests, seed):
     """Also back and forth over the ends of blocks and epochs, which the caches must survive."""
     sizes, first = [7, 5, 9], Order([7, 5, 9], seed, 3, block=4)
     there = {k: first.draws([1], [k]) for k in range(24)}
     again = Order(sizes, seed, 3, block=4)
-    for k in asked:
+    for k in requests:
         assert again.draws([1], [k]) == there[k]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import shard_files as shards
-from streams import config, first, server_less
+from streams import config, first, memory_store
 
 from ggcn.data import manifest_file, remote, shard_index
 from ggcn.data.remote import RemoteFile
@@ -32,7 +32,7 @@ def answering(folder: Path, answer: Answer) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             data = (folder / self.path.lstrip("/")).read_bytes()
-            (answer if self.path.endswith(".tar") else whole)(self, data)
+            (answer if self.path.endswith(".tar") else send_all)(self, data)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -55,7 +55,7 @@ def send(handler: BaseHTTPRequestHandler, code: int, data: bytes, **headers: str
         handler.wfile.write(data)
 
 
-def whole(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+def send_all(handler: BaseHTTPRequestHandler, data: bytes) -> None:
     send(handler, 200, data)
 
 
@@ -92,7 +92,7 @@ def compressed(handler: BaseHTTPRequestHandler, data: bytes) -> None:
     send(handler, 206 if "Range" in handler.headers else 200, zlib.compress(data), Content_Encoding="deflate")
 
 
-def cut_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+def truncated(handler: BaseHTTPRequestHandler, data: bytes) -> None:
     send(handler, 200, data[:-5], Content_Length=str(len(data)))
 
 
@@ -114,7 +114,7 @@ def endless(handler: BaseHTTPRequestHandler, data: bytes) -> None:
         (in_parts, "the server sent"),
         (to_a_file, "not allowed"),
         (compressed, "compressed"),
-        (whole, "set data.cache_dir"),
+        (send_all, "set data.cache_dir"),
     ],
 )
 def test_other_bytes_than_requested_are_never_accepted(folder, answer, match):
@@ -127,7 +127,7 @@ def test_other_bytes_than_requested_are_never_accepted(folder, answer, match):
     ("answer", "match"),
     [
         (endless, "longer than the manifest's"),
-        (cut_off, "bytes are missing"),
+        (truncated, "bytes are missing"),
         (to_a_file, "not allowed"),
         (compressed, "compressed"),
     ],
@@ -140,8 +140,8 @@ def test_a_download_takes_the_bytes_of_the_manifest_and_no_more(folder, tmp_path
 
 def test_an_endless_manifest_is_refused(folder, monkeypatch):
     monkeypatch.setattr(remote, "MAX_MANIFEST_BYTES", 1 << 20)
-    monkeypatch.setitem(globals(), "whole", endless)
-    with answering(folder, whole) as url, pytest.raises(UserError, match=r"manifest.json is longer than"):
+    monkeypatch.setitem(globals(), "send_all", endless)
+    with answering(folder, send_all) as url, pytest.raises(UserError, match=r"manifest.json is longer than"):
         first(url)
     with pytest.raises(UserError, match=r"is longer than"):
         first("pipe:yes {}", allow_pipe=True, cache_dir="unused")
@@ -149,14 +149,14 @@ def test_an_endless_manifest_is_refused(folder, monkeypatch):
 
 def test_a_remote_index_is_fetched_once_for_a_node_and_checked(folder, tmp_path):
     with shards.serve(folder) as server:
-        wanted = first(folder)
-        assert first(server.url) == wanted
+        expected = first(folder)
+        assert first(server.url) == expected
         assert server.paths.count("index.bin") == 1
         for _ in range(3):
-            assert first(server.url, cache_dir=str(tmp_path)) == wanted
+            assert first(server.url, cache_dir=str(tmp_path)) == expected
         assert server.paths.count("index.bin") == 2
     with pytest.raises(UserError, match="data.cache_gb"):
-        first(server_less(folder), cache_gb=1e-9)
+        first(memory_store(folder), cache_gb=1e-9)
 
 
 def test_an_altered_remote_index_is_refused(folder, tmp_path):
@@ -175,17 +175,17 @@ def test_nothing_runs_a_command_unless_it_is_allowed(folder, tmp_path):
     mark = tmp_path / "ran"
     url = f"pipe:touch {mark}; cat {folder}/{{}}"
     shard = RemoteFile(remote.join_url(url, "000000.tar"), 10240, "0" * 64)
-    asked = config(url, cache_dir=str(tmp_path / "cache"))
+    remote_config = config(url, cache_dir=str(tmp_path / "cache"))
     ways: list[Callable[[], Any]] = [
         lambda: remote.open_stream(shard.url),
-        lambda: shard_index.load_manifest(url, asked),
-        lambda: shard_index.open_index(url, manifest_file.load(folder), asked),
-        lambda: ShardReader(asked).read(shard, 512, 10),
+        lambda: shard_index.load_manifest(url, remote_config),
+        lambda: shard_index.open_index(url, manifest_file.load(folder), remote_config),
+        lambda: ShardReader(remote_config).read(shard, 512, 10),
         lambda: ShardCache(tmp_path / "cache", 10**9).open(shard),
         lambda: remote.download(shard, 0),
-        lambda: images.read(url, 8, 100, config=asked),
+        lambda: images.read(url, 8, 100, config=remote_config),
         lambda: images.read(url, 8, 100),
-        lambda: ShardIndex([ShardFolder(url, manifest_file.load(folder))], asked),
+        lambda: ShardIndex([ShardFolder(url, manifest_file.load(folder))], remote_config),
     ]
     for way in ways:
         with pytest.raises(
@@ -195,7 +195,10 @@ def test_nothing_runs_a_command_unless_it_is_allowed(folder, tmp_path):
         assert "pipe:touch ***" in str(refused.value)
         assert str(mark) not in str(refused.value)
     assert not mark.exists()
-    assert len(images.read(url, 8, 100, config=config(url, cache_dir=asked.cache_dir, allow_pipe=True))) == 61
+    assert (
+        len(images.read(url, 8, 100, config=config(url, cache_dir=remote_config.cache_dir, allow_pipe=True)))
+        == 61
+    )
     assert mark.exists()
 
 

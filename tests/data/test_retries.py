@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
-from streams import first, server_less
+from streams import first, memory_store
 
 from ggcn.data import retries
 from ggcn.errors import TransientError, UserError
@@ -78,7 +78,7 @@ class Failing(MemoryFileSystem):
     store = MemoryFileSystem.store
     error: Exception = OSError()
     left = 0
-    asked = 0
+    requests = 0
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -86,7 +86,7 @@ class Failing(MemoryFileSystem):
         return stripped
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **rest: Any) -> bytes:
-        Failing.asked += 1
+        Failing.requests += 1
         Failing.left -= 1
         if Failing.left >= 0:
             raise Failing.error
@@ -97,8 +97,8 @@ class Failing(MemoryFileSystem):
 @pytest.fixture
 def failing(folder: Path) -> str:
     fsspec.register_implementation("failing", Failing, clobber=True)
-    server_less(folder)
-    Failing.asked = 0
+    memory_store(folder)
+    Failing.requests = 0
     return "failing://set"
 
 
@@ -106,10 +106,10 @@ def failing(folder: Path) -> str:
 def test_a_store_that_fails_for_a_while_is_retried_whatever_it_raises(folder, failing, error):
     Failing.error, Failing.left = error, 2
     assert first(failing) == first(folder)
-    Failing.error, Failing.left, Failing.asked = error, 10**9, 0
+    Failing.error, Failing.left, Failing.requests = error, 10**9, 0
     with pytest.raises(TransientError, match=r"failing://set/00000\d.tar cannot be read \(.+\); .*network"):
         first(failing)
-    assert Failing.asked == 3
+    assert Failing.requests == 3
 
 
 @pytest.mark.parametrize("error", PERMANENT_STATUSES, ids=lambda error: type(error).__name__)
@@ -118,7 +118,7 @@ def test_permanent_errors_are_not_retried(failing, error):
     with pytest.raises(UserError, match=r"failing://set/00000\d.tar cannot be read") as refused:
         first(failing)
     assert not isinstance(refused.value, TransientError)
-    assert Failing.asked == 1
+    assert Failing.requests == 1
 
 
 def test_a_bug_keeps_its_traceback(failing):

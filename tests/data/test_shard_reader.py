@@ -54,6 +54,6 @@ def few_files(folder: Path, most: int) -> subprocess.CompletedProcess:
 def test_a_reader_works_with_few_open_files_and_names_the_limit_when_there_are_none(tmp_path):
     shards.build(tmp_path, [1] * 40)
     assert few_files(tmp_path, 20).stdout == "400\n"
-    said = few_files(tmp_path, 3).stderr.splitlines()[-1]
-    assert "ulimit -n" in said
-    assert "data.workers" in said
+    output = few_files(tmp_path, 3).stderr.splitlines()[-1]
+    assert "ulimit -n" in output
+    assert "data.workers" in output

@@ -25,12 +25,12 @@ from ggcn.errors import UserError
 def test_any_world_and_any_number_of_workers_give_the_same_global_batches(folder, world, workers):
     """Eight lanes of seven samples an epoch, three of them per step, over an epoch's end."""
     steps = 5
-    whole = take(steps, folder, Lanes(8, width=3))
+    expected = take(steps, folder, Lanes(8, width=3))
     parts = [take(steps, folder, Lanes(8, rank, world, 3), workers=workers) for rank in range(world)]
     for step in range(steps):
         assert [part[step].step for part in parts] == [step] * world
-        assert torch.equal(torch.cat([part[step].ids for part in parts]), whole[step].ids)
-        assert torch.equal(torch.cat([part[step].images for part in parts]), whole[step].images)
+        assert torch.equal(torch.cat([part[step].ids for part in parts]), expected[step].ids)
+        assert torch.equal(torch.cat([part[step].images for part in parts]), expected[step].images)
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -49,8 +49,10 @@ def test_a_run_stopped_anywhere_continues_with_the_same_sequence(folder, stop, w
 
 
 def test_a_run_stopped_with_workers_continues_with_other_workers(folder):
-    whole = take(9, folder, Lanes(4))
-    assert same(take(4, folder, Lanes(4), workers=2) + take(5, folder, Lanes(4), start=4, workers=3), whole)
+    expected = take(9, folder, Lanes(4))
+    assert same(
+        take(4, folder, Lanes(4), workers=2) + take(5, folder, Lanes(4), start=4, workers=3), expected
+    )
 
 
 def test_fewer_shards_than_ranks_and_a_data_set_smaller_than_a_batch_work(tmp_path):
@@ -92,16 +94,16 @@ def test_grey_and_color_do_not_mix(folder, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_that_are_kept_keep_their_images(folder, workers):
     """Memory is used again for later batches, but none that anybody still looks into, even at a corner."""
-    want = [batch.images.clone() for batch in take(40, folder, workers=1)]
+    copies = [batch.images.clone() for batch in take(40, folder, workers=1)]
     with opened(folder, workers=workers) as batches:
         kept = [next(batches).images[1:, :, 2:, ::2] for _ in range(20)]
         for _ in range(10):
             next(batches)
-        is_transient = [next(batches).images.numpy().transpose(1, 2, 3, 0) for _ in range(10)]
-    for got, whole in zip(kept, want[:20], strict=True):
-        assert torch.equal(got, whole[1:, :, 2:, ::2])
-    for array, whole in zip(is_transient, want[30:], strict=True):
-        assert (array == whole.permute(1, 2, 3, 0).numpy()).all()
+        arrays = [next(batches).images.numpy().transpose(1, 2, 3, 0) for _ in range(10)]
+    for got, expected in zip(kept, copies[:20], strict=True):
+        assert torch.equal(got, expected[1:, :, 2:, ::2])
+    for array, expected in zip(arrays, copies[30:], strict=True):
+        assert (array == expected.permute(1, 2, 3, 0).numpy()).all()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

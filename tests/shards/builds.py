@@ -65,9 +65,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def stored(out: Path) -> Iterator[tuple[str, list[int], bytes]]:
     """Every sample by its place in the index: its source, its square, its image's bytes."""
-    found = manifest_file.load(out)
-    places = iter(index_file.open_index(found).tolist())
-    for shard in found.shards:
+    result = manifest_file.load(out)
+    places = iter(index_file.open_index(result).tolist())
+    for shard in result.shards:
         data = (out / shard.name).read_bytes()
         record = json.loads((out / shard.name).with_suffix(".json").read_text())
         for (name, box), (offset, size) in zip(record["sources"], places, strict=False):

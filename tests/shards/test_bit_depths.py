@@ -86,15 +86,15 @@ def test_16_bit_color_keeps_its_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         (np.full((40, 48), 0.5, np.float32), "floating-point pixels have no known range"),
         (np.full((40, 48), 70_000, np.int32), "beyond 16 bits"),
         (np.full((40, 48), 7, np.int32), "beyond 16 bits"),
     ],
 )
-def test_pixels_without_a_known_range_are_refused(values: np.ndarray, words: str) -> None:
-    assert words in refusal(saved(Image.fromarray(values), "TIFF"))
+def test_pixels_without_a_known_range_are_refused(values: np.ndarray, message: str) -> None:
+    assert message in refusal(saved(Image.fromarray(values), "TIFF"))
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16"])
@@ -105,8 +105,8 @@ def test_dark_values_of_linear_grey_are_exact(mode: str) -> None:
     image.info["icc_profile"] = grey_profile(1.0)
     light = values / (levels - 1)
     expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    shown, said = crop.to_rgb(image)
-    assert said in ([], [image_file.FEW_BITS])
+    shown, warnings = crop.to_rgb(image)
+    assert warnings in ([], [image_file.FEW_BITS])
     assert np.abs(np.asarray(shown)[0] - expected[:, None]).max() <= 1
 
 

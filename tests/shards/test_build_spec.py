@@ -67,7 +67,7 @@ def test_two_builds_in_one_folder_are_refused_without_locks(
 
     monkeypatch.setattr(fcntl, "flock", none)
     make(image_folder, tmp_path / "out", "--size", 16)
-    whole = tree(tmp_path / "out")
+    expected = tree(tmp_path / "out")
     (tmp_path / "out" / manifest.NAME).unlink()
     with (
         build_spec.build_lock(tmp_path / "out"),
@@ -75,4 +75,4 @@ def test_two_builds_in_one_folder_are_refused_without_locks(
     ):
         make(image_folder, tmp_path / "out", "--size", 16)
     make(image_folder, tmp_path / "out", "--size", 16)
-    assert tree(tmp_path / "out") == whole
+    assert tree(tmp_path / "out") == expected

@@ -216,7 +216,7 @@ def test_an_edit_inside_an_archive_is_noticed(image_folder: Path, tmp_path: Path
     status = packed.stat()
     data = packed.read_bytes()
     if kind == "zip":
-        with zipfile.ZipFile(packed, "w") as archive:  # stored: this archive is written as a whole
+        with zipfile.ZipFile(packed, "w") as archive:  # stored: this archive is written at once
             for path in sorted(image_folder.iterdir()):
                 archive.writestr(path.name, path.read_bytes())
         make(packed, tmp_path / "out")  # same images in another archive
@@ -236,12 +236,12 @@ def test_an_edit_inside_an_archive_is_noticed(image_folder: Path, tmp_path: Path
 def test_a_rejected_image_that_was_repaired_is_accepted(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = (image_folder / "3.ppm").read_bytes()
-    (image_folder / "3.ppm").write_bytes(bytes(len(whole)))
+    complete = (image_folder / "3.ppm").read_bytes()
+    (image_folder / "3.ppm").write_bytes(bytes(len(complete)))
     out = tmp_path / "out"
     make(image_folder, out)
     assert json.loads((out / assembly.REJECTED).read_text())["source"] == "3.ppm"
-    (image_folder / "3.ppm").write_bytes(whole)
+    (image_folder / "3.ppm").write_bytes(complete)
     make(image_folder, out)
     assert not (out / assembly.REJECTED).exists()
     assert manifest_file.load(out).samples == COUNT

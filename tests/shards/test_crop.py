@@ -41,9 +41,9 @@ def test_every_exif_orientation_is_applied(tmp_path: Path, ending: str) -> None:
         exif[0x0112] = orientation
         draw(tmp_path / "in" / f"{orientation}.{ending}", stored_as, exif=exif)
     make(tmp_path / "in", tmp_path / "out", "--size", 32)
-    found = samples(tmp_path / "out")
-    assert len(found) == 8
-    for image in found.values():
+    result = samples(tmp_path / "out")
+    assert len(result) == 8
+    for image in result.values():
         assert near(image, 8, 8, RED)
         assert near(image, 24, 8, GREEN)
         assert near(image, 8, 24, BLUE)
@@ -82,17 +82,17 @@ def test_a_grid_covers_a_scene_with_squares_at_every_scale(tmp_path: Path) -> No
     draw(tmp_path / "in" / "a.png", noise(3, 103, 70))
     draw(tmp_path / "in" / "small.png", noise(4, 103, 15))
     make(tmp_path / "in", tmp_path / "out", "--size", 16, "--crops", "grid")
-    found = {tuple(box): Image.open(io.BytesIO(data)) for _, box, data in stored(tmp_path / "out")}
+    result = {tuple(box): Image.open(io.BytesIO(data)) for _, box, data in stored(tmp_path / "out")}
     native = {(3 + 16 * x, 3 + 16 * y, 19 + 16 * x, 19 + 16 * y) for x in range(6) for y in range(4)}
     half = {(3 + 32 * x, 3 + 32 * y, 35 + 32 * x, 35 + 32 * y) for x in range(3) for y in range(2)}
-    assert set(found) == native | half
+    assert set(result) == native | half
     for box in native:  # not resampled: the very pixels
-        assert found[box].tobytes() == noise(3, 103, 70).crop(box).tobytes()
+        assert result[box].tobytes() == noise(3, 103, 70).crop(box).tobytes()
     for box in half:
         smooth = noise(3, 103, 70).crop(box).resize((16, 16), Image.Resampling.BOX)
         inner = (2, 2, 14, 14)
         assert (
-            distance(found[box].crop(inner), smooth.crop(inner)) < 25
+            distance(result[box].crop(inner), smooth.crop(inner)) < 25
         )  # noise of 74: the same place, another filter
     assert manifest_file.load(tmp_path / "out").rejected == 1
     assert "too small" in (tmp_path / "out" / assembly.REJECTED).read_text()
@@ -157,11 +157,11 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     for name, (image, _) in odd_images().items():
         draw(tmp_path / "in" / name, image)
     make(tmp_path / "in", tmp_path / "out", "--size", 10)
-    found = samples(tmp_path / "out")
-    assert set(found) == set(odd_images())
+    result = samples(tmp_path / "out")
+    assert set(result) == set(odd_images())
     for name, (_, colour) in odd_images().items():
-        assert found[name].mode == "RGB"
-        assert near(found[name], 5, 5, colour), name
+        assert result[name].mode == "RGB"
+        assert near(result[name], 5, 5, colour), name
 
 
 def test_formats(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def with_metadata(kind: str) -> bytes:
 
 def metadata(kind: str, data: bytes) -> list[range]:
     """Where the bodies of the metadata lie."""
-    found, at = [], 33 if kind == "PNG" else 2
+    result, at = [], 33 if kind == "PNG" else 2
     if kind == "WEBP":
         return [
             range(data.index(b"ICCP") + 8, data.index(b"VP8L")),
@@ -60,23 +60,23 @@ def metadata(kind: str, data: bytes) -> list[range]:
         ]
     while kind == "PNG" and data[at + 4 : at + 8] != b"IDAT":
         length = int.from_bytes(data[at : at + 4], "big")
-        found.append(range(at + 8, at + 8 + length))
+        result.append(range(at + 8, at + 8 + length))
         at += 12 + length
     while kind == "JPEG" and data[at + 1] != 0xDA:
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if 0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE:
-            found.append(range(at + 4, at + 2 + length))
+            result.append(range(at + 4, at + 2 + length))
         at += 2 + length
-    return [part for part in found if part]
+    return [part for part in result if part]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_damaged_metadata_does_not_reject_an_image(kind: str) -> None:
     rng = np.random.default_rng(0)
-    whole = with_metadata(kind)
+    complete = with_metadata(kind)
     for _ in range(150):
-        data = bytearray(whole)
-        part = rng.choice(np.array(metadata(kind, whole), dtype=object))
+        data = bytearray(complete)
+        part = rng.choice(np.array(metadata(kind, complete), dtype=object))
         for place in rng.choice(part, rng.choice([1, 4, 30])):
             data[place] = rng.choice([0, 255, rng.integers(256)])
         if kind == "PNG" and rng.random() < 0.7:
@@ -214,10 +214,10 @@ def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, 
     folder.mkdir()
     (folder / "a.png").write_bytes(data)
     (folder / "b.png").write_bytes(saved(noisy()))
-    found = sources.find(str(folder))
+    result = sources.find(str(folder))
     for crops in ("center", "grid"):
         options = Options(16, crop=crops, shard_samples=8)
-        built = build.build(found, {tmp_path / crops: options}, 1)
+        built = build.build(result, {tmp_path / crops: options}, 1)
         assert built is not None
         assert built[0].rejects == [("a.png", why)]
     with pytest.raises(UserError, match="is no picture"):

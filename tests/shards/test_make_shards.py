@@ -13,13 +13,13 @@ from ggcn.errors import UserError
 
 def test_the_manifest_matches_the_shards(image_folder: Path, tmp_path: Path) -> None:
     make(image_folder, tmp_path / "out", "--size", 16, "--shard-samples", 7)
-    found = manifest_file.load(tmp_path / "out")
-    assert (found.size, found.channels, found.extension) == (16, 3, "png")
-    assert found.counts.tolist() == [7, 7, 7, 7, 7, 5]
-    assert found.samples == 40
-    assert found.bytes == sum((tmp_path / "out" / shard.name).stat().st_size for shard in found.shards)
-    assert found.options["shuffle_seed"] == 0
-    verification.check_files(found, full=True)
+    result = manifest_file.load(tmp_path / "out")
+    assert (result.size, result.channels, result.extension) == (16, 3, "png")
+    assert result.counts.tolist() == [7, 7, 7, 7, 7, 5]
+    assert result.samples == 40
+    assert result.bytes == sum((tmp_path / "out" / shard.name).stat().st_size for shard in result.shards)
+    assert result.options["shuffle_seed"] == 0
+    verification.check_files(result, full=True)
 
 
 def test_other_files_are_skipped_and_links_followed_once(

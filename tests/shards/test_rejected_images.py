@@ -36,8 +36,8 @@ def test_unreadable_images_are_listed_and_the_rest_is_kept(
     assert "5 images could not be used" in printed
     assert all(f"{name}: {reason}" in printed for name, reason in reasons.items())
 
-    found = manifest_file.load(tmp_path / "out")
-    assert (found.samples, found.rejected, len(found.shards)) == (40, 5, 40)  # no empty shard among them
+    result = manifest_file.load(tmp_path / "out")
+    assert (result.samples, result.rejected, len(result.shards)) == (40, 5, 40)  # no empty shard among them
     assert {name for name, _, _ in stored(tmp_path / "out")}.isdisjoint(reasons)
     assert make(image_folder, tmp_path / "out", "--size", 16, "--shard-samples", 1) == 0
 

@@ -109,7 +109,7 @@ def test_a_killed_worker_is_reported_and_loses_no_shard(
 
 def test_a_full_disk_is_reported_and_loses_no_shard(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    make(image_folder, tmp_path / "whole", "--size", 32, "--shard-samples", 8)
+    make(image_folder, tmp_path / "expected", "--size", 32, "--shard-samples", 8)
     draw(image_folder / "large.png", noise(99))
     limit = f"ulimit -f 20; exec {sys.executable} {TOOL} {image_folder} {out} --size 32 --shard-samples 8"
     result = subprocess.run(["bash", "-c", limit], capture_output=True, text=True)
@@ -136,12 +136,10 @@ def test_a_finished_build_is_not_changed(
 @pytest.mark.parametrize(
     "damage", ["missing", "short", "no manifest", "no index", "short index", "first version"]
 )
-def test_only_missing_files_are_built_again(
-    image_folder: Path, tmp_path: Path, damage: str
-) -> None:
+def test_only_missing_files_are_built_again(image_folder: Path, tmp_path: Path, damage: str) -> None:
     out = tmp_path / "out"
     make(image_folder, out, "--size", 16)
-    whole, before = tree(out), times(out)
+    expected, before = tree(out), times(out)
     if damage == "missing":
         (out / "000001.tar").unlink()
     elif damage == "short":
@@ -153,6 +151,6 @@ def test_only_missing_files_are_built_again(
     else:
         (out / (manifest.NAME if damage == "no manifest" else index_file.INDEX)).unlink()
     make(image_folder, out, "--size", 16)
-    assert tree(out) == whole
+    assert tree(out) == expected
     changed = {name for name, value in times(out).items() if before[name] != value}
     assert changed == ({"000001"} if damage in ("missing", "short") else set())

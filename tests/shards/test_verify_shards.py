@@ -1,4 +1,4 @@
-"""Damage to shards is found and named; whole shards pass."""
+"""Damage to shards is found and named; complete shards pass."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "verify_shards.py"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards with a held-out set and a slice without a readable image."""
     folder = tmp_path_factory.mktemp("source")
     for seed in range(30):
@@ -38,19 +38,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(whole: Path, tmp_path: Path) -> Path:
+def out(complete: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "out"))
+    return Path(shutil.copytree(complete, tmp_path / "out"))
 
 
 def problems(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
     """The lines about problems; checks that the exit code fits."""
     code = verify_shards.main([str(out), *options])
     lines = [line for line in capsys.readouterr().out.splitlines() if " written " not in line]
-    *found, total = lines
-    assert code == (1 if found else 0)
-    assert total.endswith(f"{len(found) or 'no'} problems")
-    return found
+    *result, total = lines
+    assert code == (1 if result else 0)
+    assert total.endswith(f"{len(result) or 'no'} problems")
+    return result
 
 
 def first(out: Path) -> Path:
@@ -140,9 +140,9 @@ def test_swapped_shards(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one.rename(out / "aside")
     two.rename(one)
     (out / "aside").rename(two)
-    found = "\n".join(problems(out, capsys))
-    assert f"{one}: " in found
-    assert f"{two}: " in found
+    result = "\n".join(problems(out, capsys))
+    assert f"{one}: " in result
+    assert f"{two}: " in result
 
 
 def test_images_of_another_size(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,13 +150,13 @@ def test_images_of_another_size(out: Path, capsys: pytest.CaptureFixture[str]) -
     value["size"] = 32
     (out / manifest.NAME).write_text(json.dumps(value))
     assert problems(out, capsys) == []
-    found = problems(out, capsys, "--decode")
-    assert len(found) == value["samples"]
-    assert "is 16 x 16 RGB instead of 32 x 32 RGB" in found[0]
+    result = problems(out, capsys, "--decode")
+    assert len(result) == value["samples"]
+    assert "is 16 x 16 RGB instead of 32 x 32 RGB" in result[0]
 
 
 def test_the_fix_that_it_names_works(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    complete: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(12):
         (tmp_path / "in").mkdir(exist_ok=True)
