@@ -55,7 +55,7 @@ def test_two_builds_in_one_folder_are_refused(image_folder: Path, tmp_path: Path
     (tmp_path / "out" / manifest.NAME).unlink()
     with (tmp_path / "out" / build_spec.BUILD_SPEC).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another make_shards is at work"):
+        with pytest.raises(UserError, match="another make_shards is running"):
             make(image_folder, tmp_path / "out", "--size", 16)
 
 
@@ -71,7 +71,7 @@ def test_two_builds_in_one_folder_are_refused_without_locks(
     (tmp_path / "out" / manifest.NAME).unlink()
     with (
         build_spec.build_lock(tmp_path / "out"),
-        pytest.raises(UserError, match="another make_shards is at work"),
+        pytest.raises(UserError, match="another make_shards is running"),
     ):
         make(image_folder, tmp_path / "out", "--size", 16)
     make(image_folder, tmp_path / "out", "--size", 16)

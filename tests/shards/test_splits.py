@@ -30,6 +30,6 @@ def test_the_split_is_complete_disjoint_and_stable(image_folder: Path, tmp_path:
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.png", noise(1))
-    with pytest.raises(UserError, match=r"of 1 images none would come into .*holdout"):
+    with pytest.raises(UserError, match=r"of 1 images none would be in .*holdout"):
         make(tmp_path / "in", tmp_path / "out", "--size", 8, "--holdout", 0.001)
     assert not (tmp_path / "out").exists()

@@ -197,7 +197,7 @@ def test_a_shard_takes_no_more_memory_than_its_bytes(
     else:
         shard.write_bytes(info.tobuf() + bytes(size + 1024))
     tracemalloc.start()
-    with pytest.raises(ValueError, match="compressed|larger than its place"):
+    with pytest.raises(ValueError, match="compressed|larger than its space"):
         verify.read_tar(shard, "png", 10240)
     assert tracemalloc.get_traced_memory()[1] < size / 8
     tracemalloc.stop()
