@@ -15,14 +15,14 @@ import numpy as np
 import webdataset as wds
 from PIL import Image
 
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file
 from ggcn.data.manifest import Manifest, Shard, Shards
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
-def picture(number: int, size: int = 8, channels: int = 3) -> np.ndarray:
-    """Noise, uint8 [size, size, channels], that is another for every number."""
+def noise_image(number: int, size: int = 8, channels: int = 3) -> np.ndarray:
+    """Noise, uint8 [size, size, channels], different for each number."""
     return np.random.default_rng(number).integers(0, 256, (size, size, channels), dtype=np.uint8)
 
 
@@ -46,12 +46,12 @@ def build(
     channels: int = 3,
     images: Sequence[bytes] | None = None,
 ) -> Manifest:
-    """Shards with `counts` samples each; sample i is `picture(i)`, or `images[i]` as it stands."""
+    """Shards with `counts` samples each; sample i is `noise_image(i)`, or `images[i]` unchanged."""
     folder.mkdir(parents=True, exist_ok=True)
     if images is None:
-        images = [encode(picture(i, size, channels), extension) for i in range(sum(counts))]
+        images = [encode(noise_image(i, size, channels), extension) for i in range(sum(counts))]
     rest = iter(enumerate(images))
-    shards, places = [], []
+    shards, ranges = [], []
     for number, count in enumerate(counts):
         path = folder / f"{number:06d}.tar"
         with wds.TarWriter(str(path), mtime=0) as tar:
@@ -59,50 +59,50 @@ def build(
                 key, data = next(rest)
                 tar.write({"__key__": f"{key:08d}", extension: data})
         shards.append(describe(path))
-        places.append(places_in(path))
+        ranges.append(ranges_in(path))
     total = sum(shard.bytes for shard in shards)
-    index = manifest.write_index(folder, places)
-    made = Manifest(size, channels, extension, sum(counts), total, {}, 0, Shards.of(shards), index, folder)
-    made.save(folder)
-    return made
+    index = index_file.write_index(folder, ranges)
+    built = Manifest(size, channels, extension, sum(counts), total, {}, 0, Shards.of(shards), index, folder)
+    built.save(folder)
+    return built
 
 
 def stored(data: Manifest) -> list[np.ndarray]:
-    """The images as they lie in the shards, uint8 [size, size, channels]."""
-    images, places = [], manifest.open_index(data)
+    """The images as they are stored in the shards, uint8 [size, size, channels]."""
+    images, ranges = [], index_file.open_index(data)
     for number, shard in enumerate(data.shards):
         tar = (data.folder / shard.name).read_bytes()
-        here = places[data.first[number] : data.first[number + 1]]
-        images += [decode(tar[offset : offset + size]) for offset, size in here.tolist()]
+        part = ranges[data.first[number] : data.first[number + 1]]
+        images += [decode(tar[offset : offset + size]) for offset, size in part.tolist()]
     return images
 
 
-def places_in(path: Path) -> np.ndarray:
+def ranges_in(path: Path) -> np.ndarray:
     """Where tarfile finds the members of a shard."""
     with tarfile.open(path) as tar:
-        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], manifest.PLACE)
+        return np.array([(m.offset_data, m.size) for m in tar.getmembers()], index_file.BYTE_RANGE)
 
 
 def describe(path: Path) -> Shard:
     data = path.read_bytes()
-    return Shard(path.name, len(places_in(path)), len(data), hashlib.sha256(data).hexdigest())
+    return Shard(path.name, len(ranges_in(path)), len(data), hashlib.sha256(data).hexdigest())
 
 
 def first_version(folder: Path) -> None:
     """Writes the folder's manifest as the first version of make_shards did, without an index."""
-    data = manifest.load(folder)
+    data = manifest_file.load(folder)
     value = json.loads((folder / manifest.NAME).read_text())
-    places = manifest.open_index(data)
+    ranges = index_file.open_index(data)
     for number, shard in enumerate(value["shards"]):
-        here = places[data.first[number] : data.first[number + 1]]
-        shard |= {"offsets": here["offset"].tolist(), "sizes": here["size"].tolist()}
+        part = ranges[data.first[number] : data.first[number + 1]]
+        shard |= {"offsets": part["offset"].tolist(), "sizes": part["size"].tolist()}
     (folder / value.pop("index")["name"]).unlink()
     (folder / manifest.NAME).write_text(json.dumps({**value, "version": 1}) + "\n")
 
 
 @dataclass
 class Server:
-    """What a web server did, and the next requests it is to refuse."""
+    """What a web server has sent, and how many requests it refuses next."""
 
     url: str
     refuse: int = 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from ggcn import files
 from ggcn.errors import UserError
 from ggcn.shards import image_file, sources
-from ggcn.shards.crop import Options, cut, decode, reason, to_rgb
+from ggcn.shards.crop import Options, crop_and_resize, decode, reject_reason, to_rgb
 
 MASKS = ("centre", "left")
 
@@ -49,9 +49,9 @@ def _decode_square(name: str, data: bytes, size: int) -> np.ndarray:
     options = Options(size)
     try:
         image, scale, (width, height) = decode(data, options, {})
-        return np.asarray(cut(image, options.boxes(width, height)[0], scale, size))
+        return np.asarray(crop_and_resize(image, options.boxes(width, height)[0], scale, size))
     except Exception as error:  # decoders raise all kinds of errors for damaged images
-        raise UserError(f"{name} cannot be read ({reason(error)}); fix it or leave it out") from None
+        raise UserError(f"{name} cannot be read ({reject_reason(error)}); fix it or leave it out") from None
 
 
 def mask(name: str, size: int) -> Tensor:
@@ -83,7 +83,7 @@ def _black_pixels(path: Path, size: int) -> Tensor:
         raise UserError(f"there is no --mask {path}; say {', '.join(MASKS)} or a PNG file") from None
     except Exception as error:  # decoders raise all kinds of errors for damaged images
         raise UserError(
-            f"--mask {path} is not an image ({reason(error)}); say {', '.join(MASKS)} or a PNG file"
+            f"--mask {path} is not an image ({reject_reason(error)}); say {', '.join(MASKS)} or a PNG file"
         ) from None
     if grey.width != grey.height:
         raise UserError(f"--mask {path} has {grey.width} x {grey.height} pixels; it must be square")

@@ -1,4 +1,4 @@
-"""How a stored image becomes pixels of the side that is asked for."""
+"""Decodes stored images to the requested size."""
 
 import dataclasses
 import io
@@ -15,15 +15,16 @@ from ggcn.errors import UserError
 from ggcn.redact import shard_folder
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
-JPEG_SCALES = (8, 4, 2)  # a JPEG can be decoded at these fractions of its side, for a fraction of the time
-# JPEG colours out of which simplejpeg makes PIL's very pixels; it has other formulas for the rest
-EXACT = {"RGB": ("YCbCr", "RGB", "Gray"), "L": ("Gray",)}
-COLOURS = {"RGB": "RGB", "L": "GRAY"}
+JPEG_SCALES = (8, 4, 2)
+"""a JPEG can be decoded at 1/8, 1/4 or 1/2 of its side, in a fraction of the time"""
+# JPEG color spaces that simplejpeg converts to the same bits as PIL; it has other formulas for the rest
+EXACT_SPACES = {"RGB": ("YCbCr", "RGB", "Gray"), "L": ("Gray",)}
+SIMPLEJPEG_MODES = {"RGB": "RGB", "L": "GRAY"}
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """How a folder's stored images become the ones asked for; sides in pixels."""
+class ImageDecoder:
+    """Turns a folder's stored images into the requested ones; sides are in pixels."""
 
     extension: str
     mode: str
@@ -35,20 +36,21 @@ class View:
     pool: int
     """pixels averaged along a side"""
 
-    def decode(self, data: bytes, dice: int, out: np.ndarray) -> None:
+    def decode(self, data: bytes, random_bits: int, out: np.ndarray) -> None:
         """Writes the image into `out`, uint8 [size, size, channels]; 64 random bits choose its crop.
 
         Raises all that PIL raises for damaged files, and ValueError for an image of another size.
         """
-        if self.extension != "jpg" or not self._quickly(data, dice, out):
-            image = self._opened(data)
+        if self.extension != "jpg" or not self._decode_jpeg(data, random_bits, out):
+            image = self._open(data)
             if self.crop < image.width:
-                image = image.crop(self._square(dice))
+                image = image.crop(self._square(random_bits))
             if self.pool > 1:
                 image = image.reduce(self.pool)
             out[...] = np.frombuffer(image.tobytes(), np.uint8).reshape(out.shape)
 
-    def _opened(self, data: bytes) -> Image.Image:
+    def _open(self, data: bytes) -> Image.Image:
+        """The image opened by PIL, to be decoded at 1/scale. Raises ValueError for another size."""
         image: Image.Image = Image.open(io.BytesIO(data), formats=(FORMATS[self.extension],))
         if image.size != (self.stored, self.stored):
             raise ValueError(
@@ -58,59 +60,63 @@ class View:
             image.draft(self.mode, (self.stored // self.scale,) * 2)
         return image if image.mode == self.mode else image.convert(self.mode)
 
-    def _quickly(self, data: bytes, dice: int, out: np.ndarray) -> bool:
-        """A JPEG, several times as fast as PIL and to the same bit, into `out`.
+    def _decode_jpeg(self, data: bytes, random_bits: int, out: np.ndarray) -> bool:
+        """Writes a JPEG into `out`, several times faster than PIL and with the same bits.
 
-        False for all that is unusual or damaged in the least: what becomes of that is PIL's to say.
+        Returns False for unusual or damaged files, which are left to PIL.
         """
         side = self.stored // self.scale
         try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if height != self.stored or width != self.stored or colours not in EXACT[self.mode]:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+            if height != self.stored or width != self.stored or space not in EXACT_SPACES[self.mode]:
                 return False
-            whole = out if len(out) == side else np.empty((side, side, out.shape[2]), np.uint8)
-            simplejpeg.decode_jpeg(data, COLOURS[self.mode], min_height=side, min_width=side, buffer=whole)
+            full = out if len(out) == side else np.empty((side, side, out.shape[2]), np.uint8)
+            simplejpeg.decode_jpeg(
+                data, SIMPLEJPEG_MODES[self.mode], min_height=side, min_width=side, buffer=full
+            )
         except ValueError:
             return False
-        if whole is not out:
-            out[...] = self._cut(whole, dice)
+        if full is not out:
+            out[...] = self._crop_and_pool(full, random_bits)
         return True
 
-    def _cut(self, whole: np.ndarray, dice: int) -> np.ndarray:
-        left, top, right, bottom = self._square(dice)
-        square = whole[top:bottom, left:right]
+    def _crop_and_pool(self, full: np.ndarray, random_bits: int) -> np.ndarray:
+        """The random square of a decoded image, averaged down, uint8 [size, size, channels]."""
+        left, top, right, bottom = self._square(random_bits)
+        square = full[top:bottom, left:right]
         if self.pool == 1:
             return square
         pooled = Image.fromarray(square.squeeze(-1) if square.shape[-1] == 1 else square).reduce(self.pool)
         return np.asarray(pooled).reshape(pooled.height, pooled.width, -1)
 
-    def _square(self, dice: int) -> tuple[int, int, int, int]:
-        places = self.stored // self.scale - self.crop + 1
-        x, y = (dice & 0xFFFFFFFF) % places, (dice >> 32) % places
+    def _square(self, random_bits: int) -> tuple[int, int, int, int]:
+        """The random square as left, top, right, bottom."""
+        positions = self.stored // self.scale - self.crop + 1
+        x, y = (random_bits & 0xFFFFFFFF) % positions, (random_bits >> 32) % positions
         return x, y, x + self.crop, y + self.crop
 
 
-def view(url: str, data: Manifest, size: int, crop: int) -> View:
-    """How to get `size` x `size` images, from random squares of side `crop` if it is not 0.
+def image_decoder(url: str, data: Manifest, size: int, crop: int) -> ImageDecoder:
+    """The decoder of a folder for `size` x `size` images, from random squares of side `crop` if it is not 0.
 
-    Raises UserError unless the side is a multiple of `size`; `url` says in it where the data lie.
+    Raises UserError unless the side is a multiple of `size`; the message names `url`.
     """
     side = crop or data.size
     if side > data.size or side < size or side % size:
-        what = f"crops of {crop} out of {data.size}" if crop else f"images of {data.size}"
+        images = f"crops of {crop} out of {data.size}" if crop else f"images of {data.size}"
         raise UserError(
-            f"{what} pixels a side, from {shard_folder(url)}, cannot be averaged down to {size}; "
-            f"ask for a whole fraction of that, or build shards with --size {size}"
+            f"{images} pixels a side, from {shard_folder(url)}, cannot be averaged down to {size}; "
+            f"choose a size that divides it, or build shards with --size {size}"
         )
     scales = JPEG_SCALES if data.extension == "jpg" else ()
     pool = side // size
     scale = next((s for s in scales if pool % s == 0 and data.size % s == 0), 1)
     mode = "RGB" if data.channels == 3 else "L"
-    return View(data.extension, mode, data.size, scale, side // scale, pool // scale)
+    return ImageDecoder(data.extension, mode, data.size, scale, side // scale, pool // scale)
 
 
-def refuse_smaller(url: str, data: Manifest, grids: Sequence[int], config: DataConfig) -> None:
-    """Raises UserError when images would be averaged down to the finest of `grids` though nobody asked for that."""
+def refuse_downsampling(url: str, data: Manifest, grids: Sequence[int], config: DataConfig) -> None:
+    """Raises UserError when images would be averaged down to the finest of `grids` and data.size is not set."""
     side = config.crop or data.size
     if config.size or side <= grids[-1]:
         return

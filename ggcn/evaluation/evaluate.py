@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ggcn import __version__
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch
+from ggcn.data import remote
 from ggcn.errors import UserError
 from ggcn.evaluation import feature_cache, samples, statistics
 from ggcn.evaluation.evaluator import COMPONENTS, Evaluator
@@ -122,7 +122,7 @@ def _with_defaults(sampler: Sampler, request: Request) -> Request:
         if value < MIN_IMAGES:
             raise UserError(f"--{name} {value} is too small to measure anything; give at least {MIN_IMAGES}")
     data = request.data or _training_shards(sampler.config.data.shards)
-    default = Path(fetch.local(data) or data) / "holdout"
+    default = Path(remote.local_path(data) or data) / "holdout"
     holdout = request.holdout or (str(default) if (default / "manifest.json").is_file() else "")
     return replace(request, data=data, holdout=holdout)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ggcn import image_grid, progress
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch
-from ggcn.data.decoding import View, view
+from ggcn.data import shard_index
+from ggcn.data.decoding import ImageDecoder, image_decoder
 from ggcn.data.manifest import Manifest
-from ggcn.data.stream import Folder, Index
+from ggcn.data.shard_index import ShardFolder, ShardIndex
+from ggcn.data.shard_reader import ShardReader
 from ggcn.distributed.lanes import bits
 from ggcn.errors import UserError
 
@@ -60,7 +61,7 @@ class LazyImages:
 
     folder: str
     data: Manifest
-    view: View
+    decoder: ImageDecoder
     chosen: Sequence[int]
     size: int
     config: DataConfig
@@ -96,17 +97,17 @@ class LazyImages:
 
     def decoded(self) -> Iterator[tuple[int, np.ndarray]]:
         """The samples that decode, with their pixels [size, size, c]."""
-        index = Index([Folder(self.folder, self.data)], self.config)
+        index = ShardIndex([ShardFolder(self.folder, self.data)], self.config)
         ids = np.asarray(self.chosen, dtype=np.int64)
         shards = np.searchsorted(index.first, ids, side="right") - 1
-        places = zip(*(column.tolist() for column in index.places(ids, shards)), strict=True)
-        with contextlib.closing(fetch.Reader(self.config)) as reader:
-            for number, shard, (offset, size) in zip(self.chosen, shards.tolist(), places, strict=True):
+        ranges = zip(*(column.tolist() for column in index.byte_ranges(ids, shards)), strict=True)
+        with contextlib.closing(ShardReader(self.config)) as reader:
+            for number, shard, (offset, size) in zip(self.chosen, shards.tolist(), ranges, strict=True):
                 data = reader.read(index.remote(shard), offset, size)
                 progress.report()
                 out = np.empty((self.size, self.size, self.data.channels), np.uint8)
                 try:
-                    self.view.decode(data, bits("evaluation", number), out)
+                    self.decoder.decode(data, bits("evaluation", number), out)
                 except Exception:  # decoders raise all kinds of errors for damaged images
                     continue
                 yield number, out
@@ -175,10 +176,10 @@ def batches(
 def _lazy_images(folder: str | Path, size: int, limit: int, crop: int, config: DataConfig) -> LazyImages:
     folder = str(folder)
     config.refuse_pipe(folder)
-    manifest = fetch.load_manifest(folder, config)
+    manifest = shard_index.load_manifest(folder, config)
     count = min(manifest.samples, limit)
     chosen = [number * manifest.samples // count for number in range(count)]
-    return LazyImages(folder, manifest, view(folder, manifest, size, crop), chosen, size, config)
+    return LazyImages(folder, manifest, image_decoder(folder, manifest, size, crop), chosen, size, config)
 
 
 def _check(images: LazyImages, count: int) -> None:

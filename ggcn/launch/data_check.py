@@ -1,50 +1,50 @@
-"""Checks a run's data: on a login node without torch, and before the ranks of a local run start."""
+"""Checks a run's data before it starts: on a login node without torch, and before the ranks of a local run."""
 
 from ggcn.config.compose import refuse_undefined
 from ggcn.config.schema import Config
-from ggcn.data import manifest
-from ggcn.data.decoding import refuse_smaller, view
+from ggcn.data import manifest, manifest_file, verification
+from ggcn.data.decoding import image_decoder, refuse_downsampling
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import of_counts
 from ggcn.paths import is_local, undefined
 
 
 def check(config: Config, remote: bool = False) -> None:
-    """Checks that the shards exist, have their sizes in bytes, are enough for the lanes, and fit the model's grids.
+    """Checks that the shards exist, are complete by size, suffice for the lanes and have a size and channels that fit.
 
-    `remote`: also checks the manifests of remote shards, which takes a second of imports; else the ranks do it.
-    Raises UserError with the first error.
+    Manifests of remote ones are read if `remote`, which takes a second of imports; otherwise the ranks do it.
+    Raises UserError for the first problem.
     """
     config.data.check()
-    if remote:  # the ranks run here, where a variable that is undefined now stays undefined
+    if remote:  # the ranks run here, with the same environment variables
         refuse_undefined(config)
-    found = {}
+    manifests, weights = {}, []
     for folder, weight in config.data.folders().items():
-        told = _manifest(folder, config, remote)
-        if told:
-            found[folder] = told, weight
-    manifests, weights = [told for told, _ in found.values()], [weight for _, weight in found.values()]
+        data = _manifest(folder, config, remote)
+        if data:
+            manifests[folder] = data
+            weights.append(weight)
     if not manifests:
         return
-    manifest.channels(manifests)
-    of_counts(
-        [told.counts for told in manifests], weights, config.seed, config.lanes, config.data.shuffle_block
-    )
-    for folder, (told, _) in found.items():
-        view(folder, told, config.model.grids[-1], config.data.crop)
-        refuse_smaller(folder, told, config.model.grids, config.data)
+    manifest.channels([*manifests.values()])
+    counts = [data.counts for data in manifests.values()]
+    of_counts(counts, weights, config.seed, config.lanes, config.data.shuffle_block)
+    for folder, data in manifests.items():
+        image_decoder(folder, data, config.model.grids[-1], config.data.crop)
+        refuse_downsampling(folder, data, config.model.grids, config.data)
 
 
 def _manifest(folder: str, config: Config, remote: bool) -> Manifest | None:
+    """The manifest of a folder, its files checked by size; None if only the ranks can read it."""
     path = folder.removeprefix("file://")
     if undefined(folder) and is_local(folder):
-        return None  # only the ranks can expand it
+        return None  # only the ranks know its environment variables
     if "://" not in path and not path.startswith("pipe:"):
-        found = manifest.load(path)
-        manifest.check_files(found)
-        return found
+        data = manifest_file.load(path)
+        verification.check_files(data)
+        return data
     if not remote:
         return None
-    from ggcn.data import fetch
+    from ggcn.data import shard_index
 
-    return fetch.load_manifest(folder, config.data)
+    return shard_index.load_manifest(folder, config.data)

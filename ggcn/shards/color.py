@@ -27,18 +27,18 @@ SPACES = {"L": "GRAY", "I;16": "GRAY", "RGB": "RGB ", "CMYK": "CMYK", "LAB": "La
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
-    """An image of mode L, I;16, RGB, CMYK or LAB -> 8-bit RGB in sRGB, and a remark if its profile was ignored.
+    """An image of mode L, I;16, RGB, CMYK or LAB -> 8-bit RGB in sRGB, and a warning if its profile was ignored.
 
     profile: an ICC profile of the image's own colour space; None: it is sRGB (or grey, CMYK without one).
     """
-    remark = ""
+    warning = ""
     if profile and isinstance(profile, bytes):
-        transform, remark = _transform(profile, image.mode)
+        transform, warning = _transform(profile, image.mode)
         if isinstance(transform, np.ndarray):
             return Image.fromarray(transform[np.asarray(image)]), ""
         if transform:
             return ImageCms.applyTransform(image, transform), ""  # type: ignore[return-value]
-    return image if image.mode == "RGB" else eight_bits(image).convert("RGB"), remark
+    return image if image.mode == "RGB" else eight_bits(image).convert("RGB"), warning
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -50,7 +50,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> tuple[Any, str]:
-    """The way from a profile to sRGB, None where that moves nothing or cannot be; the remark of `to_srgb`.
+    """The way from a profile to sRGB, None where that moves nothing or cannot be; the warning of `to_srgb`.
 
     Of grey, whose darks lcms's fast way gets wrong, it is a table: the colour of every value, uint8 [values, 3].
     """

@@ -1,4 +1,4 @@
-"""One image becomes one or more square samples: decode, crop, resize, encode."""
+"""Turns an image into one or more square samples: decode, crop, resize, encode."""
 
 import io
 import math
@@ -10,10 +10,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ggcn.errors import UserError
 from ggcn.shards import color, image_file, sources
-from ggcn.shards.pool import tick
+from ggcn.shards.entry import Entry
+from ggcn.shards.pool import advance
 
 Decoded = tuple[Image.Image, float, tuple[int, int]]
-"""upright sRGB image (its `info` has remarks on the file), its scale, width and height it has at scale 1"""
+"""upright sRGB image (its `info` has warnings about the file), its scale, and its width and height at scale 1"""
 T = TypeVar("T")
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the upright image"""
@@ -35,7 +36,7 @@ class Options:
     """1..100 for jpg (None: 95) and webp (None: lossless)"""
     shuffle_seed: int = 0
     shard_samples: int | None = None
-    """at most so many samples in a shard, save when one image has more; None: see `samples_per_shard`"""
+    """maximum of samples in a shard, unless one image has more; None: see `samples_per_shard`"""
     holdout: float = 0.0
     """share of the images that is held out, 0 <= share < 1"""
     max_pixels: int = image_file.MAX_PIXELS
@@ -64,7 +65,7 @@ class Options:
         return {key: value for key, value in asdict(self).items() if key != "max_pixels"}
 
     def boxes(self, width: int, height: int) -> list[Box]:
-        """The squares to take from an upright image of width x height pixels; none if it is too small."""
+        """The squares to crop from an upright image of width x height pixels; none if it is too small."""
         if self.crop == "grid":
             return [box for scale in self.scales for box in tiles(width, height, self.size * scale)]
         side = min(width, height)
@@ -72,7 +73,7 @@ class Options:
         return [(left, top, left + side, top + side)]
 
     def smallest_side(self, width: int, height: int) -> int:
-        """Pixels along the side of the smallest square that `boxes` gives, were there any."""
+        """Side in pixels of the smallest square that `boxes` can return."""
         return self.size * min(self.scales) if self.crop == "grid" else min(width, height)
 
     def samples_per_shard(self, samples: int) -> int:
@@ -106,7 +107,7 @@ def tiles(width: int, height: int, side: int) -> list[Box]:
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Any mode -> 8-bit sRGB, and remarks on what the file left open.
+    """Converts any mode to 8-bit sRGB; returns warnings about what the file leaves undefined.
 
     Grey of more bits is scaled, colours are converted by the file's profile, what is transparent shows white.
     Raises image_file.UnusableImage for pixels whose range is unknown (floats, integers beyond 16 bits).
@@ -119,12 +120,12 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     alpha = opaque or alpha
     if image.mode not in color.SPACES or (not icc and declared):
         image = color.eight_bits(image).convert("RGB")
-    image, remark = color.to_srgb(image, icc or declared)
+    image, warning = color.to_srgb(image, icc or declared)
     if alpha is not None:
         image = image.convert("RGBA")
         image.putalpha(alpha)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image, [remark] * bool(remark) + [image_file.FEW_BITS] * few_bits
+    return image, [warning] * bool(warning) + [image_file.FEW_BITS] * few_bits
 
 
 def _split(image: Image.Image, has_grey_profile: bool) -> tuple[Image.Image, Image.Image | None]:
@@ -139,18 +140,18 @@ def _split(image: Image.Image, has_grey_profile: bool) -> tuple[Image.Image, Ima
     return rgba.getchannel("R") if grey else rgba.convert("RGB"), rgba.getchannel("A")
 
 
-def decode(data: bytes, options: Options, known: dict[tuple[int, int], Decoded]) -> Decoded:
-    """An image file's bytes -> its pixels. Raises whatever PIL does.
+def decode(data: bytes, options: Options, cache: dict[tuple[int, int], Decoded]) -> Decoded:
+    """Decodes an image file. Raises what PIL raises.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels needed: LANCZOS does the rest, and
-    the result differs from a full decode by about 1 of 255 (rms). What was decoded for other options at the
-    same scale is in `known`. Metadata that Pillow stumbles over is left out.
+    the result differs from a full decode by about 1 of 255 (rms). `cache` has what was decoded for other options at
+    the same scale. Metadata that Pillow stumbles over is left out.
     """
-    return _with_patience(lambda plain: _decode(plain, options, known), data)
+    return _with_repairs(lambda plain: _decode(plain, options, cache), data)
 
 
-def _with_patience(function: Callable[[bytes], T], data: bytes) -> T:
-    """`function` of a file; should it fail, of the file without what may have been in the way."""
+def _with_repairs(function: Callable[[bytes], T], data: bytes) -> T:
+    """`function` of a file; if it fails, of the file without metadata that may be damaged."""
     try:
         return function(data)
     except (MemoryError, image_file.UnusableImage):
@@ -166,25 +167,25 @@ def _with_patience(function: Callable[[bytes], T], data: bytes) -> T:
         raise error
 
 
-def _decode(data: bytes, options: Options, known: dict[tuple[int, int], Decoded]) -> Decoded:
-    with image_file.opened(data, options.max_pixels) as image:
+def _decode(data: bytes, options: Options, cache: dict[tuple[int, int], Decoded]) -> Decoded:
+    with image_file.open_image(data, options.max_pixels) as image:
         (width, height), scale = image.size, 1.0
         spare = options.smallest_side(width, height) / (2 * options.size)
         if spare >= 2 and (drafted := image.draft(image.mode, (int(width / spare), int(height / spare)))):
             scale = drafted[1][2] / width
         lying = image.size
-        if lying not in known:
-            remarks = [image_file.FIRST_OF_MANY] if image_file.is_first_of_many(image) else []
+        if lying not in cache:
+            warnings = [image_file.FIRST_OF_MANY] if image_file.is_first_of_many(image) else []
             image.load()
             pixels, more = to_rgb(image)
             pixels = image_file.upright(pixels, image)
             upright = (width, height) if pixels.size == lying else (height, width)
-            pixels.info = {"remarks": remarks + more}
-            known[lying] = pixels, scale, upright
-        return known[lying]
+            pixels.info = {"warnings": warnings + more}
+            cache[lying] = pixels, scale, upright
+        return cache[lying]
 
 
-def cut(image: Image.Image, box: Box, scale: float, size: int) -> Image.Image:
+def crop_and_resize(image: Image.Image, box: Box, scale: float, size: int) -> Image.Image:
     """The square `box` of an image decoded at `scale`, as size x size pixels."""
     left, top, right, bottom = (edge * scale for edge in box)
     if right - left == bottom - top == size and left.is_integer() and top.is_integer():
@@ -194,7 +195,7 @@ def cut(image: Image.Image, box: Box, scale: float, size: int) -> Image.Image:
 
 
 def encode(image: Image.Image, options: Options) -> bytes:
-    """An image's file, without what its source's file said beside the pixels."""
+    """An image's encoded file, without the metadata of its source."""
     image.info = {}
     buffer = io.BytesIO()
     image.save(buffer, **options.encoding())
@@ -202,18 +203,18 @@ def encode(image: Image.Image, options: Options) -> bytes:
 
 
 def samples_of(
-    data: bytes, options: Options, known: dict[tuple[int, int], Decoded]
+    data: bytes, options: Options, cache: dict[tuple[int, int], Decoded]
 ) -> list[tuple[Box, bytes]]:
-    """An image file's bytes -> its samples as (square, encoded image); see `decode`. Raises whatever PIL does."""
-    image, scale, (width, height) = decode(data, options, known)
+    """The samples of an image file as (square, encoded image); see `decode`. Raises what PIL raises."""
+    image, scale, (width, height) = decode(data, options, cache)
     boxes = options.boxes(width, height)
     if not boxes:
         raise ValueError(f"{width} x {height} pixels are too small for a square of the grid")
-    return [(box, encode(cut(image, box, scale, options.size), options)) for box in boxes]
+    return [(box, encode(crop_and_resize(image, box, scale, options.size), options)) for box in boxes]
 
 
-def reason(error: Exception) -> str:
-    """Why an image was rejected, in words that do not change with the place or the run."""
+def reject_reason(error: Exception) -> str:
+    """Why an image was rejected, in a text that depends neither on its path nor on the run."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown kind"
     if isinstance(error, OSError) and error.strerror:
@@ -221,20 +222,20 @@ def reason(error: Exception) -> str:
     return str(error).split("\n")[0] or type(error).__name__
 
 
-def count(source: sources.Source, options: Options, entries: list[sources.Entry]) -> list[int]:
-    """Samples that each image will give, by its header alone; 0 where that cannot be read."""
-    return [_count_one(source.place, options, entry) for entry in entries]
+def count_samples(source: sources.Source, options: Options, entries: list[Entry]) -> list[int]:
+    """Number of samples of each image, by its header; 0 where that cannot be read."""
+    return [_count(source.location, options, entry) for entry in entries]
 
 
-def _count_one(place: str, options: Options, entry: sources.Entry) -> int:
+def _count(location: str, options: Options, entry: Entry) -> int:
     try:
-        return _with_patience(lambda data: _squares(data, options), sources.read(place, entry))
-    except Exception:  # the same failure comes again, and is then listed, when the shard is written
+        return _with_repairs(lambda data: _squares(data, options), sources.read(location, entry))
+    except Exception:  # it fails again, and is then listed, when the shard is written
         return 0
     finally:
-        tick()
+        advance()
 
 
 def _squares(data: bytes, options: Options) -> int:
-    with image_file.opened(data, options.max_pixels) as image:
+    with image_file.open_image(data, options.max_pixels) as image:
         return len(options.boxes(*image.size))

@@ -1,4 +1,4 @@
-"""Opens image files of every kind for their pixels, whatever the rest of the file is worth."""
+"""Opens image files of all formats for their pixels, even if their metadata is damaged."""
 
 import functools
 import importlib
@@ -54,14 +54,14 @@ TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
 class UnusableImage(ValueError):
-    """An image that is left out for what it is, not because it is damaged."""
+    """An image that is rejected for its kind, not because it is damaged."""
 
 
 @contextmanager
-def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def open_image(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """A file's image, not decoded yet, without Pillow's own limit on pixels until the end of the block.
 
-    Raises UnusableImage for more than `max_pixels`, and when a package is missing; whatever else Pillow does.
+    Raises UnusableImage for more than `max_pixels`, and when a package is missing; and what Pillow raises.
     """
     pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -77,8 +77,8 @@ def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _identified(data: bytes) -> Image.Image:
-    advice = _lacking(data)
-    if advice and not can_be_read_now(advice, 0):
+    advice = _missing_package(data)
+    if advice and not is_readable_now(advice, 0):
         raise UnusableImage(advice)
     try:
         return Image.open(io.BytesIO(data), formats=formats())
@@ -101,7 +101,7 @@ def formats() -> tuple[str, ...]:
     return (*COMMON, *(name for name in Image.ID if name not in DELEGATING and name not in COMMON))
 
 
-def _lacking(data: bytes) -> str:
+def _missing_package(data: bytes) -> str:
     """What to install for a file of the HEIF family, should that be absent; empty for all other files."""
     if data[4:8] != b"ftyp":
         return ""
@@ -121,8 +121,8 @@ def heif_is_installed() -> bool:
     return True
 
 
-def can_be_read_now(reason: str, max_pixels: int) -> bool:
-    """Whether what an image was left out for is no more: a package is there, or so many pixels are allowed."""
+def is_readable_now(reason: str, max_pixels: int) -> bool:
+    """Whether the reason for rejecting an image no longer holds: a package is installed, or more pixels are allowed."""
     if allowed := re.search(r"allow them with --max-pixels (\d+)$", reason):
         return int(allowed[1]) <= max_pixels
     if reason == HEIF_ADVICE:
@@ -132,7 +132,7 @@ def can_be_read_now(reason: str, max_pixels: int) -> bool:
 
 
 def is_first_of_many(image: Image.Image) -> bool:
-    """Whether a file has more pages or frames than the first. A phone's second pictures (MPO) do not count."""
+    """Whether a file has more pages or frames than the first. A phone's second image (MPO) does not count."""
     if image.format == "MPO":
         return False
     try:

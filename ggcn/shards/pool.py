@@ -1,4 +1,4 @@
-"""Worker processes that count what they have done, stop when asked to, and never outlive their parent."""
+"""Worker processes that count finished images, stop on request and exit with their parent."""
 
 import multiprocessing
 import os
@@ -16,16 +16,16 @@ from tqdm import tqdm
 
 from ggcn.errors import UserError
 
-# forked workers have imported everything; elsewhere than on Linux system libraries do not bear that
+# forked workers have imported everything; outside Linux, system libraries do not support that
 CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "forkserver")
 
 
-class Stopped(Exception):
-    """The build is being given up; the worker leaves its shard unfinished."""
+class Cancelled(Exception):
+    """The build is cancelled; the worker leaves its shard unfinished."""
 
 
 class Progress:
-    """What the workers tell the main process, and the other way round."""
+    """Shared state of the workers and the main process."""
 
     def __init__(self) -> None:
         self.images = CONTEXT.Value("q", 0)
@@ -35,30 +35,30 @@ class Progress:
 _progress: Progress | None = None
 
 
-def tick() -> None:
-    """In a worker: one more image is done. Raises `Stopped` if the main process wants it to stop."""
+def advance() -> None:
+    """In a worker: counts one more finished image. Raises `Cancelled` if the main process requests a stop."""
     if _progress is None:
         return
     with _progress.images.get_lock():
         _progress.images.value += 1
     if _progress.stop.value:
-        raise Stopped
+        raise Cancelled
 
 
 def _start_worker(progress: Progress) -> None:
     global _progress
     _progress = progress
-    # webdataset does without torch, and importing that takes longer than checking a small data set
+    # webdataset works without torch, whose import takes longer than checking a small data set
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    warnings.simplefilter("ignore")  # PIL warns of odd metadata, tqdm's bar would be torn
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")  # PIL's warnings about metadata would break up tqdm's bar
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)  # a killed build must not leave workers that wait for ever
+        os._exit(1)  # a killed build must not leave workers behind
 
 
 @contextmanager
@@ -87,7 +87,7 @@ class Pool:
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], bar: tqdm) -> list[Any]:
         """Results of all tasks. Raises what a task raised first; UserError if a worker was killed."""
         start = bar.n - self.progress.images.value
-        with _interrupts_ignored():  # the workers inherit this: Ctrl-C is the main process's affair
+        with _interrupts_ignored():  # inherited by the workers: the main process handles Ctrl-C
             futures = [self.executor.submit(function, task) for task in tasks]
         try:
             while _unfinished(futures):
@@ -95,7 +95,7 @@ class Pool:
             return [future.result() for future in futures]
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory; run the same command again with "
+                "a worker process was killed, perhaps because memory ran out; run the same command again with "
                 "fewer --workers: finished shards are kept"
             ) from None
         finally:
@@ -110,12 +110,12 @@ def _unfinished(futures: list["Future[Any]"]) -> bool:
 
 
 def cores() -> int:
-    """Processor cores this process may use: what SLURM or taskset granted, not what the machine has."""
+    """Number of cores that this process may use, which SLURM or taskset may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def progress_bar(total: int, initial: int, what: str, unit: str) -> tqdm:
-    """A bar with rate and ETA; in a log file a line every ten seconds."""
-    tqdm.monitor_interval = 0  # a thread of its own, and with threads one should not fork
+    """A progress bar with rate and ETA; in a log file a line every ten seconds."""
+    tqdm.monitor_interval = 0  # its monitor is a thread, and forking with threads is unsafe
     interval = 0.2 if sys.stderr.isatty() else 10
     return tqdm(total=total, initial=initial, desc=what, unit=unit, mininterval=interval, smoothing=0.1)

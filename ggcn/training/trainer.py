@@ -14,7 +14,7 @@ from torch import Tensor
 from ggcn import report
 from ggcn.config.schema import Config
 from ggcn.data import stream
-from ggcn.data.decoding import refuse_smaller
+from ggcn.data.decoding import refuse_downsampling
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
@@ -160,7 +160,7 @@ class Trainer:
             config.data, self.lanes, config.seed, config.model.grids[-1], step, pin=pin
         )
         for data in self.stream.folders:  # the launcher checks local ones only
-            refuse_smaller(data.url, data.manifest, config.model.grids, config.data)
+            refuse_downsampling(data.url, data.manifest, config.model.grids, config.data)
 
     def roll_back(self, step: int, verdict: Verdict, values: dict[str, float]) -> int:
         """Records that the run diverged at `step`, then does what a new process would do: it resumes from the last
@@ -217,7 +217,7 @@ class Trainer:
         """The guard's verdict on the step. Raises UserError when too many images were replaced or, without a guard,
         when a value is not finite."""
         self.replaced += round(values["replaced_share"] * self.config.train.batch)
-        stream.check_share(self.replaced, step * self.config.train.batch, self.config.data)
+        stream.check_bad_share(self.replaced, step * self.config.train.batch, self.config.data)
         if self.config.guard.enabled:
             self.history, verdict = guard.judge(self.config.guard, self.history, values)
             return verdict

@@ -16,8 +16,9 @@ import pytest
 import shard_files as shards
 
 from ggcn.config.data import DataConfig
-from ggcn.data import fetch, manifest, stream
+from ggcn.data import index_file, manifest, manifest_file, remote, stream
 from ggcn.data.manifest import Shards
+from ggcn.data.shard_index import ShardFolder, ShardIndex
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 
@@ -109,9 +110,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "new"), WRONG)
-def test_values_that_make_shards_cannot_have_written_are_refused_in_a_plain_sentence(folder, path, new):
+def test_values_that_make_shards_does_not_write_are_refused_in_one_line(folder, path, new):
     with pytest.raises(UserError) as refused:
-        manifest.parse(changed(saved(folder), path, new), "http://host/manifest.json")
+        manifest_file.parse(changed(saved(folder), path, new), "http://host/manifest.json")
     assert str(refused.value).startswith("http://host/manifest.json is ")
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 250
@@ -135,35 +136,35 @@ def test_values_that_make_shards_cannot_have_written_are_refused_in_a_plain_sent
     ],
     ids=range(12),
 )
-def test_text_that_is_no_manifest_is_refused_in_a_plain_sentence(text):
+def test_text_that_is_no_manifest_is_refused_in_one_line(text):
     with pytest.raises(UserError) as refused:
-        manifest.parse(text, "http://host/manifest.json")
+        manifest_file.parse(text, "http://host/manifest.json")
     assert str(refused.value).startswith("http://host/manifest.json is damaged")
     assert str(refused.value).isprintable()
 
 
-def test_a_key_that_comes_twice_is_refused(folder):
+def test_a_duplicate_key_is_refused(folder):
     text = (
         (folder / manifest.NAME)
         .read_text()
         .replace('"name": "000000.tar"', '"name": "a.tar", "name": "b.tar"')
     )
     with pytest.raises(UserError, match="a key comes twice"):
-        manifest.parse(text, "x")
+        manifest_file.parse(text, "x")
 
 
-def test_a_newer_version_asks_for_a_newer_program(folder):
+def test_a_newer_version_requires_a_newer_program(folder):
     with pytest.raises(UserError, match="update the program"):
-        manifest.parse(changed(saved(folder), "version", 3), "x")
+        manifest_file.parse(changed(saved(folder), "version", 3), "x")
 
 
 def test_what_is_saved_is_read_back(folder):
-    data = manifest.load(folder)
+    data = manifest_file.load(folder)
     assert [shard.name for shard in data.shards] == ["000000.tar", "000001.tar"]
     assert data.shards[1] == shards.describe(folder / "000001.tar")
     assert data.counts.tolist() == [13, 20]
-    index = manifest.open_index(data)
-    expected = np.concatenate([shards.places_in(folder / shard.name) for shard in data.shards])
+    index = index_file.open_index(data)
+    expected = np.concatenate([shards.ranges_in(folder / shard.name) for shard in data.shards])
     assert (index == expected).all()
     assert not index.flags.writeable
     text = json.dumps([8, 3, [(shard.samples, shard.sha256) for shard in data.shards]])
@@ -171,8 +172,8 @@ def test_what_is_saved_is_read_back(folder):
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
-def test_an_index_that_does_not_fit_is_found_before_training(folder, damage):
-    index = folder / manifest.INDEX
+def test_an_index_of_the_wrong_size_is_found_before_training(folder, damage):
+    index = folder / index_file.INDEX
     if damage == "missing":
         index.unlink()
     else:
@@ -185,9 +186,9 @@ def test_an_index_that_does_not_fit_is_found_before_training(folder, damage):
     ("field", "value"), [("offset", 0), ("offset", 2**63), ("offset", 10**9), ("size", 0)]
 )
 def test_an_index_altered_in_place_ends_the_run_when_it_is_used_or_before_it_starts(folder, field, value):
-    places = np.fromfile(folder / manifest.INDEX, manifest.PLACE)
+    places = np.fromfile(folder / index_file.INDEX, index_file.BYTE_RANGE)
     places[field] = value
-    places.tofile(folder / manifest.INDEX)
+    places.tofile(folder / index_file.INDEX)
     with pytest.raises(UserError, match=r"outside its shard .*00000\d\.tar"):
         next(stream.build(DataConfig(str(folder), workers=0), Lanes(4), 1, 8))
     with pytest.raises(UserError, match=r"index .* altered \(sha256 differs\)"):
@@ -203,22 +204,22 @@ def batches(folder: Path) -> list[list[int]]:
 
 
 def test_a_manifest_of_the_first_version_gives_the_same_data_and_is_converted_in_one_command(folder):
-    wanted, before, tars = (
+    expected, before, tars = (
         batches(folder),
-        manifest.load(folder),
+        manifest_file.load(folder),
         [p.read_bytes() for p in folder.glob("*.tar")],
     )
     shards.first_version(folder)
-    old = manifest.load(folder)
+    old = manifest_file.load(folder)
     assert (old.index, old.hash, old.shards) == (None, before.hash, before.shards)
-    assert batches(folder) == wanted
-    for said in ("manifest converted", "manifest is of this version already"):
+    assert batches(folder) == expected
+    for output in ("manifest converted", "manifest is of this version already"):
         command = [sys.executable, REPO / "tools/verify_shards.py", folder, "--convert"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout == f"{folder}: {said}\n"
-        assert manifest.load(folder) == before
+        assert done.stdout == f"{folder}: {output}\n"
+        assert manifest_file.load(folder) == before
         assert [p.read_bytes() for p in folder.glob("*.tar")] == tars
-        assert batches(folder) == wanted
+        assert batches(folder) == expected
 
 
 @pytest.mark.parametrize(
@@ -235,16 +236,16 @@ def test_a_manifest_of_the_first_version_gives_the_same_data_and_is_converted_in
         ("sizes", "x" * 13),
     ],
 )
-def test_places_of_the_first_version_must_lie_in_their_shards(folder, key, new):
+def test_byte_ranges_of_the_first_version_must_lie_in_their_shards(folder, key, new):
     shards.first_version(folder)
     with pytest.raises(UserError, match="x is damaged"):
-        manifest.parse(changed(saved(folder), f"shards.0.{key}", new), "x")
+        manifest_file.parse(changed(saved(folder), f"shards.0.{key}", new), "x")
 
 
 # what a server's manifest could do
 
 
-def test_a_digest_cannot_lead_the_cache_out_of_its_folder(folder, tmp_path):
+def test_a_digest_cannot_direct_the_cache_outside_its_folder(folder, tmp_path):
     (tmp_path / "victim").write_text("mine")
     text = changed(saved(folder), "shards.0.sha256", "../victim")
     (folder / manifest.NAME).write_text(text)
@@ -268,9 +269,9 @@ def test_a_shards_name_cannot_run_in_the_shell_of_a_pipe(folder, tmp_path, monke
     assert not Path("owned").exists()
 
 
-def test_names_are_quoted_in_a_command_whatever_they_are():
-    assert fetch.join("pipe:cat /x", "a;b") == "pipe:cat /x/'a;b'"
-    assert fetch.join("pipe:cat /x/{}", "a;b") == "pipe:cat /x/'a;b'"
+def test_names_are_quoted_in_a_command():
+    assert remote.join_url("pipe:cat /x", "a;b") == "pipe:cat /x/'a;b'"
+    assert remote.join_url("pipe:cat /x/{}", "a;b") == "pipe:cat /x/'a;b'"
 
 
 def test_a_large_data_set_takes_little_memory_and_no_more_for_its_samples(tmp_path):
@@ -279,16 +280,16 @@ def test_a_large_data_set_takes_little_memory_and_no_more_for_its_samples(tmp_pa
     digests = [f"{number:064x}" for number in range(20_000)]
     table = Shards.from_columns(names, [1000] * 20_000, [2**21] * 20_000, digests)
     samples, size = 20_000 * 1000, 20_000 * 2**21
-    index = manifest.IndexFile(manifest.INDEX, samples * manifest.PLACE.itemsize, "0" * 64)
-    with (tmp_path / manifest.INDEX).open("wb") as file:
+    index = manifest.IndexFile(index_file.INDEX, samples * index_file.BYTE_RANGE.itemsize, "0" * 64)
+    with (tmp_path / index_file.INDEX).open("wb") as file:
         file.truncate(index.bytes)
     manifest.Manifest(64, 3, "png", samples, size, {}, 0, table, index, tmp_path).save(tmp_path)
     tracemalloc.start()
-    data = manifest.load(tmp_path)
-    lookup = stream.Index([stream.Folder(str(tmp_path), data)], DataConfig())
+    data = manifest_file.load(tmp_path)
+    lookup = ShardIndex([ShardFolder(str(tmp_path), data)], DataConfig())
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 5e6
     assert peak < 30e6
     assert lookup.remote(19_999) == (f"{tmp_path}/019999.tar", 2**21, digests[-1])
-    assert manifest.open_index(data).shape == (samples,)
+    assert index_file.open_index(data).shape == (samples,)

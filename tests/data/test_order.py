@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggcn.data.order import PERIOD, Mixture, Order, arcs
+from ggcn.data.order import PERIOD, Mixture, Order, slots_per_source
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 
@@ -32,7 +32,7 @@ def test_an_epoch_draws_every_sample_at_most_once(sizes, lanes, block, seed, epo
 
 
 @given(counts, blocks, st.integers(0, 2**31), st.sampled_from([1, 2, 4, 8]), st.integers(1, 5), st.data())
-def test_ranks_that_join_anywhere_draw_what_one_rank_draws_from_the_start(
+def test_ranks_that_start_at_any_step_draw_what_one_rank_draws_from_the_start(
     sizes, block, seed, world, width, data
 ):
     """Eight lanes on any number of ranks, each with its own Order that starts at its own step."""
@@ -52,12 +52,12 @@ def batch(order: Order | Mixture, lanes: Lanes, step: int) -> np.ndarray:
 
 
 @given(st.permutations(range(24)), st.integers(0, 1000))
-def test_asking_in_any_order_changes_nothing(asked, seed):
+def test_requests_in_any_order_give_the_same_samples(requests, seed):
     """Also back and forth over the ends of blocks and epochs, which the caches must survive."""
     sizes, first = [7, 5, 9], Order([7, 5, 9], seed, 3, block=4)
     there = {k: first.draws([1], [k]) for k in range(24)}
     again = Order(sizes, seed, 3, block=4)
-    for k in asked:
+    for k in requests:
         assert again.draws([1], [k]) == there[k]
 
 
@@ -95,13 +95,13 @@ def epoch_offset(order: Order, epoch: int) -> int:
     return order._epoch(epoch)[2]
 
 
-def test_lanes_do_not_turn_to_new_blocks_all_at_once():
+def test_lanes_do_not_all_start_new_blocks_at_the_same_step():
     order = Order([64_000], 0, 64, block=64)
     starts = {order._shuffle(0, lane, 500)[1] for lane in range(64)}
     assert len(starts) > 32
 
 
-def test_fewer_images_than_lanes_is_refused_with_the_mend():
+def test_fewer_images_than_lanes_are_refused_with_the_fix():
     with pytest.raises(UserError, match="5 images cannot feed 8 lanes; use more images or fewer lanes"):
         Order([2, 3], 0, 8)
     assert Order([2, 3], 0, 5).length == 1
@@ -128,7 +128,7 @@ def mixture(lanes: int, seed: int = 1) -> Mixture:
     return Mixture(orders, [0.7, 0.3], seed, lanes)
 
 
-def test_each_source_of_a_mixture_is_gone_through_epoch_by_epoch():
+def test_each_source_of_a_mixture_is_drawn_epoch_by_epoch():
     mixed, lanes = mixture(4), Lanes(4)
     drawn = np.concatenate([batch(mixed, lanes, step) for step in range(400)])
     for first_shard, order in ((0, mixed.orders[0]), (2, mixed.orders[1])):
@@ -151,7 +151,7 @@ def test_every_global_batch_of_a_mixture_holds_the_shares(lanes, k, seed):
 
 
 @given(st.integers(0, 10**7), st.integers(0, 7))
-def test_a_mixtures_place_is_computed_as_if_replayed(k, lane):
+def test_a_mixtures_position_is_the_same_as_after_a_replay(k, lane):
     """From one draw to the next exactly one source advances, by exactly one."""
     source, nth = mixture(8).sources([lane, lane], [k, k + 1])
     ahead, nths = mixture(8).sources([lane] * PERIOD, np.arange(k + 1, k + 1 + PERIOD))
@@ -169,14 +169,14 @@ def test_a_lane_takes_its_exact_shares_in_every_period_in_another_order():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.5, 20), min_size=1, max_size=6))
-def test_arcs_add_up_to_the_period(weights):
-    slots = arcs(weights)
+def test_slots_of_the_sources_add_up_to_the_period(weights):
+    slots = slots_per_source(weights)
     assert slots.sum() == PERIOD
     assert np.abs(slots - np.asarray(weights) / sum(weights) * PERIOD).max() < 1
 
 
 def test_a_weight_too_small_to_count_is_refused():
     with pytest.raises(UserError, match=r"data\.mixture"):
-        arcs([1, 0.0001])
+        slots_per_source([1, 0.0001])
     with pytest.raises(UserError, match=r"data\.mixture"):
-        arcs([1, 0])
+        slots_per_source([1, 0])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ggcn
 from ggcn.applications.export import export
-from ggcn.data import manifest
+from ggcn.data import manifest_file
 from ggcn.errors import UserError
 from ggcn.evaluation import samples
 from ggcn.evaluation.evaluate import Request, evaluate
@@ -86,7 +86,7 @@ def test_the_command_prints_a_table_and_writes_all_numbers(
     ]  # fmt: skip
     assert f"{result['distances']['samples']['fid']:.2f}" in done.stdout
     assert result["data"]["trained_on_these"] is True
-    assert result["data"]["sets"]["train"]["manifest"] == manifest.load(faces).hash
+    assert result["data"]["sets"]["train"]["manifest"] == manifest_file.load(faces).hash
     assert result["features"].startswith("efficientnet-lite2")
     settings = result["distances"]["samples"]["settings"]
     assert (settings["step"], settings["seed"], settings["chain_step"]) == (2, 0, 3)

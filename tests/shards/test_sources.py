@@ -29,10 +29,10 @@ def data(name: str) -> bytes:
     return f"bytes of {unicodedata.normalize('NFC', name)}".encode()
 
 
-def contents(place: Path) -> dict[str, bytes]:
+def contents(location: Path) -> dict[str, bytes]:
     """All that a source has: names in their order, and bytes."""
-    source = sources.find(str(place))
-    return {entry.name: sources.read(source.place, entry) for entry in source.entries}
+    source = sources.find(str(location))
+    return {entry.name: sources.read(source.location, entry) for entry in source.entries}
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_zips_of_other_systems_list_the_same_images(folder: Path, tmp_path: Path
     assert sources.find(str(packed)).digest() == sources.find(str(folder)).digest()
 
 
-def test_names_in_an_old_encoding_are_read_as_the_user_says(
+def test_names_in_an_old_encoding_are_decoded_with_zip_encoding(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed = tmp_path / "packed.zip"
@@ -144,17 +144,17 @@ def test_links_inside_a_tar_are_followed(folder: Path, tmp_path: Path) -> None:
     }
 
 
-def contents_that_are_readable(place: Path) -> dict[str, bytes]:
+def contents_that_are_readable(location: Path) -> dict[str, bytes]:
     """`contents` without what leads nowhere."""
-    source, found = sources.find(str(place)), {}
+    source, found = sources.find(str(location)), {}
     for entry in source.entries:
-        if not sources.is_unreadable(sources.content(source.place, entry)):
-            found[entry.name] = sources.read(source.place, entry)
+        if not sources.is_unreadable(sources.content_hash(source.location, entry)):
+            found[entry.name] = sources.read(source.location, entry)
     return found
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar program")
-def test_a_sparse_file_inside_a_tar_is_whole(tmp_path: Path) -> None:
+def test_a_sparse_file_inside_a_tar_is_complete(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     pixels = np.zeros((700, 700, 3), dtype=np.uint8)
     pixels[300:310] = 77
@@ -176,11 +176,11 @@ def test_an_encrypted_member_is_named(tmp_path: Path) -> None:
         raw[raw.index(mark) + at] |= 1
     packed.write_bytes(raw)
     source = sources.find(str(packed))
-    found = [sources.content(source.place, entry) for entry in source.entries]
+    found = [sources.content_hash(source.location, entry) for entry in source.entries]
     assert [text for text in found if "encrypted; unpack" in text] == [found[1]]
 
 
-def test_a_zip_with_a_damaged_directory_gets_a_sentence(tmp_path: Path) -> None:
+def test_a_zip_with_a_damaged_directory_is_named(tmp_path: Path) -> None:
     packed = zipped(tmp_path / "packed.zip", "mac")
     raw = bytearray(packed.read_bytes())
     raw[raw.index(b"PK\1\2")] = 0
@@ -189,7 +189,7 @@ def test_a_zip_with_a_damaged_directory_gets_a_sentence(tmp_path: Path) -> None:
         sources.find(str(packed))
 
 
-def test_what_is_no_regular_file_is_listed_and_never_waited_for(tmp_path: Path) -> None:
+def test_a_special_file_is_listed_and_never_blocks(tmp_path: Path) -> None:
     images = tmp_path / "in"
     (images / "folder.png").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(images / "folder.png" / "a.png")
@@ -216,9 +216,9 @@ def test_what_is_no_regular_file_is_listed_and_never_waited_for(tmp_path: Path) 
 @pytest.mark.parametrize("what", ["a named pipe", "a device"])
 def test_a_source_that_never_ends_is_refused(tmp_path: Path, what: str) -> None:
     os.mkfifo(tmp_path / "pipe")
-    place = tmp_path / "pipe" if what == "a named pipe" else "/dev/zero"
-    command = [sys.executable, TOOL, place, tmp_path / "out", "--size", "8"]
+    location = tmp_path / "pipe" if what == "a named pipe" else "/dev/zero"
+    command = [sys.executable, TOOL, location, tmp_path / "out", "--size", "8"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
-    assert f"{place} is {what}" in result.stderr
+    assert f"{location} is {what}" in result.stderr
     assert result.stderr.count("\n") == 1

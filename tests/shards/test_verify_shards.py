@@ -1,4 +1,4 @@
-"""Damage to shards is found and named; whole shards pass."""
+"""Damage to shards is found and named; complete shards pass."""
 
 import gzip
 import json
@@ -16,15 +16,15 @@ import shard_files as shards
 from PIL import Image
 
 from ggcn.cli import verify_shards
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest, manifest_file
 from ggcn.errors import UserError
-from ggcn.shards import build, crop, sources
+from ggcn.shards import build, crop, sources, verify
 
 TOOL = Path(__file__).parents[2] / "tools" / "verify_shards.py"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards with a held-out set and a slice without a readable image."""
     folder = tmp_path_factory.mktemp("source")
     for seed in range(30):
@@ -38,27 +38,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(whole: Path, tmp_path: Path) -> Path:
+def out(complete: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "out"))
+    return Path(shutil.copytree(complete, tmp_path / "out"))
 
 
 def problems(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
     """The lines about problems; checks that the exit code fits."""
     code = verify_shards.main([str(out), *options])
     lines = [line for line in capsys.readouterr().out.splitlines() if " written " not in line]
-    *found, total = lines
-    assert code == (1 if found else 0)
-    assert total.endswith(f"{len(found) or 'no'} problems")
-    return found
+    *result, total = lines
+    assert code == (1 if result else 0)
+    assert total.endswith(f"{len(result) or 'no'} problems")
+    return result
 
 
 def first(out: Path) -> Path:
     """A shard's tar."""
-    return out / manifest.load(out).shards[0].name
+    return out / manifest_file.load(out).shards[0].name
 
 
-def test_whole_shards_pass(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_shards_pass(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert problems(out, capsys, "--decode") == []
 
 
@@ -92,7 +92,7 @@ def test_a_flipped_bit_in_a_header(out: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_missing_shard_and_a_missing_sidecar(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shards = manifest.load(out / "holdout").shards
+    shards = manifest_file.load(out / "holdout").shards
     gone = [out / "holdout" / shards[0].name, (out / "holdout" / shards[1].name).with_suffix(".json")]
     for path in gone:
         path.unlink()
@@ -112,17 +112,17 @@ def test_a_missing_index_is_named_and_a_manifest_of_the_first_version_needs_none
 ) -> None:
     shards.first_version(out)
     assert problems(out, capsys) == []
-    index = out / "holdout" / manifest.INDEX
+    index = out / "holdout" / index_file.INDEX
     index.unlink()
     assert problems(out, capsys) == [f"{index}: missing"]
 
 
 def test_wrong_offsets_in_the_index(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = np.fromfile(out / manifest.INDEX, manifest.PLACE)
+    places = np.fromfile(out / index_file.INDEX, index_file.BYTE_RANGE)
     places["offset"][0] += 1
-    places.tofile(out / manifest.INDEX)
+    places.tofile(out / index_file.INDEX)
     index, sidecar, place = problems(out, capsys)
-    assert f"{out / manifest.INDEX}: altered (sha256 differs)" in index
+    assert f"{out / index_file.INDEX}: altered (sha256 differs)" in index
     assert "differs from the manifest in offsets" in sidecar
     assert "sample 0 is not where the index says" in place
 
@@ -135,14 +135,14 @@ def test_wrong_totals_in_the_manifest(out: Path, capsys: pytest.CaptureFixture[s
         verify_shards.main([str(out)])
 
 
-def test_shards_exchanged_for_each_other(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = (out / shard.name for shard in manifest.load(out).shards[:2])
+def test_swapped_shards(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (out / shard.name for shard in manifest_file.load(out).shards[:2])
     one.rename(out / "aside")
     two.rename(one)
     (out / "aside").rename(two)
-    found = "\n".join(problems(out, capsys))
-    assert f"{one}: " in found
-    assert f"{two}: " in found
+    result = "\n".join(problems(out, capsys))
+    assert f"{one}: " in result
+    assert f"{two}: " in result
 
 
 def test_images_of_another_size(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,13 +150,13 @@ def test_images_of_another_size(out: Path, capsys: pytest.CaptureFixture[str]) -
     value["size"] = 32
     (out / manifest.NAME).write_text(json.dumps(value))
     assert problems(out, capsys) == []
-    found = problems(out, capsys, "--decode")
-    assert len(found) == value["samples"]
-    assert "is 16 x 16 RGB instead of 32 x 32 RGB" in found[0]
+    result = problems(out, capsys, "--decode")
+    assert len(result) == value["samples"]
+    assert "is 16 x 16 RGB instead of 32 x 32 RGB" in result[0]
 
 
-def test_the_mend_that_it_names_works(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_fix_that_it_names_works(
+    complete: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(12):
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -170,7 +170,7 @@ def test_the_mend_that_it_names_works(
     assert problems(tmp_path / "out", capsys, "--decode") == []
 
 
-def test_the_command_says_where_there_are_no_shards(tmp_path: Path) -> None:
+def test_the_command_names_a_folder_without_shards(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, str(TOOL), str(tmp_path)], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: no shards in ")
@@ -197,8 +197,8 @@ def test_a_shard_takes_no_more_memory_than_its_bytes(
     else:
         shard.write_bytes(info.tobuf() + bytes(size + 1024))
     tracemalloc.start()
-    with pytest.raises(ValueError, match="compressed|larger than its place"):
-        verify_shards.read_tar(shard, "png", 10240)
+    with pytest.raises(ValueError, match="compressed|larger than its space"):
+        verify.read_tar(shard, "png", 10240)
     assert tracemalloc.get_traced_memory()[1] < size / 8
     tracemalloc.stop()
     assert any("webdataset cannot read it" in line for line in problems(out, capsys))

@@ -89,7 +89,7 @@ def test_an_unreadable_image_is_said_before_anything_is_measured(images: Path) -
     os.truncate(images / "7.png", 300)
     done = call("tools/bench.py", "data", "--images", images, "--size", 16)
     assert done.returncode == 2
-    assert done.stderr == f"error: 1 images of {images} cannot be read; give whole ones\n"
+    assert done.stderr == f"error: 1 images of {images} cannot be read; leave them out\n"
 
 
 def test_a_chain_is_measured_beside_its_rivals_and_its_convolutions() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ggcn.data import manifest
+from ggcn.data import index_file, manifest
 from ggcn.data.manifest import Manifest, Shards
 from ggcn.errors import UserError
 from tools.benchmarks.report import Table, log
@@ -22,15 +22,16 @@ STORED = 9000
 SPAN = 10240
 """bytes from one image to the next"""
 CHUNK = 100
-"""shards whose places are written at once"""
+"""shards whose index entries are written at once"""
 
 OPENING = """
 import json, sys, time
 import numpy as np
 import psutil
-from ggcn.data import manifest, stream
 from ggcn.config.data import DataConfig
+from ggcn.data import manifest_file, verification
 from ggcn.data.order import Order
+from ggcn.data.shard_index import ShardFolder, ShardIndex
 from ggcn.distributed.lanes import Lanes
 
 def own():
@@ -38,17 +39,17 @@ def own():
 
 folder, ranks, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, start, cpu = own(), time.perf_counter(), time.process_time()
-found = manifest.load(folder)
-identity = found.hash
-index = stream.Index([stream.Folder(folder, found)], DataConfig())
-order = Order(found.counts, 0, ranks)
+data = manifest_file.load(folder)
+identity = data.hash
+index = ShardIndex([ShardFolder(folder, data)], DataConfig())
+order = Order(data.counts, 0, ranks)
 opened, cpu = time.perf_counter(), time.process_time() - cpu
-manifest.check_files(found)
+verification.check_files(data)
 checked = time.perf_counter()
 lane = np.arange(8)
 for step in range(steps):
     draws = order.draws(lane, np.full(8, step))
-    index.places(index.first[draws.shard] + draws.sample, draws.shard)
+    index.byte_ranges(index.first[draws.shard] + draws.sample, draws.shard)
 drawn = time.perf_counter()
 cost = (drawn - checked) / steps / 8 * 1e6
 print(json.dumps([opened - start, cpu, checked - opened, cost, own() - before]), flush=True)
@@ -73,10 +74,10 @@ def add(commands: Any) -> None:
 def build(folder: Path, samples: int, shards: int) -> None:
     """A manifest and an index of equal shards, whose tars are as long as they should be and empty."""
     per = samples // shards
-    place = np.empty(per, manifest.PLACE)
-    place["offset"], place["size"] = manifest.BLOCK + np.arange(per) * SPAN, STORED
-    whole = [np.tile(place, CHUNK)] * (shards // CHUNK)
-    written = manifest.write_index(folder, [*whole, np.tile(place, shards % CHUNK)])
+    ranges = np.empty(per, index_file.BYTE_RANGE)
+    ranges["offset"], ranges["size"] = index_file.BLOCK + np.arange(per) * SPAN, STORED
+    full = [np.tile(ranges, CHUNK)] * (shards // CHUNK)
+    written = index_file.write_index(folder, [*full, np.tile(ranges, shards % CHUNK)])
     names = [f"{number:06d}.tar" for number in range(shards)]
     digests = [f"{number:064x}" for number in range(shards)]
     table = Shards.from_columns(names, [per] * shards, [SPAN * (per + 1)] * shards, digests)
@@ -113,7 +114,7 @@ def index(arguments: argparse.Namespace) -> Iterator[Table]:
         rows = opening(Path(name), arguments.processes, 4096)
         size = (
             (Path(name) / manifest.NAME).stat().st_size / 1e6,
-            (Path(name) / manifest.INDEX).stat().st_size / 1e6,
+            (Path(name) / index_file.INDEX).stat().st_size / 1e6,
         )
     head = [
         "process",

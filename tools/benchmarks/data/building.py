@@ -31,11 +31,11 @@ def plain_loop(source: Source, options: Options, out: Path, samples: int, ours: 
 
 
 def squares(source: Source, options: Options) -> Iterator[Image.Image]:
-    """The samples that make_shards would take out of a source."""
+    """The samples that make_shards would take from a source."""
     side = (options.size, options.size)
     for entry in source.entries:
         image = Image.open(
-            io.BytesIO(sources.read(source.place, entry)), formats=image_file.formats()
+            io.BytesIO(sources.read(source.location, entry)), formats=image_file.formats()
         ).convert("RGB")
         for box in options.boxes(*image.size):
             yield image.crop(box).resize(side, Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Shards to measure on, out of photographs or out of random pictures."""
+"""Shards to measure on, built from photographs or random images."""
 
 import contextlib
 import io
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ggcn.data import manifest
+from ggcn.data import index_file
 from ggcn.data.manifest import Manifest
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
-from ggcn.shards import build, crop, sources
+from ggcn.shards import build, crop, shard_spec, sources
 from ggcn.shards.crop import Options
 from ggcn.shards.pool import cores
 from ggcn.shards.sources import Source
@@ -24,13 +24,13 @@ PHOTOS = 4 * LANES
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Stored images and what is wanted of them."""
+    """Stored images and the batches requested from them."""
 
     folder: Path
     """shards; the same images, a file each, are in `folder/files`"""
     manifest: Manifest
     size: int
-    """side in pixels that is asked for, a whole fraction of the stored one"""
+    """requested side in pixels; divides the stored one"""
     batch: int
 
     @property
@@ -51,45 +51,45 @@ class Case:
 def make_shards(source: Source, options: Options, out: Path, workers: int) -> Manifest:
     """The project's builder. Raises UserError when an image of the source cannot be read."""
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-        made = build.build(source, {out: options}, workers)
-    assert made is not None
-    if made[0].rejects:
-        raise UserError(f"{len(made[0].rejects)} images of {source.place} cannot be read; give whole ones")
-    return made[0].manifest
+        built = build.build(source, {out: options}, workers)
+    assert built is not None
+    if built[0].rejects:
+        raise UserError(f"{len(built[0].rejects)} images of {source.location} cannot be read; leave them out")
+    return built[0].manifest
 
 
-def chosen(place: str, options: Options, samples: int) -> tuple[Source, int]:
-    """As many images of a place as make `samples` samples, and how many they make. Raises UserError."""
-    source = sources.find(place)
+def select_images(location: str, options: Options, samples: int) -> tuple[Source, int]:
+    """As many images of a location as give `samples` samples, and how many they give. Raises UserError."""
+    source = sources.find(location)
     used, total = [], 0
-    for entry in sorted(source.entries, key=lambda entry: build.rank(entry.name)):
-        (count,) = crop.count(source, options, [entry])
+    for entry in sorted(source.entries, key=lambda entry: shard_spec.name_hash(entry.name)):
+        (count,) = crop.count_samples(source, options, [entry])
         used += [entry] * (count > 0)
         total += count
         if total >= samples:
             break
     if total < LANES:
-        raise UserError(f"{place} gives {total} samples of {options.size} pixels; {LANES} are the least")
-    return Source(place, sorted(used, key=lambda entry: entry.name), 0), total
+        raise UserError(f"{location} gives {total} samples of {options.size} pixels; {LANES} are the least")
+    return Source(location, sorted(used, key=lambda entry: entry.name), 0), total
 
 
-def prepared(source: Source, options: Options, folder: Path, batch: int) -> Case:
-    """Builds shards, and lays their images beside them in files."""
+def build_case(source: Source, options: Options, folder: Path, batch: int) -> Case:
+    """Builds shards, and writes their images as files too."""
     out = folder / f"{options.format}{options.size}"
-    found = make_shards(source, options, out, cores())
+    data = make_shards(source, options, out, cores())
     (out / "files").mkdir()
     number = itertools.count()
-    places = manifest.open_index(found).tolist()
-    for shard, first, end in zip(found.shards, found.first, found.first[1:], strict=False):
-        data = (out / shard.name).read_bytes()
-        for offset, size in places[first:end]:
-            path = out / "files" / f"{next(number):09d}.{found.extension}"
-            path.write_bytes(data[offset : offset + size])
-    return Case(out, found, options.size, batch)
+    ranges = index_file.open_index(data).tolist()
+    for shard, first, end in zip(data.shards, data.first, data.first[1:], strict=False):
+        tar = (out / shard.name).read_bytes()
+        for offset, size in ranges[first:end]:
+            path = out / "files" / f"{next(number):09d}.{data.extension}"
+            path.write_bytes(tar[offset : offset + size])
+    return Case(out, data, options.size, batch)
 
 
 def default_images(folder: Path) -> str:
-    """The demo's photographs, or random pictures where they are not installed."""
+    """The demo's photographs, or random images where they are not installed."""
     try:
         sources.find("demo:scenes")
     except UserError:
@@ -98,7 +98,7 @@ def default_images(folder: Path) -> str:
 
 
 def photo(seed: int, side: int) -> Image.Image:
-    """A random picture about as costly to decode as a photograph: amplitudes fall as frequency^-1.6."""
+    """A random image about as costly to decode as a photograph: amplitudes fall as frequency^-1.6."""
     random = np.random.default_rng(seed)
     rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
     frequency = np.hypot(rows, columns)
@@ -111,7 +111,7 @@ def photo(seed: int, side: int) -> Image.Image:
 
 
 def photos(folder: Path, count: int, side: int) -> Path:
-    """A folder of random pictures, cut out of a few large ones."""
+    """A folder of random images, cropped from a few large ones."""
     folder.mkdir()
     canvases = [photo(seed, 2 * side) for seed in range(2)]
     for number in range(count):
@@ -121,7 +121,7 @@ def photos(folder: Path, count: int, side: int) -> Path:
 
 
 def photo_cases(folder: Path, sizes: list[int]) -> dict[int, Case]:
-    """Shards of JPEGs, PHOTOS of each size, out of the same random pictures."""
+    """Shards of JPEGs, PHOTOS of each size, out of the same random images."""
     folder.mkdir()
     source = sources.find(str(photos(folder / "photos", PHOTOS, max(sizes))))
-    return {size: prepared(source, Options(size, format="jpg"), folder, LANES) for size in sizes}
+    return {size: build_case(source, Options(size, format="jpg"), folder, LANES) for size in sizes}

@@ -22,16 +22,16 @@ Decoder = Callable[[bytes], np.ndarray]
 def decoders(extension: str) -> dict[str, Decoder]:
     """Those that are installed; each gives uint8 [height, width, 3]."""
     kind = Image.registered_extensions()[f".{extension}"]
-    found: dict[str, Decoder] = {
+    available: dict[str, Decoder] = {
         "Pillow": lambda data: np.asarray(Image.open(io.BytesIO(data), formats=(kind,)))
     }
     if extension == "jpg":
-        found["simplejpeg"] = simplejpeg.decode_jpeg
+        available["simplejpeg"] = simplejpeg.decode_jpeg
         with contextlib.suppress(ImportError):
-            found["opencv-python-headless"] = opencv()
+            available["opencv-python-headless"] = opencv()
         with contextlib.suppress(ImportError, RuntimeError):  # its wheel brings no library along
-            found["PyTurboJPEG"] = turbojpeg()
-    return found
+            available["PyTurboJPEG"] = turbojpeg()
+    return available
 
 
 def opencv() -> Decoder:

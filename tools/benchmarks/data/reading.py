@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
 from ggcn.config.data import DataConfig
-from ggcn.data import manifest, stream
+from ggcn.data import index_file, manifest_file, stream
 from ggcn.data.manifest import Shards
 from ggcn.shards import image_file
 from tools.benchmarks.data.cases import LANES, PHOTOS, Case, photo_cases
@@ -96,7 +96,7 @@ def single_files(case: Case, workers: int) -> Batches:
 
 
 def limit(case: Case, _: int) -> Batches:
-    """Nothing but decoding, from bytes in memory to an array; where asked to, full size and then averaged."""
+    """Only decoding, from bytes in memory to an array; averaged down afterwards if the case needs it."""
     decode = decoders(case.manifest.extension)[FASTEST[case.manifest.extension]]
     images = itertools.cycle([path.read_bytes() for path in case.paths()])
     while True:
@@ -187,10 +187,10 @@ def lengthened(case: Case, times: int) -> Case:
     for turn, shard in itertools.product(range(times), old.shards):
         shards.append(replace(shard, name=f"{turn:02d}-{shard.name}"))
         (out / shards[-1].name).symlink_to(Path("..", case.folder.name, shard.name))
-    index = manifest.write_index(out, [manifest.open_index(old)] * times)
+    index = index_file.write_index(out, [index_file.open_index(old)] * times)
     samples, bytes_ = old.samples * times, old.bytes * times
     replace(old, shards=Shards.of(shards), samples=samples, bytes=bytes_, index=index).save(out)
-    return replace(case, folder=out, manifest=manifest.load(out))
+    return replace(case, folder=out, manifest=manifest_file.load(out))
 
 
 def resuming(case: Case, rounds: int) -> Table:
@@ -198,7 +198,7 @@ def resuming(case: Case, rounds: int) -> Table:
     log("resuming")
     steps = case.manifest.samples // LANES // case.lanes.width
     long = lengthened(case, 16)
-    places = {
+    positions = {
         "beginning": 0.0,
         "50 % of epoch 0": 0.5,
         "99 % of epoch 0": 0.99,
@@ -206,16 +206,16 @@ def resuming(case: Case, rounds: int) -> Table:
         "50 % of epoch 100": 100.5,
     }
     contenders: dict[Any, Callable[[], float]] = {
-        (THIS_PROJECT, place): partial(opened, case, int(at * steps)) for place, at in places.items()
+        (THIS_PROJECT, position): partial(opened, case, int(at * steps)) for position, at in positions.items()
     }
     contenders[THIS_PROJECT, "50 % of an epoch 16 times as long"] = partial(opened, long, 8 * steps)
-    for place, at in itertools.islice(places.items(), 3):
+    for position, at in itertools.islice(positions.items(), 3):
         skip = int(at * max(case.manifest.samples - case.batch, 0))
-        contenders[f"{WEBDATASET}, skipping", place] = partial(replayed, case, skip)
+        contenders[f"{WEBDATASET}, skipping", position] = partial(replayed, case, skip)
     times = measure_in_turns(contenders, rounds)
     rows = [
-        [name, place, ratio(passed, times[name, "beginning"]), median_text([1000 * one for one in passed])]
-        for (name, place), passed in times.items()
+        [name, position, ratio(passed, times[name, "beginning"]), median_text([1000 * one for one in passed])]
+        for (name, position), passed in times.items()
     ]
     head = ["reader", "opened at", "it / opened at the beginning", "ms to the first batch"]
     return Table(f"Start and resume: {case.manifest.samples} samples, no workers", head, rows)
@@ -237,5 +237,5 @@ def large(sizes: list[int], folder: Path, seconds: float, rounds: int) -> Table:
         ]
         for case in cases
     ]
-    head = ["stored, px", "asked, px", *(f"{THIS_PROJECT} / {name}" for name in names[1:]), "samples/s"]
+    head = ["stored, px", "requested, px", *(f"{THIS_PROJECT} / {name}" for name in names[1:]), "samples/s"]
     return Table(f"Large JPEGs: {PHOTOS} photo-like images, no workers", head, rows)

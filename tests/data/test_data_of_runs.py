@@ -22,11 +22,11 @@ from ggcn.run.directory import RunDir
 def photograph(number: int) -> bytes:
     """16 x 16 pixels; every seventh cannot be decoded."""
     file = io.BytesIO()
-    Image.fromarray(shards.picture(number, 4)).resize((16, 16)).save(file, "PNG")
+    Image.fromarray(shards.noise_image(number, 4)).resize((16, 16)).save(file, "PNG")
     return file.getvalue() if number % 7 else b"not an image"
 
 
-def test_bad_images_are_counted_over_all_ranks_and_starts_of_a_run(tmp_path: Path) -> None:
+def test_bad_images_are_counted_over_all_ranks_and_restarts_of_a_run(tmp_path: Path) -> None:
     shards.build(tmp_path / "shards", [30, 30], 16, images=[photograph(number) for number in range(60)])
     share, batch = 0.125, 16
     config = DataConfig(str(tmp_path / "shards"), workers=0)
@@ -36,7 +36,7 @@ def test_bad_images_are_counted_over_all_ranks_and_starts_of_a_run(tmp_path: Pat
     assert end > 1, "the count would not have to outlast a start"
 
     def run(steps: int, ranks: int) -> tuple[int, str]:
-        words = [
+        overrides = [
             f"data.shards={config.shards}",
             f"paths.runs={tmp_path}",
             "run=one",
@@ -47,20 +47,20 @@ def test_bad_images_are_counted_over_all_ranks_and_starts_of_a_run(tmp_path: Pat
             "-m",
             "local",
             *TINY,
-            *words,
+            *overrides,
             f"train.steps={steps}",
             f"cluster.ranks={ranks}",
         )
         return launched.returncode, launched.stderr
 
-    code, said = run(end - 1, 2)
-    assert code == 0, said
+    code, stderr = run(end - 1, 2)
+    assert code == 0, stderr
     meta = tmp_path / "one/checkpoints" / f"step_{end - 1:08d}" / "meta.json"
     assert json.loads(meta.read_text())["replaced"] == counts[end - 2]
-    code, said = run(8, 1)
+    code, stderr = run(8, 1)
     assert code != 0
-    assert f"{counts[end - 1]} of {end * batch} images could not be decoded" in said
-    assert "Traceback" not in said
+    assert f"{counts[end - 1]} of {end * batch} images could not be decoded" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_the_folders_of_a_mixture_may_move_and_their_weights_may_not_change(tmp_path: Path) -> None:
