@@ -15,7 +15,8 @@ from yaml import YAMLError
 
 from ggcn import files, paths, redact
 from ggcn.config import overrides as words
-from ggcn.config.overrides import CONFIGS, schema, unknown
+from ggcn.config.folders import shipped_configs
+from ggcn.config.overrides import schema, unknown
 from ggcn.config.schema import Config, ladder, resolve
 from ggcn.config.validation import validate, validate_name
 from ggcn.errors import UserError
@@ -56,7 +57,7 @@ def compose(overrides: Sequence[str]) -> Config:
     parsed = words.parse(overrides)
     ConfigStore.instance().store(name="schema", node=Config)
     try:
-        with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+        with initialize_config_dir(version_base=None, config_dir=str(shipped_configs())):
             tree = hydra_compose("train", overrides=parsed.chosen)
         parsed.apply(tree)
         typed = _typed(tree)

@@ -9,16 +9,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from ggcn.config.folders import shipped_configs
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FORM = re.compile(r"(\+\+|\+|~)?([^=]*)(?:(=)(.*))?", re.DOTALL)
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 CHOICE = re.compile(r"choice\((.*)\)", re.DOTALL)
@@ -125,7 +124,7 @@ def sweep_values(word: str) -> list[str]:
 
 def groups() -> list[str]:
     """The groups of configs/, from each of which a run chooses one file."""
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    return sorted(path.name for path in shipped_configs().iterdir() if path.is_dir())
 
 
 @cache
@@ -177,7 +176,7 @@ def _choice(override: Override) -> str:
     if group in OPTIONAL and name in ("null", ""):
         return NOTHING
     names = name[1:-1].split(",") if name.startswith("[") and name.endswith("]") else [name]
-    folder = CONFIGS / group
+    folder = shipped_configs() / group
     options = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     for one in names:
         if one.strip() not in options:
