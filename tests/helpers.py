@@ -13,7 +13,7 @@ TINY = [
     "model.energy.width=8",
     "model.upsampler.width=16",
     "model.upsampler.min_width=8",
-    "model.upsampler.hidden=8",
+    "model.upsampler.z_dim=8",
     "model.chain.steps=[3]",
     "data.workers=0",
     "train.batch=16",
@@ -21,7 +21,7 @@ TINY = [
     "log.samples_every=100",
     "log.samples=4",
     "checkpoint.every=5",
-    "checkpoint.budget=0",
+    "checkpoint.max_overhead=0",
     "cluster.ranks=2",
 ]
 """overrides of a run whose steps take a few hundredths of a second"""

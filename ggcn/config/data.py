@@ -31,13 +31,13 @@ class DataConfig:
     """loader processes per rank; one decodes faster than sampling consumes, and 0 reads in the rank itself"""
     prefetch: int = 2
     """steps each worker may be ahead: two hide the odd slow read and cost two batches of memory"""
-    block: int = 4096
+    shuffle_block: int = 4096
     """samples shuffled together inside a lane: a few shards' worth mix well while reads stay in few files;
     part of the order, so another value is another run"""
     verify: str = "sizes"
     """before training compare each local shard's size with the manifest ("sizes", a moment), or its sha256
     too ("full", reads everything once, shared among the ranks)"""
-    bad_share: float = 0.01
+    max_bad_fraction: float = 0.01
     """undecodable images are replaced, counted and listed up to this share of those seen; above it something
     is wrong with the data and the run stops"""
     cache_dir: str = ""
@@ -69,13 +69,13 @@ class DataConfig:
         wrong = {
             "workers": self.workers < 0 and "0 or more",
             "prefetch": self.prefetch < 1 and "1 or more",
-            "block": self.block < 1 and "1 or more",
+            "shuffle_block": self.shuffle_block < 1 and "1 or more",
             "size": self.size
             and (self.size < 4 or self.size & (self.size - 1))
             and "a power of two from 4 on",
             "crop": self.crop < 0 and "0 or more",
             "verify": self.verify not in ("sizes", "full") and "sizes or full",
-            "bad_share": not 0 <= self.bad_share <= 1 and "between 0 and 1",
+            "max_bad_fraction": not 0 <= self.max_bad_fraction <= 1 and "between 0 and 1",
             "cache_gb": self.cache_gb <= 0 and "above 0",
             "retries": self.retries < 0 and "0 or more",
             "backoff": self.backoff < 0 and "0 or more",

@@ -63,9 +63,9 @@ class UpsamplerConfig:
     """what is there before learning: plain (bilinear interpolation; from z nothing), or fitted: linear maps fitted to
     the training pictures at step 0, z along their principal components and each grid regressed on the one before
     (grids too large for that stay bilinear). They do not change afterwards; the networks learn the rest"""
-    fitted_to: int = 5000
+    fit_images: int = 5000
     """pictures that base=fitted looks at, at most, evenly spaced; mirrored ones besides where data.flip is set"""
-    hidden: int = 128
+    z_dim: int = 128
     """dimensions of z ~ N(0, I)"""
     width: int = 256
     """channels at the coarse end; every doubling of the image halves them"""
@@ -95,7 +95,7 @@ class ChainConfig:
 
     steps: list[int] = field(default_factory=lambda: [8])
     """Langevin steps of a chain; the up-sampler learns what the chain does, so few are enough"""
-    start: str = "upsampler"
+    init_from: str = "upsampler"
     """where the chains of every grid start: upsampler (the networks' images) or base (the linear maps' alone, for
     upsampler.base=fitted)"""
     every: int = 1
@@ -155,7 +155,7 @@ class FlowConfig:
     """of each lane's particles that the JKO term is taken at, rounded up to whole ones: the term is half of what an
     energy's step costs, and a part of the particles estimates the same mean. (Rather than in every n-th step with n
     times the weight: train.energy.clip would take most of that weight away again)"""
-    particles: str = "samples"
+    jko_points: str = "samples"
     """where the JKO term is taken: samples (chain ends), data, both, or segments between the two"""
     precision: str = "engine"
     """of the JKO term: engine (as engine.precision), bf16 or fp32"""
@@ -302,7 +302,7 @@ class CheckpointConfig:
     """newest checkpoints kept; 2 leaves one to fall back on when the newest is damaged"""
     keep_every: int = 0
     """checkpoints at multiples of this many steps are kept for good; 0: none"""
-    budget: float = 0.1
+    max_overhead: float = 0.1
     """largest share of the time since the last checkpoint that saving the next may cost, by what the last one
     cost; a checkpoint that is too dear waits for the next multiple of `every`; 0: no limit"""
 
@@ -331,9 +331,9 @@ class GuardConfig:
     energy_gap: float = 50.0
     """|gap| up to this is never blamed; usual is 1. (train.energy_l2 holds it below 1 / energy_l2, 50, where
     energies tell data from samples without fail.)"""
-    gradient: float = 1000.0
+    grad_norm: float = 1000.0
     """gradient norms up to this are never blamed; usual are 1 to 10"""
-    growth: float = 1.25
+    weight_growth: float = 1.25
     """factor by which the norm of a network's weights may grow in one step; 1.01 is usual"""
     saturation: float = 0.9
     """share of a grid's pixels at or beyond -1 or 1 that chain ends may have above what data has"""

@@ -460,9 +460,9 @@ def _unheard_signals() -> Iterator[None]:
 
 def check_share(replaced: int, seen: int, config: DataConfig) -> None:
     """Raises UserError when `replaced` of the `seen` images of a run, over all ranks, are too many."""
-    if replaced > max(Fraction(GRACE), exact_share(config.bad_share, seen)):
+    if replaced > max(Fraction(GRACE), exact_share(config.max_bad_fraction, seen)):
         raise UserError(
-            f"{replaced} of {seen} images could not be decoded, more than data.bad_share={config.bad_share}; "
+            f"{replaced} of {seen} images could not be decoded, more than data.max_bad_fraction={config.max_bad_fraction}; "
             f"the logs name them, and you {MEND}"
         )
 
@@ -494,5 +494,5 @@ def build(
     for folder in folders:
         verify(folder, lanes, config.verify == "full")
     counts = [folder.manifest.counts for folder in folders]
-    order = of_counts(counts, list(weights.values()), seed, lanes.count, config.block)
+    order = of_counts(counts, list(weights.values()), seed, lanes.count, config.shuffle_block)
     return Stream(folders, order, lanes, seed, size, config, start, pin)

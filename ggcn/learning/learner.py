@@ -77,7 +77,7 @@ class Learner:
         if self.transport:
             return TransportObjective(self.energies, flow.decay_from)
         l2 = self.config.train.energy_l2
-        return EnergyObjective(self.energies, self.grids, flow.particles, l2, flow.jko_fraction, width)
+        return EnergyObjective(self.energies, self.grids, flow.jko_points, l2, flow.jko_fraction, width)
 
     def adopt(self, buffers: dict[str, Tensor]) -> None:
         """Takes over what is fitted and not learned, by name, in the up-samplers and their averages."""

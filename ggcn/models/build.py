@@ -115,7 +115,7 @@ class Upsamplers(nn.Module):
             for size, goal in pairwise(sizes)
         ]
         self.grids = nn.ModuleList([first, *steps])
-        self.precision, self.chains_from = precision, model.chain.start
+        self.precision, self.chains_from = precision, model.chain.init_from
 
     @property
     def learned(self) -> list[int]:

@@ -101,8 +101,8 @@ class HiddenUpsampler(nn.Module):
 
     def __init__(self, size: int, channels: int, config: UpsamplerConfig, norm: Callable) -> None:
         super().__init__()
-        self.base = linear_base(config.hidden, channels, size, config.base)
-        self.project = nn.Linear(config.hidden, config.width * 16)
+        self.base = linear_base(config.z_dim, channels, size, config.base)
+        self.project = nn.Linear(config.z_dim, config.width * 16)
         self.climb, width = _climb(4, size, config.width, config, norm)
         keep_variance(self, SLOPED)
         self.paint = nn.Conv2d(width, channels, 3, padding=1)

@@ -161,7 +161,7 @@ class Pace:
         if not fine and not self.warned:
             self.warned = True
             log.warning(
-                "a checkpoint takes %.1f s, more than checkpoint.budget=%g of the %.1f s since the last; saving less "
+                "a checkpoint takes %.1f s, more than checkpoint.max_overhead=%g of the %.1f s since the last; saving less "
                 "often than checkpoint.every says",
                 self.cost,
                 self.budget,
@@ -179,7 +179,7 @@ class Checkpoints:
 
     def __init__(self, root: Path, config: CheckpointConfig) -> None:
         self.root, self.config = root, config
-        self.pace = Pace(config.budget)
+        self.pace = Pace(config.max_overhead)
 
     def due(self, step: int, last: int) -> bool:
         """Whether to save after step number `step`: at multiples of config.every that are affordable, and at the

@@ -33,7 +33,7 @@ FREE = (
     "data.workers",
     "data.prefetch",
     "data.verify",
-    "data.bad_share",
+    "data.max_bad_fraction",
     "data.cache",
     "data.retries",
     "data.backoff",

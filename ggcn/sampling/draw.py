@@ -107,5 +107,5 @@ def fresh(
     [len(keys) * width, hidden], or noise [.., *shape]."""
     keys, count = [(*key, "z") for key in keys], len(keys) * width
     if model.chain_init == "hidden":
-        return host_normal(keys, count, model.upsampler.hidden).to(device)
+        return host_normal(keys, count, model.upsampler.z_dim).to(device)
     return host_normal(keys, count, *shape).to(device) * model.init_std

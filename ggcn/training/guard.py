@@ -98,9 +98,9 @@ def _limits(
         if kind == "energy_gap":
             yield name, abs(value), max(guard.energy_gap, guard.max_ratio * _typical(before))
         elif name in GRADIENTS:
-            yield name, value, max(guard.gradient, guard.max_ratio * _typical(before))
+            yield name, value, max(guard.grad_norm, guard.max_ratio * _typical(before))
         elif name in WEIGHTS and len(before) >= min(YOUNG, guard.window):
-            yield name, value, guard.growth * before[-1]
+            yield name, value, guard.weight_growth * before[-1]
         elif kind == "saturation":
             yield name, value - values.get(f"data_{name}", 0.0), guard.saturation
 

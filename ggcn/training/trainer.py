@@ -227,7 +227,7 @@ class Trainer:
         learner, model, data = self.learner, self.config.model, self.config.data
         exact = learner.ema_upsamplers.module  # float32, whatever the engine's precision
         if process_group.is_main_process():
-            parts = _pictures(data, model.grids[-1], model.upsampler.fitted_to)
+            parts = _pictures(data, model.grids[-1], model.upsampler.fit_images)
             fitted.fit(exact, parts, model.grids, mirrored=data.flip)
         learner.adopt(process_group.broadcast_from_main({name: x.cpu() for name, x in exact.named_buffers()}))
 

@@ -22,7 +22,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def composed(large: Path, *words: str) -> Config:
-    return compose([f"data.shards={large}", "train.batch=16", "data.block=16", *words])
+    return compose([f"data.shards={large}", "train.batch=16", "data.shuffle_block=16", *words])
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_an_undecodable_image_is_replaced_by_the_lanes_next_and_listed(tmp_path,
     damage(tmp_path / "bad", [7, 25], [20, 20])
     lanes, steps = Lanes(2, width=2), 20
     good = take(steps, tmp_path / "good", lanes, flip=False)
-    with opened(tmp_path / "bad", lanes, flip=False, workers=workers, bad_share=0.1) as batches:
+    with opened(tmp_path / "bad", lanes, flip=False, workers=workers, max_bad_fraction=0.1) as batches:
         bad = list(itertools.islice(batches, steps))
     per_lane = torch.stack([batch.ids for batch in good]).reshape(steps, 2, 2).transpose(0, 1).reshape(2, -1)
     for lane in range(2):
@@ -341,28 +341,28 @@ def test_a_truncated_image_and_one_of_another_size_are_bad(tmp_path):
         (shards.encode(shards.picture(3, 9), "png"), "9 x 9"),
     ):
         damage(tmp_path, [3], [20], bad)
-        with opened(tmp_path, 1, bad_share=1) as batches:
+        with opened(tmp_path, 1, max_bad_fraction=1) as batches:
             assert 3 not in {number for _ in range(20) for number in next(batches).ids.tolist()}
         assert [fault.sample for fault in batches.faults] == [3]
         assert reason in batches.faults[0].reason
 
 
 def test_too_large_a_share_of_bad_images_is_an_error_and_a_few_at_the_very_start_are_not():
-    config = DataConfig(bad_share=0.05)
+    config = DataConfig(max_bad_fraction=0.05)
     for replaced, seen in ((3, 3), (5, 100), (50, 1000)):
         stream.check_share(replaced, seen, config)
     for replaced, seen in ((4, 4), (6, 100), (51, 1000)):
         with pytest.raises(
-            UserError, match=rf"{replaced} of {seen} images could not .*bad_share=0.05.*verify_shards"
+            UserError, match=rf"{replaced} of {seen} images could not .*max_bad_fraction=0.05.*verify_shards"
         ):
             stream.check_share(replaced, seen, config)
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.07, 7), (0.57, 57)])
 def test_a_share_of_bad_images_is_counted_as_it_is_written(share, most):
-    stream.check_share(most, 100, DataConfig(bad_share=share))
+    stream.check_share(most, 100, DataConfig(max_bad_fraction=share))
     with pytest.raises(UserError):
-        stream.check_share(most + 1, 100, DataConfig(bad_share=share))
+        stream.check_share(most + 1, 100, DataConfig(max_bad_fraction=share))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -751,7 +751,7 @@ def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"workers": -1}, {"prefetch": 0}, {"block": 0}, {"verify": "some"}, {"bad_share": 2}, {"cache_gb": 0}],
+    [{"workers": -1}, {"prefetch": 0}, {"shuffle_block": 0}, {"verify": "some"}, {"max_bad_fraction": 2}, {"cache_gb": 0}],
 )
 def test_settings_out_of_range_are_named(folder, wrong):
     with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}="):

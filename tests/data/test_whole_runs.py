@@ -40,7 +40,7 @@ def test_bad_images_are_counted_over_all_ranks_and_starts_of_a_run(tmp_path: Pat
             f"data.shards={config.shards}",
             f"paths.runs={tmp_path}",
             "run=one",
-            f"data.bad_share={share}",
+            f"data.max_bad_fraction={share}",
         ]
         launched = call(
             "cluster/launch.py",

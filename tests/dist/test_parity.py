@@ -15,7 +15,7 @@ WORDS = [
     "train.energy.warmup=2",
     "train.energy.clip=0.02",
     "train.upsampler.beta1=0.0",  # as the energies', so that Adam's first moment is the clipped gradient
-    "model.flow.particles=both",
+    "model.flow.jko_points=both",
 ]
 PRESETS = sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml"))
 TOLERANCE = {

@@ -251,9 +251,9 @@ def test_saving_keeps_to_its_budget_and_the_best_is_kept(words: list[str], tmp_p
     assert len(saved(tmp_path / "free")) == 12
     assert checkpoint.steps(tmp_path / "free/checkpoints") == [12, 4]
     assert checkpoint.best(tmp_path / "free/checkpoints") == {"checkpoint": "step_00000004", "score": 12.5}
-    bound = launch(*words, "run=bound", "train.steps=12", "checkpoint.budget=0.0001")
+    bound = launch(*words, "run=bound", "train.steps=12", "checkpoint.max_overhead=0.0001")
     assert bound.returncode == 0
-    assert bound.stderr.count("more than checkpoint.budget=0.0001") == 1
+    assert bound.stderr.count("more than checkpoint.max_overhead=0.0001") == 1
     assert 1 < len(saved(tmp_path / "bound")) < 12
     assert state(tmp_path / "bound", 12) == state(tmp_path / "free", 12)
 

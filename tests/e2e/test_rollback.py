@@ -77,7 +77,7 @@ def sound(line: dict) -> bool:
     return (
         all(map(isfinite, numbers))
         and abs(line["energy_gap/4"]) + abs(line["energy_gap/16"]) < guard.energy_gap
-        and line["energy_gradient_norm"] < guard.gradient
+        and line["energy_gradient_norm"] < guard.grad_norm
         and line["saturation/16"] < guard.saturation
     )
 

@@ -9,7 +9,7 @@ from ggcn.models import build, fitted
 from ggcn.models.pyramid import pyramid
 from ggcn.models.upsampler import interpolate
 
-WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.hidden=60"]
+WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.z_dim=60"]
 
 
 def pictures(count: int = 400) -> Tensor:
