@@ -142,7 +142,7 @@ def precision(device: str) -> str:
     import torch
 
     from ggcn.config.compose import compose
-    from ggcn.config.schema import grids
+    from ggcn.config.grids import grids
     from ggcn.models import build
     from ggcn.sampling.langevin import langevin
     from ggcn.sampling.noise import Noise

@@ -13,7 +13,7 @@ from math import acos, sin
 import torch
 from torch import Tensor
 
-from ggcn.config.schema import Grid
+from ggcn.config.grids import Grid
 from ggcn.distributed.lanes import Key
 from ggcn.errors import UserError
 from ggcn.models.build import Upsamplers, frozen

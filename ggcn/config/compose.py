@@ -17,7 +17,8 @@ from ggcn import files, paths, redact
 from ggcn.config import overrides as words
 from ggcn.config.folders import shipped_configs
 from ggcn.config.overrides import schema, unknown
-from ggcn.config.schema import Config, ladder, resolve
+from ggcn.config.grids import ladder, fill_defaults
+from ggcn.config.schema import Config
 from ggcn.config.validation import validate, validate_name
 from ggcn.errors import UserError
 
@@ -178,7 +179,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _checked(config: Config) -> Config:
-    resolve(config)
+    fill_defaults(config)
     validate(config)
     return config
 

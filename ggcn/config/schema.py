@@ -5,7 +5,6 @@ are lists with one entry for every grid, coarsest first; a list of one entry ser
 is filled by a rule.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -406,62 +405,3 @@ class Config:
     )
     """no key: the texts whose interpolations and variables this process has replaced, {dotted key: as it was typed};
     a file of the config holds those"""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The settings of one grid, with lists resolved."""
-
-    size: int
-    steps: int
-    step_size: float
-    temperature: float
-    gamma: float
-
-
-def resolve(config: Config) -> None:
-    """Fills the empty lists of settings per grid by their rules, so that a frozen config holds all numbers."""
-    model = config.model
-    chain = model.chain
-    steps = list(chain.steps) * (len(model.grids) if len(chain.steps) == 1 else 1)
-    if chain.time:
-        chain.step_size = list(chain.step_size) or [chain.time / max(count, 1) for count in steps]
-    chain.step_size = list(chain.step_size) or [chain.step_size_scale * size**2 for size in model.grids]
-    chain.temperature = list(chain.temperature) or [1e-5 / a if a else 0.0 for a in chain.step_size]
-    model.flow.gamma = list(model.flow.gamma) or [model.flow.gamma_ratio * a for a in chain.step_size]
-
-
-COARSEST, FACTOR = 4, 4
-"""pixels along a side of the smallest grid; ratio of neighbouring grids that are made for a size"""
-
-
-def ladder(preset: Sequence[int], size: int) -> list[int]:
-    """The grids of a model preset for images of another size, coarsest first.
-
-    A preset with one grid has one again. One with several has at least two, each a quarter of the next, down to the
-    size of the preset's coarsest.
-    """
-    sizes = [size]
-    while len(preset) > 1 and sizes[0] > COARSEST and (len(sizes) == 1 or sizes[0] > preset[0]):
-        if len(sizes) > 1 and sizes[0] < FACTOR * COARSEST:
-            break
-        sizes.insert(0, max(sizes[0] // FACTOR, COARSEST))
-    return sizes
-
-
-def grids(model: ModelConfig) -> list[Grid]:
-    """The grids of a resolved model, coarsest first."""
-    count = len(model.grids)
-    chain = model.chain
-    columns: list[list[Any]] = [
-        model.grids,
-        chain.steps,
-        chain.step_size,
-        chain.temperature,
-        model.flow.gamma,
-    ]
-    return [Grid(*row) for row in zip(*(_per_grid(column, count) for column in columns), strict=True)]
-
-
-def _per_grid(values: list[Any], count: int) -> list[Any]:
-    return list(values) * count if len(values) == 1 else list(values)

@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from ggcn.config.data import DataConfig
-from ggcn.config.schema import ladder
+from ggcn.config.grids import ladder
 from ggcn.data.manifest import Manifest
 from ggcn.errors import UserError
 from ggcn.redact import shard_folder

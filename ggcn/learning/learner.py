@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ggcn import engine as engines
-from ggcn.config.schema import Config, grids
+from ggcn.config.grids import grids
+from ggcn.config.schema import Config
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Key, Lanes, generator
 from ggcn.engine.schedule import rate

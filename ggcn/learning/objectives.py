@@ -7,7 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from ggcn.config.schema import Grid
+from ggcn.config.grids import Grid
 from ggcn.distributed.lanes import exact_share
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.precision import widen

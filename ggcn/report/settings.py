@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ggcn.config.compose import PUBLIC, flatten, parse, public
-from ggcn.config.schema import Config, resolve
+from ggcn.config.grids import fill_defaults
+from ggcn.config.schema import Config
 from ggcn.report import page
 
 
@@ -11,7 +12,7 @@ def configuration(config: Config) -> str:
     """What is unlike the defaults, and the config, both without what is private to who trains it."""
     text = public(config)
     usual = Config()
-    resolve(usual)
+    fill_defaults(usual)
     plain = flatten(usual)
     rows = [
         [name, str(value), str(plain[name])]

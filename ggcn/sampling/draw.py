@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ggcn.config.schema import Grid, HiddenChainConfig, ModelConfig
+from ggcn.config.grids import Grid
+from ggcn.config.schema import HiddenChainConfig, ModelConfig
 from ggcn.distributed.lanes import Key
 from ggcn.models.build import Energies, Upsamplers, frozen
 from ggcn.sampling.langevin import ChainReport, langevin

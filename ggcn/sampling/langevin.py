@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ggcn import progress
-from ggcn.config.schema import Grid
+from ggcn.config.grids import Grid
 from ggcn.sampling.noise import Noise
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ggcn.config.compose import load as load_config
-from ggcn.config.schema import Config, Grid, grids
+from ggcn.config.grids import Grid, grids
+from ggcn.config.schema import Config
 from ggcn.distributed.lanes import Key
 from ggcn.errors import UserError
 from ggcn.models import Energies, Upsamplers, build

@@ -18,7 +18,7 @@ from ggcn.applications import export, user_images
 from ggcn.applications import inpainting as tasks
 from ggcn.cli import sample
 from ggcn.config.compose import compose, to_yaml
-from ggcn.config.schema import Grid
+from ggcn.config.grids import Grid
 from ggcn.errors import UserError
 from ggcn.evaluation import samples
 from ggcn.evaluation.images import to_bytes, to_floats

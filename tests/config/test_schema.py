@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT, TINY
 
 from ggcn.config.compose import compose, load, to_yaml
-from ggcn.config.schema import grids
+from ggcn.config.grids import grids
 from ggcn.config.validation import validate_world
 from ggcn.errors import UserError
 

@@ -8,7 +8,8 @@ from helpers import TINY
 from torch import Tensor
 
 from ggcn.config.compose import compose
-from ggcn.config.schema import Config, Grid, grids
+from ggcn.config.grids import Grid, grids
+from ggcn.config.schema import Config
 from ggcn.learning.objectives import AmortizationObjective, EnergyObjective
 from ggcn.models import Energies, build
 

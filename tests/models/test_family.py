@@ -6,7 +6,8 @@ from helpers import TINY
 from torch import Tensor
 
 from ggcn.config.compose import compose
-from ggcn.config.schema import HiddenChainConfig, grids
+from ggcn.config.grids import grids
+from ggcn.config.schema import HiddenChainConfig
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner

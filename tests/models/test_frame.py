@@ -8,7 +8,8 @@ from helpers import TINY
 from torch import Tensor
 
 from ggcn.config.compose import compose
-from ggcn.config.schema import FilterConfig, Grid, grids
+from ggcn.config.grids import Grid, grids
+from ggcn.config.schema import FilterConfig
 from ggcn.distributed.lanes import Lanes
 from ggcn.learning.learner import Learner
 from ggcn.learning.objectives import EnergyObjective

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ggcn.config.schema import EnergyConfig, Grid, ModelConfig
+from ggcn.config.grids import Grid
+from ggcn.config.schema import EnergyConfig, ModelConfig
 from ggcn.models.build import Energies, frozen
 from ggcn.sampling.langevin import langevin
 from ggcn.sampling.noise import Noise

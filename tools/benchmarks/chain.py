@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ggcn.config.schema import EnergyConfig, Grid, ModelConfig
+from ggcn.config.grids import Grid
+from ggcn.config.schema import EnergyConfig, ModelConfig
 from ggcn.errors import UserError
 from ggcn.models.build import CHANNELS, Energies, frozen
 from ggcn.models.energy import ConvEnergy
