@@ -16,8 +16,8 @@ from yaml import YAMLError
 from ggcn import files, paths, redact
 from ggcn.config import overrides as words
 from ggcn.config.folders import shipped_configs
+from ggcn.config.grids import fill_defaults, ladder
 from ggcn.config.overrides import schema, unknown
-from ggcn.config.grids import ladder, fill_defaults
 from ggcn.config.schema import Config
 from ggcn.config.validation import validate, validate_name
 from ggcn.errors import UserError

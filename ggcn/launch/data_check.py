@@ -27,7 +27,9 @@ def data(config: Config, remote: bool = False) -> None:
     if not manifests:
         return
     manifest.channels(manifests)
-    of_counts([told.counts for told in manifests], weights, config.seed, config.lanes, config.data.shuffle_block)
+    of_counts(
+        [told.counts for told in manifests], weights, config.seed, config.lanes, config.data.shuffle_block
+    )
     for folder, (told, _) in found.items():
         view(folder, told, config.model.grids[-1], config.data.crop)
         refuse_smaller(folder, told, config.model.grids, config.data)

@@ -751,7 +751,14 @@ def test_a_killed_worker_is_reported_in_a_sentence_when_its_batch_is_due(folder)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"workers": -1}, {"prefetch": 0}, {"shuffle_block": 0}, {"verify": "some"}, {"max_bad_fraction": 2}, {"cache_gb": 0}],
+    [
+        {"workers": -1},
+        {"prefetch": 0},
+        {"shuffle_block": 0},
+        {"verify": "some"},
+        {"max_bad_fraction": 2},
+        {"cache_gb": 0},
+    ],
 )
 def test_settings_out_of_range_are_named(folder, wrong):
     with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}="):
