@@ -462,8 +462,8 @@ def check_share(replaced: int, seen: int, config: DataConfig) -> None:
     """Raises UserError when `replaced` of the `seen` images of a run, over all ranks, are too many."""
     if replaced > max(Fraction(GRACE), exact_share(config.max_bad_fraction, seen)):
         raise UserError(
-            f"{replaced} of {seen} images could not be decoded, more than data.max_bad_fraction={config.max_bad_fraction}; "
-            f"the logs name them, and you {MEND}"
+            f"{replaced} of {seen} images could not be decoded, more than "
+            f"data.max_bad_fraction={config.max_bad_fraction}; the logs name them, and you {MEND}"
         )
 
 

@@ -161,8 +161,8 @@ class Pace:
         if not fine and not self.warned:
             self.warned = True
             log.warning(
-                "a checkpoint takes %.1f s, more than checkpoint.max_overhead=%g of the %.1f s since the last; saving less "
-                "often than checkpoint.every says",
+                "a checkpoint takes %.1f s, more than checkpoint.max_overhead=%g of the %.1f s since the last; saving "
+                "less often than checkpoint.every says",
                 self.cost,
                 self.budget,
                 passed,
