@@ -19,7 +19,7 @@ from ggcn.config.folders import shipped_configs
 from ggcn.config.grids import fill_defaults, ladder
 from ggcn.config.overrides import schema, unknown
 from ggcn.config.schema import Config
-from ggcn.config.validation import validate, validate_name
+from ggcn.config.validation import validate
 from ggcn.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ def compose(overrides: Sequence[str]) -> Config:
         raise UserError(_sentence(error)) from None
     _expand_homes(typed)
     _fit_grids(typed, parsed)
-    validate_name(typed.run)
     _refuse_unreadable(typed)
     return resolved(_checked(typed))
 

@@ -22,7 +22,7 @@ def test_warm_up_rises_to_lr_and_stays() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
-    found = rates(warmup=2, schedule=schedule, decay_steps=10, final=0.1)
+    found = rates(warmup=2, schedule=schedule, decay_steps=10, final_lr_ratio=0.1)
     assert found[:3] == [1.0, 2.0, 2.0]
     assert all(later < earlier for earlier, later in pairwise(found[2:11]))
     assert found[6] == pytest.approx(1.1)  # half way, half gone
@@ -32,7 +32,7 @@ def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["engine.zero_stage=3"], "gather all weights anew in every Langevin step"),
+        (["engine.zero_stage=3"], "gather all weights again in every Langevin step"),
         (["engine.precision=fp16"], "loss scaling does not reach into chains; take bf16"),
         (["engine.precision=bf16_parameters"], "needs engine.kind=deepspeed and engine.zero_stage=1 or 2"),
         (
