@@ -19,7 +19,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from ggcn.config.compose import compose, to_yaml, unresolved
+from ggcn.config.compose import compose, to_yaml
+from ggcn.config.interpolation import unresolved
 from ggcn.config.schema import Config
 from ggcn.config.validation import validate_packages, validate_world
 from ggcn.errors import UserError

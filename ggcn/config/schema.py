@@ -12,6 +12,7 @@ from typing import Any
 
 from ggcn.config.data import DataConfig
 from ggcn.config.fields import choice, listed, ranged
+from ggcn.config.renamed import reasons
 
 
 @dataclass
@@ -178,7 +179,7 @@ class ModelConfig:
     grids: list[int] = listed(8, 32)
     """pixels along a side, powers of two from 4 on, coarsest first; the last is the image size. A model's preset has
     its own, which data.size fits to images of another size"""
-    chain_init: str = choice("hidden", "replay_buffer", "data", "noise")
+    chain_init: str = choice("hidden", "replay_buffer", "data", "noise", reasons=reasons("model.chain_init"))
     """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), replay_buffer
     (persistent: where they ended when last taken), data (plain images of the batch's mean colours; without a
     batch, of colours with their mean and covariance) or noise (fresh in every step)"""

@@ -1,6 +1,6 @@
 """Whether a run's data are there and fit it: on a login node without torch, and before the ranks of a local run."""
 
-from ggcn.config.compose import refuse_undefined
+from ggcn.config.interpolation import refuse_undefined
 from ggcn.config.schema import Config
 from ggcn.data import manifest
 from ggcn.data.decoding import refuse_smaller, view

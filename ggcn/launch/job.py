@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggcn import environment, files, limits, redact
-from ggcn.config.compose import load, resolved
+from ggcn.config.compose import load
+from ggcn.config.interpolation import resolved
 from ggcn.config.schema import ClusterConfig
 from ggcn.console import speak_utf8
 from ggcn.errors import TransientError, UserError, is_transient
