@@ -9,6 +9,8 @@ stopped; train.steps=N raised continues a finished one.
 
     --dry-run            what would be submitted; writes nothing and needs no SLURM
     --sweep seed=1,2,3   a run per combination: a job array, or one after another with -m local
+    --help-config [KEY]  what every key means, or those of a group such as model.chain
+    --config-dir DIR     a folder with GROUP/NAME.yaml files of your own, such as DIR/cluster/mysite.yaml
     --status, --follow, --cancel [RUN ...]   of runs/RUN, local or on SLURM; see cluster/status.py
 """
 
@@ -19,7 +21,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from ggcn.cli import help_config
 from ggcn.config.compose import compose, to_yaml
+from ggcn.config.folders import use_config_dir
 from ggcn.config.interpolation import unresolved
 from ggcn.config.schema import Config
 from ggcn.config.validation import validate_packages, validate_world
@@ -36,6 +40,11 @@ Point = tuple[Config, RunDir]
 def main() -> int:
     """The command line; returns the exit code."""
     arguments = parser().parse_intermixed_args()
+    if arguments.config_dir:
+        use_config_dir(arguments.config_dir)
+    if arguments.help_config is not None:
+        print(help_config.text(arguments.help_config))
+        return 0
     words = [*arguments.overrides, *([f"cluster.nodes={arguments.nodes}"] if arguments.nodes else [])]
     if arguments.status or arguments.follow or arguments.cancel:
         from ggcn.cli import status
@@ -57,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--sweep", action="store_true", help="run every combination of KEY=A,B,C")
     for name in ("status", "follow", "cancel"):
         words.add_argument(f"--{name}", action="store_true", help=f"{name} the runs named")
+    words.add_argument(
+        "--help-config", nargs="?", const="", metavar="KEY", help="what every key means, or those of a group"
+    )
+    words.add_argument("--config-dir", metavar="DIR", help="folder with GROUP/NAME.yaml files of your own")
     words.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="experiment=NAME, run=NAME, ...")
     return words
 

@@ -36,10 +36,11 @@ def groups() -> list[str]:
     return sorted(path.name for path in shipped_configs().iterdir() if path.is_dir())
 
 
-def options(group: str) -> dict[str, Path]:
-    """{name: file} of all that a run may choose in a group, in the order of the names."""
+def options(group: str, folders: list[Path] | None = None) -> dict[str, Path]:
+    """{name: file} of all that a run may choose in a group, in the order of the names; of all folders of configs
+    unless some are given."""
     files: dict[str, Path] = {}
-    for root in reversed(config_folders()):
+    for root in reversed(folders or config_folders()):
         folder = root / group
         files |= {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.yaml")}
     return dict(sorted(files.items()))

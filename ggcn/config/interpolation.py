@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ggcn import paths
 from ggcn.config.composition_errors import sentence
-from ggcn.config.keys import flatten, key_types
+from ggcn.config.keys import flatten, flatten_mapping, key_types
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
 
@@ -37,7 +37,7 @@ NAME = re.compile(r"(?<!\\)\$\{(\w+)\}")
 
 def typed_config(tree: Any) -> Config:
     """The config in a tree of OmegaConf: interpolations in the machine's texts as they are, all others resolved."""
-    raw = _leaves(OmegaConf.to_container(tree))
+    raw = flatten_mapping(OmegaConf.to_container(tree))
     kept = {key: raw[key] for key in _machine_texts() if _interpolated(raw.get(key))}
     tree = copy.deepcopy(tree)
     for key, text in kept.items():
@@ -87,7 +87,7 @@ def refuse_undefined(config: Config) -> None:
 
 def refuse_interpolations(tree: Any) -> None:
     """Raises ValueError when a frozen config has an interpolation outside the machine's texts."""
-    for key, value in _leaves(OmegaConf.to_container(tree)).items():
+    for key, value in flatten_mapping(OmegaConf.to_container(tree)).items():
         if _interpolated(value) and key not in _machine_texts():
             raise ValueError(f"{key} holds an interpolation, and only texts of the machine may")
 
@@ -111,17 +111,6 @@ def expand_homes(config: Config) -> None:
 
 def _at_home(path: str) -> str:
     return paths.expand_home(path) if paths.is_local(path) else path
-
-
-def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of nested mappings, but for those that are values themselves."""
-    flat: dict[str, Any] = {}
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        flat |= (
-            _leaves(value, f"{key}.") if isinstance(value, dict) and key not in key_types() else {key: value}
-        )
-    return flat
 
 
 def _machine_texts() -> list[str]:

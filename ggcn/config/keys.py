@@ -59,6 +59,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def flatten_mapping(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of nested mappings, but for those that are values themselves."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        nested = isinstance(value, dict) and key not in key_types()
+        flat |= flatten_mapping(value, f"{key}.") if nested else {key: value}
+    return flat
+
+
 def unknown(key: str) -> str:
     """The sentence about a key that does not exist."""
     if re.match(r"hydra\b", key):
