@@ -1,8 +1,11 @@
 """From YAML groups and command-line overrides to a Config, and back to a file."""
 
 import copy
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -67,10 +70,15 @@ def _chosen_files(parsed: overrides.Parsed) -> Any:
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=Config)
-    first, *others = config_folders()
-    search = ",".join("'file://{}'".format(str(folder).replace("'", "\\'")) for folder in others)
-    with initialize_config_dir(version_base=None, config_dir=str(first)):
-        return hydra_compose("train", overrides=[f"hydra.searchpath=[{search}]", *parsed.chosen])
+    with ExitStack() as stack:
+        *own, shipped = config_folders()
+        folder = str(shipped)
+        if own:  # Hydra's searchpath would look into it after the shipped ones
+            folder = stack.enter_context(TemporaryDirectory(prefix="ggcn-configs-"))
+            for source in (shipped, *own):
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+        stack.enter_context(initialize_config_dir(version_base=None, config_dir=folder))
+        return hydra_compose("train", overrides=parsed.chosen)
 
 
 def load(path: Path) -> Config:
