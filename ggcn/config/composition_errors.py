@@ -3,6 +3,8 @@
 import re
 from typing import TYPE_CHECKING
 
+from yaml import YAMLError
+
 from ggcn.config.keys import key_types, sections, unknown
 
 if TYPE_CHECKING:
@@ -18,8 +20,10 @@ def missing_choice(error: "MissingConfigException") -> str:
 
 def sentence(error: BaseException) -> str:
     """One sentence from the innermost error of Hydra or OmegaConf."""
-    while error.__cause__ is not None and not getattr(error, "full_key", None):
-        error = error.__cause__
+    while (inner := error.__cause__ or error.__context__) and not getattr(error, "full_key", None):
+        error = inner
+    if isinstance(error, YAMLError):
+        return " ".join(str(error).split())
     first = str(error).strip().splitlines()[0].rstrip(".")
     key = getattr(error, "full_key", None)
     if not key:
