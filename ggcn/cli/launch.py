@@ -8,12 +8,16 @@ The same command resumes a run where it stopped; a larger train.steps=N continue
 
     --dry-run            prints what would be submitted; writes nothing and needs no SLURM
     --sweep seed=1,2,3   a run per combination: a job array, or one after another with -m local
+    --help-config [KEY]  what every key means, or those of a group such as model.chain
+    --config-dir DIR     a folder with GROUP/NAME.yaml files of your own, such as DIR/cluster/mysite.yaml
     --status, --follow, --cancel [RUN ...]   of runs/RUN, local or on SLURM; see cluster/status.py
 """
 
 import argparse
 
+from ggcn.cli import help_config
 from ggcn.config.compose import compose
+from ggcn.config.folders import use_config_dir
 from ggcn.launch.modes import MODES, MODES_HELP, start, start_sweep
 from ggcn.run.directory import RunDir
 
@@ -21,6 +25,11 @@ from ggcn.run.directory import RunDir
 def main() -> int:
     """Runs the command line; returns the exit code."""
     args = parser().parse_intermixed_args()
+    if args.config_dir:
+        use_config_dir(args.config_dir)
+    if args.help_config is not None:
+        print(help_config.text(args.help_config))
+        return 0
     overrides = [*args.overrides, *([f"cluster.nodes={args.nodes}"] if args.nodes else [])]
     if args.status or args.follow or args.cancel:
         from ggcn.cli import status
@@ -43,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--sweep", action="store_true", help="run every combination of KEY=A,B,C")
     for name in ("status", "follow", "cancel"):
         parser.add_argument(f"--{name}", action="store_true", help=f"{name} the runs named")
+    parser.add_argument(
+        "--help-config", nargs="?", const="", metavar="KEY", help="what every key means, or those of a group"
+    )
+    parser.add_argument("--config-dir", metavar="DIR", help="folder with GROUP/NAME.yaml files of your own")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="experiment=NAME, run=NAME, ...")
     return parser
 

@@ -1,6 +1,6 @@
 """Checks a run's data before it starts: on a login node without torch, and before the ranks of a local run."""
 
-from ggcn.config.compose import refuse_undefined
+from ggcn.config.interpolation import refuse_undefined
 from ggcn.config.schema import Config
 from ggcn.data import manifest, manifest_file, verification
 from ggcn.data.decoding import image_decoder, refuse_downsampling

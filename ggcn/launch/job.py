@@ -10,7 +10,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ggcn import environment, limits
-from ggcn.config.compose import load, resolved
+from ggcn.config.compose import load
+from ggcn.config.interpolation import resolved
 from ggcn.config.schema import ClusterConfig
 from ggcn.errors import TransientError, UserError, is_transient
 from ggcn.launch import rank_errors, rank_log

@@ -5,7 +5,8 @@ import shlex
 import sys
 from contextlib import ExitStack
 
-from ggcn.config.compose import to_yaml, unresolved
+from ggcn.config.compose import to_yaml
+from ggcn.config.interpolation import unresolved
 from ggcn.console import command_line
 from ggcn.errors import UserError
 from ggcn.launch import batch_script, data_check, slurm

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ggcn.config.compose import PUBLIC, flatten, parse, public
+from ggcn.config.compose import PUBLIC, parse, public
 from ggcn.config.grids import fill_defaults
+from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.report import page
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ggcn import files, locks
-from ggcn.config.compose import flatten, load, to_yaml
+from ggcn.config.compose import load, to_yaml
+from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
 from ggcn.run import code_snapshot

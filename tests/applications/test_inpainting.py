@@ -6,7 +6,7 @@ from tiny_model import MEAN, PRECISION, gaussian_energy, random_images, tiny_sam
 
 from ggcn.applications import user_images
 from ggcn.applications.inpainting import KnownPixels, conditional_langevin, inpaint, known_pixels
-from ggcn.config.schema import Grid
+from ggcn.config.grids import Grid
 from ggcn.sampling.noise import Noise
 
 CPU = torch.device("cpu")

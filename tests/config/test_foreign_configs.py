@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
-from ggcn.config.compose import compose, parse, resolved
+from ggcn.config.compose import compose, parse
+from ggcn.config.interpolation import resolved
 from ggcn.errors import UserError
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
-from ggcn.config.compose import compose, flatten, load, to_yaml
+from ggcn.config.compose import compose, load, to_yaml
+from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
 from ggcn.launch.sweep import points
@@ -195,7 +196,7 @@ def test_a_path_at_home_and_in_a_variable(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_variable_means_what_it_does_where_the_ranks_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ggcn.config.compose import refuse_undefined, resolved
+    from ggcn.config.interpolation import refuse_undefined, resolved
 
     monkeypatch.delenv("NODE_DISK", raising=False)
     config = compose(["data.cache_dir=$NODE_DISK/cache"])  # set on the compute nodes alone

@@ -32,7 +32,7 @@ def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["engine.zero_stage=3"], "gather all weights anew in every Langevin step"),
+        (["engine.zero_stage=3"], "gather all weights again in every Langevin step"),
         (["engine.precision=fp16"], "loss scaling does not reach into chains; take bf16"),
         (["engine.precision=bf16_parameters"], "needs engine.kind=deepspeed and engine.zero_stage=1 or 2"),
         (
