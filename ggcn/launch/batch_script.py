@@ -8,7 +8,7 @@ from typing import Any
 
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.launch import sbatch_options
+from ggcn.launch import sbatch_options, submitit_private
 from ggcn.launch.resources import ResourceRequest
 from ggcn.run import heartbeat
 from ggcn.run.directory import RunDir
@@ -60,12 +60,9 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "")
 
 def text(config: Config, runs: list[RunDir]) -> str:
     """The batch script that slurm.submit() would submit."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
     args = parameters(config, runs, stop_lead_s(config, runs))
-    path, count = folder(runs), len(runs) if len(runs) > 1 else None
-    command = f"{python(config)} -u -m submitit.core._submit {shlex.quote(str(path))}"
-    return _make_sbatch_string(command=command, folder=path, map_count=count, **args)
+    count = len(runs) if len(runs) > 1 else None
+    return submitit_private.batch_script(python(config), folder(runs), count, args)
 
 
 def groups(points: list[Point]) -> list[list[Point]]:

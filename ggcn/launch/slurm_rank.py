@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +62,16 @@ def _required(name: str) -> int:
     return value
 
 
+def first_host(nodes: str) -> str:
+    """The first host of SLURM's list of nodes, gpu07 of "gpu[07-09,12],login"; empty for an empty list."""
+    group = "".join(re.findall(r"\A(?:[^,\[]|\[[^\]]*\])+", nodes))  # up to a comma outside of brackets
+    return re.sub(r"\[([^,\]-]*)[^\]]*\]", r"\1", group)
+
+
 def _main_address() -> str:
     """The address of rank 0: its node's name, or srun's node where names do not resolve."""
-    from submitit.slurm.slurm import _parse_node_list
-
     names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
-    first = next(iter(_parse_node_list(names)), "localhost")
+    first = first_host(names) or "localhost"
     try:
         socket.getaddrinfo(first, None)
     except OSError:
