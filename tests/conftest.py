@@ -1,6 +1,11 @@
 """What the tests share."""
 
 import os
+
+# before torch is imported: small operations are faster on one thread, and threads that spin take cores from ranks
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from collections.abc import Iterator
 from pathlib import Path
 
