@@ -132,7 +132,7 @@ def _log_start(run: RunDir, rank_info: "RankInfo", device: "torch.device", mode:
     """Keeps the code, and logs the start of the attempt; see ggcn.run.event_log."""
     from ggcn.distributed import devices
 
-    code_snapshot.keep(run.code)  # differs from the launcher's copy if the code was edited meanwhile
+    code_snapshot.save(run.code)  # differs from the launcher's copy if the code was edited meanwhile
     gpus = environment.integer("GGCN_GPUS_PER_NODE")  # set by a batch script
     facts = {
         "mode": mode,

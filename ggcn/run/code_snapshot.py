@@ -22,25 +22,25 @@ ROOT = Path(__file__).parent.resolve().parents[1]  # of the folder: single files
 PARTS = ("ggcn", "cluster", "configs", "tools", "pyproject.toml")
 """of a checkout; an installed package has its configs in ggcn/, and next to it lie packages of other projects"""
 PACKAGES = ("torch", "deepspeed", "numpy", "Pillow", "simplejpeg", "webdataset", "submitit")
-JUNK = (".*", "__pycache__", "*.pyc", "*~", "#*#", "core", "core.[0-9]*")
-"""what editors, file systems and crashes leave beside code"""
-LARGEST = 32_000_000
-"""bytes of a file that still may be code"""
+IGNORED = (".*", "__pycache__", "*.pyc", "*~", "#*#", "core", "core.[0-9]*")
+"""what editors, file systems and crashes leave next to code"""
+MAX_BYTES = 32_000_000
+"""of a file that still may be code"""
 COMMIT = "COMMIT"
 """file in a copy: the git commit that it was made from, as JSON"""
 
 
 def contents(root: Path) -> dict[str, bytes]:
     """{path below `root`: bytes} of every file of the code, in order of the paths."""
-    found = {}
+    code = {}
     for path in _paths(root):
         if not path.is_file():
             continue  # a link to nowhere, a socket
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_BYTES:
             log.warning("%s is too large for code; the run's copy of the code goes without it", path)
             continue
-        found[path.relative_to(root).as_posix()] = path.read_bytes()
-    return dict(sorted(found.items()))
+        code[path.relative_to(root).as_posix()] = path.read_bytes()
+    return dict(sorted(code.items()))
 
 
 def _paths(root: Path) -> Iterator[Path]:
@@ -50,10 +50,10 @@ def _paths(root: Path) -> Iterator[Path]:
             yield root / part
         for folder, folders, names in os.walk(root / part, followlinks=True):
             real = os.path.realpath(folder)
-            folders[:] = [] if real in seen else [name for name in folders if not _junk(name)]
+            folders[:] = [] if real in seen else [name for name in folders if not _is_ignored(name)]
             if real not in seen:
                 seen.add(real)
-                yield from (Path(folder, name) for name in names if not _junk(name))
+                yield from (Path(folder, name) for name in names if not _is_ignored(name))
 
 
 def _parts(root: Path) -> tuple[str, ...]:
@@ -61,13 +61,13 @@ def _parts(root: Path) -> tuple[str, ...]:
     return ("ggcn",) if (root / "ggcn/configs").is_dir() else PARTS
 
 
-def _junk(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in JUNK)
+def _is_ignored(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in IGNORED)
 
 
 @functools.cache
 def running() -> dict[str, bytes]:
-    """The contents of the code that this process imports, as they were when it first asked."""
+    """The contents of the code that this process imports, as they were at the first call."""
     return contents(ROOT)
 
 
@@ -78,53 +78,54 @@ def digest(code: dict[str, bytes] | None = None) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
 
-def keep(folder: Path) -> None:
-    """Copies the code that runs to `folder`, whole or not at all, unless it is there. The owner may write the copy
-    whatever the original's permissions are. Raises OSError when the disk refuses."""
+def save(folder: Path) -> None:
+    """Copies the code that runs to `folder`, completely or not at all, unless it is there. The copy is writable for
+    its owner whatever the original's permissions are. Raises OSError when the disk refuses."""
     if folder.is_dir() and digest(contents(folder)) == digest():
         return
-    temporary, gone = (folder.with_name(f".tmp-{kind}{os.getpid()}-{folder.name}") for kind in ("", "gone-"))
+    temporary, replaced = (
+        folder.with_name(f".tmp-{kind}{os.getpid()}-{folder.name}") for kind in ("", "old-")
+    )
     for leftover in folder.parent.glob(".tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         for path, data in running().items():
             _write(temporary, path, data)
         _write(temporary, COMMIT, json.dumps(commit()).encode())
-        if folder.exists():  # somebody edited it
-            os.rename(folder, gone)
+        if folder.exists():  # an edited copy
+            os.rename(folder, replaced)
         os.rename(temporary, folder)
     finally:
-        for rest in (temporary, gone):
-            shutil.rmtree(rest, ignore_errors=True)
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write(root: Path, path: str, data: bytes) -> None:
     target = root / path
     for folder in reversed([target.parent, *target.parent.relative_to(root).parents]):
-        place = root / folder
-        place.mkdir(parents=True, exist_ok=True)
-        _allow(place, 0o700)
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        _allow(root / folder, 0o700)
     target.write_bytes(data)
     _allow(target, 0o600)
 
 
 def _allow(path: Path, mode: int) -> None:
     """Gives a file at least these permissions, whatever the umask; some file systems know no chmod."""
-    has = path.stat().st_mode
-    if has & mode != mode:
-        path.chmod(has | mode)
+    current = path.stat().st_mode
+    if current & mode != mode:
+        path.chmod(current | mode)
 
 
 def versions() -> dict[str, str]:
     """{package: version} of what a run's numbers depend on; imports none of them."""
-    found = {"ggcn": __version__, "python": sys.version.split()[0]}
+    versions = {"ggcn": __version__, "python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     torch = sys.modules.get("torch")
-    return {**found, "torch": torch.__version__} if torch else found  # which names the build too
+    return {**versions, "torch": torch.__version__} if torch else versions  # which names the build too
 
 
 @functools.cache
@@ -142,10 +143,18 @@ def commit() -> dict[str, Any]:
 
 def _git(*args: str) -> str:
     """What git answers, or an empty string."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    words = ["git", "--no-optional-locks", "-C", str(ROOT), *args]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *args]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, env=plain)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env=environment,
+            encoding="utf-8",
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -157,15 +166,15 @@ def facts() -> dict[str, Any]:
 
 
 def changes(old: dict[str, Any], copies: Path) -> list[str]:
-    """What differs between `old`, facts of an earlier start or checkpoint, and now, one sentence part each; `copies`
-    is the folder that holds copies of code by hash."""
-    found = []
+    """What differs between `old`, facts of an earlier start or checkpoint, and now, one phrase each; `copies` is
+    the folder that holds copies of code by hash."""
+    differences = []
     if old.get("code") not in (None, digest()):
-        found.append(f"code {old['code']} -> {digest()}{_changed_files(copies / old['code'])}")
+        differences.append(f"code {old['code']} -> {digest()}{_changed_files(copies / old['code'])}")
     before, now = old.get("versions", {}), versions()
     names = {**before, **now} if before and "code" in old else before  # older records name fewer packages
     pairs = [(name, before.get(name, "none"), now.get(name, "none")) for name in names]
-    return found + [f"{name} {one} -> {other}" for name, one, other in pairs if one != other]
+    return differences + [f"{name} {one} -> {other}" for name, one, other in pairs if one != other]
 
 
 def _changed_files(old: Path) -> str:

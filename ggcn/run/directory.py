@@ -141,7 +141,7 @@ class RunDir:
         """Writes the config with its paths absolute, and a copy of the code. Raises UserError when the disk refuses."""
         with self.writable():
             files.write_text(self.config, to_yaml(absolute(config)))
-            code_snapshot.keep(self.code)
+            code_snapshot.save(self.code)
 
     @contextmanager
     def exclusive(self, who: str) -> Iterator[None]:

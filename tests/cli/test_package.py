@@ -84,7 +84,14 @@ def test_every_command_works_without_a_checkout(installed: Path, tmp_path: Path)
 
     call("make-shards", "demo:faces", "shards/faces16", "--size", 16)
     assert "no problems" in call("verify-shards", "shards/faces16")
-    few = ["experiment=quickstart", *TINY, "data.shards=shards/faces16", "train.steps=3", "run=one"]
+    few = [
+        "experiment=quickstart",
+        *TINY,
+        "engine=plain",
+        "data.shards=shards/faces16",
+        "train.steps=3",
+        "run=one",
+    ]
     assert "complete, step_00000003" in call("launch", "-m", "local", *few, "checkpoint.every=3")
     assert "complete" in call("status")
     call("sample", "runs/one", "--count", 4, "--out", "faces.png")
