@@ -1,4 +1,4 @@
-# make quickstart   demo faces to trained pictures, some minutes on two cores
+# make quickstart   from demo faces to samples of a trained model, some minutes on two cores
 # make test         everything the tests need, then the tests
 # make check        format, lint, types, and that imports run downwards
 
@@ -33,11 +33,11 @@ check: $(VENV)/test.done
 	$(BIN)/lint-imports
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c '$(RECENT)' "name another: make PYTHON=python3.12"
+	@$(PYTHON) -c '$(RECENT)' "choose another: make PYTHON=python3.12"
 	$(PYTHON) -m venv $(VENV)
 
 recent: | $(VENV)/bin/python  # an environment of an older Python may be there
-	@$(BIN)/python -c '$(RECENT)' "remove $(VENV), and name another: make PYTHON=python3.12"
+	@$(BIN)/python -c '$(RECENT)' "remove $(VENV), and choose another: make PYTHON=python3.12"
 
 $(VENV)/demo.done: pyproject.toml | recent
 	$(BIN)/python -m pip install --quiet --editable '.[demo,eval]'

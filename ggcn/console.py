@@ -54,15 +54,15 @@ def _subcommand(stem: str) -> str:
 
 
 def speak_utf8() -> None:
-    """Makes the output of this process UTF-8 whatever its locale is; bytes of names that are none appear as escapes."""
+    """Makes the output of this process UTF-8 whatever its locale is; invalid bytes in file names appear as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _in_utf8() -> None:
-    """Starts this command again in Python's UTF-8 mode where the locale knows less: else names of files that are no
-    ASCII would break what libraries write."""
+    """Restarts this command in Python's UTF-8 mode where the locale is not UTF-8: else libraries would fail to write
+    file names that are not ASCII."""
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         os.environ["PYTHONUTF8"] = "1"  # for the processes that it starts, too
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
@@ -76,7 +76,7 @@ def fail(error: UserError) -> NoReturn:
 
 
 def _flush_output() -> None:
-    """Writes out what was printed; what is refused then would else be refused when nobody can catch it any more."""
+    """Flushes stdout while its errors can still be caught: at exit Python would only report them."""
     try:
         if sys.stdout:  # None where the shell closed it
             sys.stdout.flush()
@@ -91,8 +91,8 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command's `main`, in UTF-8 whatever the locale.
 
     A UserError, and what the system refuses (a full disk, a folder that may not be written, a limit on open
-    files), becomes one line and exit code 2; Ctrl-C exit code 130; a reader of the output that has gone, such as
-    `head`, exit code 141 alone.
+    files), becomes one line and exit code 2; Ctrl-C exit code 130; a reader of the output that has
+    closed it, such as `head`, exit code 141 without a message.
     """
     _in_utf8()
     try:

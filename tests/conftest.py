@@ -29,7 +29,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """One rank, in this process."""
+    """A process group of one rank, in this process."""
     process_group.init_distributed(RankInfo(), 60)
     yield
     process_group.shutdown()

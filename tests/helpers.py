@@ -1,4 +1,4 @@
-"""How tests run the project's commands, and a run small enough to do so often."""
+"""How tests run the project's commands, and the overrides of a small, fast run."""
 
 import os
 import subprocess
@@ -27,9 +27,9 @@ TINY = [
 """overrides of a run whose steps take a few hundredths of a second"""
 
 
-def command(script: str, *words: object) -> list[str]:
-    """The words that start one of the project's scripts."""
-    return [sys.executable, str(ROOT / script), *map(str, words)]
+def command(script: str, *args: object) -> list[str]:
+    """The command line that starts one of the project's scripts."""
+    return [sys.executable, str(ROOT / script), *map(str, args)]
 
 
 def quiet_environment() -> dict[str, str]:
@@ -37,10 +37,10 @@ def quiet_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "RANK", "WORLD"))}
 
 
-def call(script: str, *words: object) -> subprocess.CompletedProcess:
+def call(script: str, *args: object) -> subprocess.CompletedProcess:
     """Runs a script to its end and returns its output as text."""
     return subprocess.run(
-        command(script, *words),
+        command(script, *args),
         capture_output=True,
         text=True,
         env=quiet_environment(),

@@ -138,6 +138,9 @@ def editable(checkout: Path, folder: Path) -> Path:
     start = (
         "import site, sys\n"
         "sys.meta_path[:] = [finder for finder in sys.meta_path if 'ditable' not in repr(finder)]\n"
+        "for name in [name for name in sys.modules if name.startswith('__editable__')]:\n"
+        "    del sys.modules[name]\n"  # its name is the same for all checkouts of a version
+        f"sys.path.insert(0, {str(folder / 'editable')!r})\n"
         f"site.addsitedir({str(folder / 'editable')!r})\n"
     )
     (folder / "site").mkdir()

@@ -27,7 +27,7 @@ def old_python(path: Path) -> Path:
         f"#!{sys.executable}\n"
         "import sys\n"
         "flag, code, *rest = sys.argv[1:]\n"
-        "assert flag == '-c', 'more than its version was asked for'\n"
+        "assert flag == '-c', 'only its version may be queried'\n"
         "sys.version_info, sys.version, sys.argv = (3, 9, 1), '3.9.1 (old)', [flag, *rest]\n"
         "exec(code)\n"
     )
@@ -51,7 +51,7 @@ def make(folder: Path, *words: str, **environment: str) -> subprocess.CompletedP
 def test_an_old_python_is_refused_and_leaves_nothing(checkout: Path, tmp_path: Path) -> None:
     done = make(checkout, "quickstart", f"PYTHON={old_python(tmp_path / 'python3.9')}")
     assert done.returncode == 2
-    assert "is Python 3.9.1, and 3.10 or newer is needed; name another: make PYTHON=" in done.stderr
+    assert "is Python 3.9.1, and 3.10 or newer is needed; choose another: make PYTHON=" in done.stderr
     assert not (checkout / ".venv").exists()
 
 
@@ -60,7 +60,7 @@ def test_an_environment_of_an_old_python_is_refused(checkout: Path) -> None:
     for goal in ("quickstart", "test", "check"):
         done = make(checkout, goal, "VENV=env")
         assert done.returncode == 2
-        assert "3.10 or newer is needed; remove env, and name another" in done.stderr
+        assert "3.10 or newer is needed; remove env, and choose another" in done.stderr
     assert not (checkout / "env/demo.done").exists()
 
 
