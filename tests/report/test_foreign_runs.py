@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import ggcn
 from ggcn import files, report
 from ggcn.applications import export
-from ggcn.cli.sample import reading
+from ggcn.cli.options import data_config
 from ggcn.config.compose import compose, to_yaml
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
@@ -91,9 +91,9 @@ def test_a_command_runs_where_the_command_line_allows_it(tmp_path: Path) -> None
     shards.build(tmp_path / "noise", [20], size=16).save(tmp_path / "noise")
     sampler = ggcn.load(model_file(tmp_path / "m.safetensors", compose([*TINY, "data.shards=x"])))
     folder = f"pipe:cat {tmp_path}/noise/{{}}"
-    with pytest.raises(UserError, match="--allow-pipe in a tool"), reading(allow_pipe=False) as config:
+    with pytest.raises(UserError, match="--allow-pipe in a tool"), data_config(allow_pipe=False) as config:
         evaluate(sampler, Colours(), Request(folder, count=12, cache=tmp_path, config=config))
-    with reading(allow_pipe=True) as config:
+    with data_config(allow_pipe=True) as config:
         found = evaluate(sampler, Colours(), Request(folder, count=12, cache=tmp_path, config=config))
     assert found["data"]["sets"]["train"]["folder"] == "pipe:cat ***"
 
