@@ -41,7 +41,7 @@ def this_command() -> str:
 def document_commands(text: str) -> str:
     """A command's help text, written for a checkout's scripts, with the console script in their place."""
     return re.sub(
-        r"(?:python )?(?:cluster|tools)/(\w+)\.py", lambda found: f"{SCRIPT} {_subcommand(found[1])}", text
+        r"(?:python )?(?:cluster|tools)/(\w+)\.py", lambda result: f"{SCRIPT} {_subcommand(result[1])}", text
     )
 
 

@@ -39,9 +39,12 @@ def flags() -> dict[str, Any]:
     cuda, cudnn, cpu = backends.cuda, backends.cudnn, backends.mkldnn
     parts = {"cuda.matmul": cuda.matmul, "cudnn.conv": cudnn.conv, "cudnn.rnn": cudnn.rnn}
     parts |= {"cpu.conv": cpu.conv, "cpu.matmul": cpu.matmul}
-    found = {name: part.fp32_precision for name, part in parts.items()}
-    found |= {name: getattr(cudnn, name) for name in ("enabled", "deterministic", "benchmark")}
-    return found | {"matmul": torch.get_float32_matmul_precision(), "cuda.allow_tf32": cuda.matmul.allow_tf32}
+    result = {name: part.fp32_precision for name, part in parts.items()}
+    result |= {name: getattr(cudnn, name) for name in ("enabled", "deterministic", "benchmark")}
+    return result | {
+        "matmul": torch.get_float32_matmul_precision(),
+        "cuda.allow_tf32": cuda.matmul.allow_tf32,
+    }
 
 
 EXACT = {

@@ -162,19 +162,21 @@ class Results:
             "real": args.real,
             "data": str(args.shards.resolve()),
         }
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": self.settings}
+        result = (
+            json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": self.settings}
+        )
         self.kinds = {name: [method, *changes] for name, (method, changes) in args.kinds.items()}
-        known = found.get("kinds", {})
-        if found["settings"] != self.settings or any(
-            known.get(name, words) != words for name, words in self.kinds.items()
+        known = result.get("kinds", {})
+        if result["settings"] != self.settings or any(
+            known.get(name, argv) != argv for name, argv in self.kinds.items()
         ):
             raise UserError(
-                f"{path} is of another comparison ({found['settings']}, {known}); take another --out"
+                f"{path} is of another comparison ({result['settings']}, {known}); take another --out"
             )
         self.kinds = known | self.kinds
-        self.costs: dict[str, float] = found.get("costs", {})
+        self.costs: dict[str, float] = result.get("costs", {})
         """seconds of a step by method"""
-        self.rows: dict[str, Any] = found.get("rows", {})
+        self.rows: dict[str, Any] = result.get("rows", {})
         self.evaluator = Evaluator(
             network("efficientnet-lite2"),
             read(args.shards, args.size, args.real),
@@ -199,8 +201,8 @@ class Results:
 
     def save(self) -> None:
         """Writes results.json."""
-        found = {"settings": self.settings, "kinds": self.kinds, "costs": self.costs, "rows": self.rows}
-        files.write_json(self.path, found)
+        result = {"settings": self.settings, "kinds": self.kinds, "costs": self.costs, "rows": self.rows}
+        files.write_json(self.path, result)
 
     def finish(self) -> None:
         """Writes table.md and pictures.png."""
@@ -262,9 +264,9 @@ def cost(make: Callable[..., Job], name: str) -> float:
         steps: min(_run_from_scratch(make(name, steps, turn, "costs")) for turn in range(ROUNDS))
         for steps in (SHORT, LONG)
     }
-    found = (spent[LONG] - spent[SHORT]) / (LONG - SHORT)
-    print(f"{name}: {found * 1000:.0f} ms per step", flush=True)
-    return max(found, 1e-4)
+    result = (spent[LONG] - spent[SHORT]) / (LONG - SHORT)
+    print(f"{name}: {result * 1000:.0f} ms per step", flush=True)
+    return max(result, 1e-4)
 
 
 def _attempt(job: Job) -> float:

@@ -63,8 +63,8 @@ def main() -> None:
         if lines.exists()
         else []
     )
-    wanted = list(points(arguments.seeds))
-    missing = [point for point in wanted if not any(same(point, run) for run in known)]
+    expected = list(points(arguments.seeds))
+    missing = [point for point in expected if not any(same(point, run) for run in known)]
     with lines.open("a", encoding="utf-8") as file, get_context("spawn").Pool(arguments.jobs) as pool:
         jobs = [(point, arguments.data, arguments.steps) for point in missing]
         for number, run in enumerate(pool.imap_unordered(measure, jobs), 1):
@@ -72,7 +72,7 @@ def main() -> None:
             file.flush()
             print(f"{number}/{len(missing)} {title(run)}: {run['end']}", flush=True)
             known.append(run)
-    runs = [run for run in known if any(same(point, run) for point in wanted)]
+    runs = [run for run in known if any(same(point, run) for point in expected)]
     files.write_text(arguments.out.with_suffix(".md"), table(runs))
     plot(runs, arguments.out.with_suffix(".png"))
     print(table(runs))
@@ -80,13 +80,13 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--data", required=True, help="shards at 32 px or more")
-    words.add_argument("--out", type=user_path, required=True, help="name of the results, without ending")
-    words.add_argument("--seeds", type=int, default=5)
-    words.add_argument("--steps", type=int, default=200)
-    words.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    return words
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--data", required=True, help="shards at 32 px or more")
+    args.add_argument("--out", type=user_path, required=True, help="name of the results, without ending")
+    args.add_argument("--seeds", type=int, default=5)
+    args.add_argument("--steps", type=int, default=200)
+    args.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    return args
 
 
 def points(seeds: int) -> Iterator[Run]:
@@ -165,7 +165,7 @@ def learner_of(point: Run, shards: str) -> tuple[Any, Any]:
     from ggcn.learning.learner import Learner
 
     (model, size, _), a = SYSTEMS[point["system"]], point["step_size"]
-    words = [
+    args = [
         f"model={model}",
         f"model.grids=[{size}]",
         f"data.shards={shards}",
@@ -174,7 +174,7 @@ def learner_of(point: Run, shards: str) -> tuple[Any, Any]:
         f"model.chain.step_size=[{a}]",
         f"model.flow.gamma=[{2 * a if point['flow'] == 'jko' else 0}]",
     ]
-    config = compose([*SMALL, *words])
+    config = compose([*SMALL, *args])
     return config, Learner(config, Lanes(1, width=config.train.batch), torch.device("cpu"))
 
 

@@ -44,12 +44,12 @@ def device(name: str | None) -> torch.device:
     """
     set_numeric_flags()
     try:
-        found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=found).item()
+        result = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=result).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise UserError(f"--device {name} cannot be used ({reason})") from None
-    return found
+    return result
 
 
 @contextmanager

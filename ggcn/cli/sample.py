@@ -242,8 +242,8 @@ def _read_images(sampler: Sampler, args: argparse.Namespace) -> tuple[list[str],
     from ggcn.evaluation.images import read, to_floats  # imports WebDataset, which only shards need
 
     with data_config(args.allow_pipe) as config:
-        found = read(args.data, size, args.count or 1_000_000, sampler.config.data.crop, config)
-        return [f"{number:09d}" for number in range(len(found))], to_floats(found.pixels[:])
+        results = read(args.data, size, args.count or 1_000_000, sampler.config.data.crop, config)
+        return [f"{number:09d}" for number in range(len(results))], to_floats(results.pixels[:])
 
 
 TASKS: dict[str, Callable[[Sampler, argparse.Namespace], str]] = {

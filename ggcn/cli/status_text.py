@@ -60,7 +60,7 @@ def _checkpoint(status: Status) -> str:
     step = event_log.saved_step(status.run)
     if not step:
         return "none yet"
-    saves = [beat["checkpoint_s"] for beat in status.heartbeats if beat["checkpoint_s"]]
+    saves = [record["checkpoint_s"] for record in status.heartbeats if record["checkpoint_s"]]
     took = f", a save takes {max(saves):.2g} s" if saves else ""
     try:
         saved = (status.run.checkpoints / f"step_{step:08d}" / "COMPLETE").stat().st_mtime
@@ -73,14 +73,14 @@ def _ranks(status: Status) -> str:
     if not status.heartbeats:
         return ""
     text = f"{len(status.heartbeats)}"
-    timed = [beat for beat in status.heartbeats if beat["time"] is not None]
+    timed = [record for record in status.heartbeats if record["time"] is not None]
     if status.live and timed:
-        oldest = min(timed, key=lambda beat: beat["time"])
+        oldest = min(timed, key=lambda record: record["time"])
         text += f"; oldest heartbeat {ago(oldest['time'])} (rank {oldest['rank']} on {oldest['node']})"
     limit = status.config.cluster.straggler if status.config else inf
-    for beat, ratio in heartbeat.stragglers(status.heartbeats, 0)[:1]:
+    for record, ratio in heartbeat.stragglers(status.heartbeats, 0)[:1]:
         verdict = ", a straggler" if ratio > limit else ""
-        text += f"; slowest rank {beat['rank']} on {beat['node']}, {ratio:.2f} x the median{verdict}"
+        text += f"; slowest rank {record['rank']} on {record['node']}, {ratio:.2f} x the median{verdict}"
     return text
 
 

@@ -19,7 +19,7 @@ Point = tuple[Config, RunDir]
 """a run of a sweep"""
 
 
-def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "") -> dict[str, Any]:
+def parameters(config: Config, runs: list[RunDir], signal_lead_s: int, array: str = "") -> dict[str, Any]:
     """Arguments of submitit's SlurmExecutor for one run, or for the points of a sweep in one folder.
 
     `array`: a unique id in the comments of a sweep's jobs, by which they are found until their job ids are logged.
@@ -47,11 +47,11 @@ def parameters(config: Config, runs: list[RunDir], lead_s: int, array: str = "")
         "comment": lines.pop("comment"),
         "time": config.cluster.time_min,
         "nodes": sizes[0],
-        "signal_delay_s": lead_s,
+        "signal_delay_s": signal_lead_s,
         "stderr_to_stdout": True,
         "wckey": None,  # clusters that track these keys refuse unknown ones
         "array_parallelism": config.cluster.max_concurrent,
-        "setup": _setup(config, runs, request, lead_s),
+        "setup": _setup(config, runs, request, signal_lead_s),
         "teardown": _teardown(config),
         "srun_args": _srun(request),
         "additional_parameters": {"requeue": True, **lines},
@@ -84,8 +84,8 @@ def stop_lead_s(config: Config, runs: list[RunDir]) -> int:
     """Seconds before the time limit at which SLURM signals: as configured, else from the runs' measured times."""
     if config.cluster.stop_lead_s is not None:
         return config.cluster.stop_lead_s
-    heartbeats = [beat for run in runs for beat in heartbeat.read(run.heartbeats)]
-    measured = [seconds for beat in heartbeats if (seconds := heartbeat.lead_s(beat)) is not None]
+    heartbeats = [record for run in runs for record in heartbeat.read(run.heartbeats)]
+    measured = [seconds for record in heartbeats if (seconds := heartbeat.stop_lead_s(record)) is not None]
     return min(ceil(max(measured)) + 30 if measured else UNMEASURED_S, 30 * config.cluster.time_min)
 
 
@@ -122,7 +122,7 @@ def _tasks_per_node(request: ResourceRequest) -> int | None:
     return None if request.ranks_per_node == 1 and len(request.nodes) > 1 else request.ranks_per_node
 
 
-def _setup(config: Config, runs: list[RunDir], request: ResourceRequest, lead_s: int) -> list[str]:
+def _setup(config: Config, runs: list[RunDir], request: ResourceRequest, signal_lead_s: int) -> list[str]:
     """Shell code that runs before the ranks, on the job's first node."""
     paths = " ".join(shlex.quote(str(run.path)) for run in runs)
     return [
@@ -131,7 +131,7 @@ def _setup(config: Config, runs: list[RunDir], request: ResourceRequest, lead_s:
         # one element of an array has the array's own id as SLURM_JOB_ID
         "export GGCN_JOB=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
         "export GGCN_ATTEMPT=$(cat /proc/sys/kernel/random/uuid)",
-        f"export PYTHONUTF8=1 GGCN_LEAD_S={lead_s} GGCN_GPUS_PER_NODE={request.gpus_per_node}",
+        f"export PYTHONUTF8=1 GGCN_LEAD_S={signal_lead_s} GGCN_GPUS_PER_NODE={request.gpus_per_node}",
         *_find_end(),
         *_clear_logs(),
         *_choose_nodes(request),

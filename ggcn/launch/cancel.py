@@ -14,15 +14,15 @@ def cancel(run: RunDir) -> str:
 
     Raises UserError when it does not run here, or when SLURM does not answer.
     """
-    found = status.read(run, slurm.queued_jobs([run]))
-    if found.job:
-        return slurm.cancel(run, found.job)
-    start = event_log.last(found.events, "start")
-    if start and status.is_local(start, found.events) and status.is_alive(start):
+    result = status.read(run, slurm.queued_jobs([run]))
+    if result.job:
+        return slurm.cancel(run, result.job)
+    start = event_log.last(result.events, "start")
+    if start and status.is_local(start, result.events) and status.is_alive(start):
         return _terminate(run, start["pid"])
-    remote = start and found.live and start.get("host")
+    remote = start and result.live and start.get("host")
     there = f"; run this command on {remote}" if remote else ""
-    raise UserError(f"{run.path} does not run here ({found.state}){there}")
+    raise UserError(f"{run.path} does not run here ({result.state}){there}")
 
 
 def _terminate(run: RunDir, pid: int) -> str:

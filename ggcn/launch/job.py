@@ -58,7 +58,7 @@ def run_rank(
         if is_main:
             _log_start(run, rank_info, device, mode)
         heart = _heartbeat(config.cluster, run, rank_info, watched)
-        stop.lead_s = _stop_lead(config.cluster, heart, stop)
+        stop.stop_lead_s = _stop_lead(config.cluster, heart, stop)
         process_group.init_distributed(rank_info, config.cluster.timeout_s, device)
         barrier = process_group.progress_barrier()
         watchdog = heart.watchdog
@@ -172,13 +172,15 @@ def _stop_lead(cluster: ClusterConfig, heart: Heartbeat, stop: StopSignal) -> Ca
     half = (stop.deadline - time.time()) / 2 if stop.deadline else inf
     unmeasured = min(60.0, half / 2) if stop.deadline else 0.0
 
-    def lead_s() -> float:
+    def stop_lead_s() -> float:
         if cluster.stop_lead_s is not None:
             return cluster.stop_lead_s
-        measured = heart.lead_s() if heart.longest["checkpoint"] else max(unmeasured, heart.lead_s())
+        measured = (
+            heart.stop_lead_s() if heart.longest["checkpoint"] else max(unmeasured, heart.stop_lead_s())
+        )
         return min(measured, half)
 
-    return lead_s
+    return stop_lead_s
 
 
 @contextmanager

@@ -25,10 +25,10 @@ def is_complete(config: Config, run: RunDir) -> bool:
 
 def refuse_queued(run: RunDir) -> None:
     """Raises UserError while the run has a SLURM job, running or waiting."""
-    found = status.read(run, slurm.queued_jobs([run])) if run.config.exists() else None
-    if found and found.job:
+    result = status.read(run, slurm.queued_jobs([run])) if run.config.exists() else None
+    if result and result.job:
         raise UserError(
-            f"{run.path} is {found.state}; cancel it with `{command_line('status')} {run.path} --cancel` first"
+            f"{run.path} is {result.state}; cancel it with `{command_line('status')} {run.path} --cancel` first"
         )
 
 

@@ -116,8 +116,8 @@ def _stop_reason(signal: str) -> str:
     job_id, end = event_log.job(), environment.seconds("GGCN_JOB_END")
     if job_id and _preempted(job_id):
         return f"preempted ({signal})"
-    lead_s = environment.seconds("GGCN_LEAD_S") or 0.0
-    if signal == "deadline" or (end and end - time.time() < 90 + lead_s):
+    signal_lead_s = environment.seconds("GGCN_LEAD_S") or 0.0
+    if signal == "deadline" or (end and end - time.time() < 90 + signal_lead_s):
         return f"time limit ({signal})"
     return f"asked to stop by {signal}"
 

@@ -23,7 +23,7 @@ class StopSignal:
         self.cancelled = False
         """whether the job was cancelled before this process handled signals"""
         self.deadline = deadline
-        self.lead_s: Callable[[], float] = lambda: 0.0
+        self.stop_lead_s: Callable[[], float] = lambda: 0.0
         """seconds before the deadline at which to stop"""
 
     @property
@@ -33,7 +33,7 @@ class StopSignal:
             return "cancel"
         if self.signal is not None:
             return signal.Signals(self.signal).name
-        near = self.deadline is not None and time.time() >= self.deadline - self.lead_s()
+        near = self.deadline is not None and time.time() >= self.deadline - self.stop_lead_s()
         return "deadline" if near else None
 
     @property

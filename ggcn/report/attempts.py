@@ -79,12 +79,12 @@ def attempts(data: RunData) -> str:
     if not events:
         return page.note("Not started yet.")
     heartbeat = max((value(each, "time") for each in data.status.heartbeats), default=0.0)
-    found = timeline(events, data.now, data.running, heartbeat, data.state == "complete")
+    result = timeline(events, data.now, data.running, heartbeat, data.state == "complete")
     shown = events[-page.ROWS :]
     rows = [[page.clock(value(event, "time")), event["event"], _details(event)] for event in shown]
     omitted = len(events) - len(rows)
     note = page.note(f"{omitted} earlier events are in {event_log.NAME}.", soft=True) if omitted else ""
-    return (_time_bar(found) if found else "") + page.table(["time", "event", "details"], rows) + note
+    return (_time_bar(result) if result else "") + page.table(["time", "event", "details"], rows) + note
 
 
 def _time_bar(attempts: Sequence[Attempt]) -> str:

@@ -122,11 +122,11 @@ def saved_step(run: RunDir) -> int:
 
 def restarts(events: list[Event]) -> list[Event]:
     """{"time", "step", "reason"} of every start but the first; reason: why the attempt before it ended."""
-    found, reason = [], None
+    result, reason = [], None
     for event in events:
         if event["event"] == "start":
             if reason is not None:
-                found.append({"time": event["time"], "step": event.get("step", "?"), "reason": reason})
+                result.append({"time": event["time"], "step": event.get("step", "?"), "reason": reason})
             reason = "killed from outside: its node went down, it was requeued, or killed"
         elif event["event"] == "stop":
             outside = ", then ended from outside: requeued, or its node went down" if event.get("job") else ""
@@ -135,7 +135,7 @@ def restarts(events: list[Event]) -> list[Event]:
             reason = str(event.get("reason", "ended for an unknown reason"))
         elif event["event"] == "finish":
             reason = "finished; then train.steps was raised"
-    return found
+    return result
 
 
 def _parse(line: str) -> Event | None:

@@ -19,7 +19,7 @@ def find(args: Sequence[str]) -> list[RunDir]:
     base = user_path(overrides.get("paths.runs", "runs"))
     names = [*(arg for arg in args if not _is_override(arg)), *filter(None, [overrides.get("run")])]
     paths = [path if (path := user_path(name)).exists() else base / name for name in names] or [base]
-    runs = [RunDir(found.resolve()) for path in paths for found in _runs_in(path)]
+    runs = [RunDir(result.resolve()) for path in paths for result in _runs_in(path)]
     if not runs:
         raise UserError(f"no run in {', '.join(map(str, paths))}; name a run directory, such as runs/NAME")
     return runs

@@ -90,10 +90,10 @@ class Heartbeat:
         self.watchdog.expect_progress(startup=True)
         self._began = 0.0  # the step that was rolled back is not timed
 
-    def lead_s(self) -> float:
+    def stop_lead_s(self) -> float:
         """Seconds before a deadline at which a stop must be requested: a step to notice it, all that may come between
         two steps, and half of that again."""
-        return lead_s({"slowest_s": self.slowest_s, **self._longest()}) or 0.0
+        return stop_lead_s({"slowest_s": self.slowest_s, **self._longest()}) or 0.0
 
     def stop(self) -> None:
         """Ends the watchdog's watch."""
@@ -130,34 +130,37 @@ class Heartbeat:
         """Warns of each slow rank once, and again when it was fast in between."""
         self._checked = time.monotonic()
         slow = stragglers(read(self.path.parent, self.world), self.straggler)
-        for beat, ratio in slow:
-            if beat["rank"] not in self._warned:
+        for record, ratio in slow:
+            if record["rank"] not in self._warned:
                 log.warning(
-                    "rank %d on %s is %.1f times slower than the median", beat["rank"], beat["node"], ratio
+                    "rank %d on %s is %.1f times slower than the median",
+                    record["rank"],
+                    record["node"],
+                    ratio,
                 )
-        self._warned = {beat["rank"] for beat, _ in slow}
+        self._warned = {record["rank"] for record, _ in slow}
 
 
 def read(folder: Path, world: int | None = None) -> list[dict[str, Any]]:
     """The last heartbeats of the first `world` ranks, or of all ranks that ever were, by rank."""
-    beats = [_load(path) for path in sorted(folder.glob("rank_*.json"))]
-    return [beat for beat in beats if beat and (world is None or beat["rank"] < world)]
+    records = [_load(path) for path in sorted(folder.glob("rank_*.json"))]
+    return [record for record in records if record and (world is None or record["rank"] < world)]
 
 
-def lead_s(beat: dict[str, Any]) -> float | None:
+def stop_lead_s(record: dict[str, Any]) -> float | None:
     """Seconds that a stop needs before a deadline, from a heartbeat's times; None when nothing was measured."""
-    if beat.get("slowest_s") is None:
+    if record.get("slowest_s") is None:
         return None
-    return 1.5 * (beat["slowest_s"] + sum(beat.get(f"{kind}_s") or 0 for kind in KINDS)) + 5
+    return 1.5 * (record["slowest_s"] + sum(record.get(f"{kind}_s") or 0 for kind in KINDS)) + 5
 
 
-def stragglers(beats: list[dict[str, Any]], factor: float) -> list[tuple[dict[str, Any], float]]:
+def stragglers(records: list[dict[str, Any]], factor: float) -> list[tuple[dict[str, Any], float]]:
     """Heartbeats of the ranks whose own part of a step takes over `factor` times the median, with that ratio."""
-    times = {beat["rank"]: beat["own_s"] for beat in beats if beat.get("own_s")}
+    times = {record["rank"]: record["own_s"] for record in records if record.get("own_s")}
     usual = median(times.values()) if len(times) > 1 else 0
     if not usual:
         return []
-    ratios = [(beat, beat["own_s"] / usual) for beat in beats if beat["rank"] in times]
+    ratios = [(record, record["own_s"] / usual) for record in records if record["rank"] in times]
     return sorted((pair for pair in ratios if pair[1] > factor), key=lambda pair: -pair[1])
 
 

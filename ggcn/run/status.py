@@ -104,7 +104,7 @@ class Status:
     def step(self) -> int:
         """The last step that was logged, saved or reported by a heartbeat."""
         logged = self.last_metrics.get("step")
-        heartbeats = [beat["step"] for beat in self.heartbeats]
+        heartbeats = [record["step"] for record in self.heartbeats]
         return max(
             [
                 logged if type(logged) is int and isfinite(number(logged)) else 0,
@@ -121,7 +121,7 @@ class Status:
     @property
     def step_s(self) -> float | None:
         """Seconds per step, without those of saves; None where no step was timed."""
-        times = [beat["step_s"] for beat in self.heartbeats if beat["step_s"]]
+        times = [record["step_s"] for record in self.heartbeats if record["step_s"]]
         logged = self.last_metrics.get("seconds/step")
         return max(times, default=logged if type(logged) is float and isfinite(logged) else None)
 

@@ -203,9 +203,9 @@ def test_checkpoints_may_be_pruned_while_they_are_read(
         return true_sum(path)
 
     monkeypatch.setattr(checkpoint.files, "sha256", pruned)
-    found = checkpoint.newest_valid(run / "checkpoints")
-    assert found is not None
-    assert found.name == "step_00000015"
+    result = checkpoint.newest_valid(run / "checkpoints")
+    assert result is not None
+    assert result.name == "step_00000015"
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", '{"step": 5}', '{"step": 5, "files": [1]}', "null"])

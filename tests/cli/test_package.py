@@ -150,7 +150,7 @@ def editable(checkout: Path, folder: Path) -> Path:
 
 def test_help_lists_the_commands_and_imports_little(installed: Path, tmp_path: Path) -> None:
     said = run(sys.executable, "-X", "importtime", "-m", "ggcn", "--help", cwd=tmp_path, path=installed)
-    lines = {words[0]: words[1:] for line in said.splitlines() if (words := line.split())}
+    lines = {args[0]: args[1:] for line in said.splitlines() if (args := line.split())}
     assert all(lines.get(name) for name in COMMANDS)
     probe = (
         "import sys; from ggcn.cli.main import parser; parser();"

@@ -37,21 +37,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+def command(monkeypatch: pytest.MonkeyPatch, *argv: object) -> None:
     """The command in this process, which has loaded everything."""
-    device = () if "--device" in words else ("--device", "cpu")
-    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, words), *device])
+    device = () if "--device" in argv else ("--device", "cpu")
+    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, argv), *device])
     sample.main()
 
 
 def test_every_application_writes_an_image_or_a_folder(
     model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def size(*words: object) -> tuple[int, int]:
+    def size(*argv: object) -> tuple[int, int]:
         out = tmp_path / "out.png"
-        command(monkeypatch, model, "--out", out, *words)
-        with Image.open(out) as picture:
-            return picture.size
+        command(monkeypatch, model, "--out", out, *argv)
+        with Image.open(out) as image:
+            return image.size
 
     assert size("--count", 3, "--chain-steps", 5) == (2 * 65 - 1, 2 * 65 - 1)
     assert size("--trajectory", 3, "--count", 2) == (3 * 65 - 1, 2 * 65 - 1)
@@ -106,7 +106,7 @@ def test_energies_of_shards(
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("argv", "sentence"),
     [
         (["--inpaint", "IMAGES"], "--inpaint and --mask go together"),
         (["--mask", "left"], "--inpaint and --mask go together"),
@@ -136,10 +136,10 @@ def test_a_mistake_is_one_sentence(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
+    argv: list[str],
     sentence: str,
 ) -> None:
-    args = [str(folder) if word == "IMAGES" else word for word in words]
+    args = [str(folder) if word == "IMAGES" else word for word in argv]
     with pytest.raises(UserError) as error:
         command(monkeypatch, model, "--out", tmp_path / "x.png", *args)
     assert sentence in str(error.value)
@@ -164,7 +164,7 @@ def diverged(model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ["--out", "x.png"],
         ["--out", "many"],
@@ -176,10 +176,10 @@ def diverged(model: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_images_that_are_not_finite_are_not_written(
-    diverged: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    diverged: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    args = [str(folder) if word == "IMAGES" else word for word in words]
+    args = [str(folder) if word == "IMAGES" else word for word in argv]
     with pytest.raises(UserError, match="did not stay finite; take another checkpoint"):
         command(monkeypatch, diverged, *args)
     assert not any((tmp_path / name).exists() for name in ("x.png", "x.csv", "many/000000.png"))

@@ -21,12 +21,12 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def composed(large: Path, *words: str) -> Config:
-    return compose([f"data.shards={large}", "train.batch=16", "data.shuffle_block=16", *words])
+def composed(large: Path, *overrides: str) -> Config:
+    return compose([f"data.shards={large}", "train.batch=16", "data.shuffle_block=16", *overrides])
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (
             [],
@@ -42,14 +42,14 @@ def composed(large: Path, *words: str) -> Config:
 )
 @pytest.mark.parametrize("remote", [False, True])
 def test_larger_images_are_not_made_smaller_unasked(
-    large: Path, words: list[str], sentence: str, remote: bool
+    large: Path, overrides: list[str], sentence: str, remote: bool
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        data_check.check(composed(large, *words), remote)
+        data_check.check(composed(large, *overrides), remote)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["model.grids=[16,32]"],
         ["model.grids=[16,64]"],
@@ -59,8 +59,8 @@ def test_larger_images_are_not_made_smaller_unasked(
         ["experiment=quickstart"],
     ],
 )
-def test_a_size_that_was_asked_for_is_taken(large: Path, words: list[str]) -> None:
-    data_check.check(composed(large, *words, f"data.shards={large}"))
+def test_a_size_that_was_asked_for_is_taken(large: Path, overrides: list[str]) -> None:
+    data_check.check(composed(large, *overrides, f"data.shards={large}"))
 
 
 def test_a_run_from_before_the_size_was_asked_for_goes_on(large: Path, tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_shards_of_a_variable_that_only_the_nodes_have(large: Path, monkeypatch:
 def test_a_dry_run_shows_no_secrets(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", "hunter2")
     setup = "cluster.setup=['export HF_TOKEN=${oc.env:KEY}','module load cuda']"
-    words = [
+    overrides = [
         *TINY,
         f"paths.runs={tmp_path}",
         "run=r",
         "data.shards=https://me:hunter2@h/x?sig=hunter2",
         setup,
     ]
-    shown = call("cluster/launch.py", "-m", mode, "--dry-run", *words)
+    shown = call("cluster/launch.py", "-m", mode, "--dry-run", *overrides)
     assert shown.returncode == 0, shown.stderr
     assert "hunter2" not in shown.stdout + shown.stderr
     assert "module load cuda" in shown.stdout
@@ -102,15 +102,15 @@ def test_a_dry_run_shows_no_secrets(mode: str, tmp_path: Path, monkeypatch: pyte
 
 def test_a_command_needs_consent_on_the_command_line_that_launches(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    words = [
+    overrides = [
         *TINY,
         f"paths.runs={tmp_path}",
         "run=r",
         f"data.shards=pipe:touch {ran}; cat {{}}",
         "data.cache_dir=c",
     ]
-    RunDir(tmp_path / "r").freeze(compose([*words, "data.allow_pipe=true"]))
-    refused = call("cluster/launch.py", "-m", "local", *words)
+    RunDir(tmp_path / "r").freeze(compose([*overrides, "data.allow_pipe=true"]))
+    refused = call("cluster/launch.py", "-m", "local", *overrides)
     assert refused.returncode == 2
     assert "runs a shell command; if you trust it, set data.allow_pipe=true" in refused.stderr
     assert not ran.exists()

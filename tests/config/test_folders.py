@@ -75,8 +75,8 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_the_launcher_takes_the_folder_as_a_flag(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE)
-    words = [*TINY, "cluster=mysite", f"paths.runs={own}", "data.shards=https://h/x"]
-    shown = call("cluster/launch.py", "--config-dir", own, "--dry-run", *words)
+    overrides = [*TINY, "cluster=mysite", f"paths.runs={own}", "data.shards=https://h/x"]
+    shown = call("cluster/launch.py", "--config-dir", own, "--dry-run", *overrides)
     assert shown.returncode == 0, shown.stderr
     assert "partition: fast" in shown.stdout
-    assert call("cluster/launch.py", "--dry-run", *words).returncode == 2
+    assert call("cluster/launch.py", "--dry-run", *overrides).returncode == 2

@@ -69,7 +69,7 @@ def test_a_path_stays_as_it_is_typed(path: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "value"),
+    ("overrides", "key", "value"),
     [
         (["data.shards='a b'"], "data.shards", "a b"),
         ([r"data.shards='it\'s'"], "data.shards", "it's"),
@@ -95,8 +95,8 @@ def test_a_path_stays_as_it_is_typed(path: str, tmp_path: Path) -> None:
         (["experiment="], "run", "unnamed"),
     ],
 )
-def test_what_is_typed_is_what_is_meant(words: list[str], key: str, value: object) -> None:
-    assert flatten(compose(words))[key] == value
+def test_what_is_typed_is_what_is_meant(overrides: list[str], key: str, value: object) -> None:
+    assert flatten(compose(overrides))[key] == value
 
 
 @pytest.mark.parametrize(
@@ -155,16 +155,16 @@ def test_a_run_has_a_name_that_every_tool_takes(name: str) -> None:
 
 
 def test_points_of_a_sweep_keep_their_texts(tmp_path: Path) -> None:
-    found = points(
+    result = points(
         [f"paths.runs={tmp_path}/set(1)", "run=12e5", "cluster.partition=1e5,'a,b',true", "seed=1,2"]
     )
-    assert [config.cluster.partition for config in found] == ["1e5", "1e5", "a,b", "a,b", "true", "true"]
-    assert [config.run for config in found][:3] == [
+    assert [config.cluster.partition for config in result] == ["1e5", "1e5", "a,b", "a,b", "true", "true"]
+    assert [config.run for config in result][:3] == [
         "partition-1e5_seed-1",
         "partition-1e5_seed-2",
         "partition-a-b_seed-1",
     ]
-    assert {config.paths.runs for config in found} == {str(tmp_path / "set(1)" / "12e5")}
+    assert {config.paths.runs for config in result} == {str(tmp_path / "set(1)" / "12e5")}
 
 
 @pytest.mark.parametrize("word", ["run=a,b", "paths.runs=a,b"])
@@ -176,13 +176,13 @@ def test_a_sweep_names_its_runs_itself(word: str) -> None:
 def test_a_path_at_home_and_in_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("FAST", "/fast")
-    words = [
+    overrides = [
         "paths.runs=~/runs",
         "data.shards=file://~/faces",
         "data.cache_dir='$FAST/cache'",
         "evaluation.cache=${FAST}/f",
     ]
-    config = compose([*words, "+data.mixture={~/a: 1, $FAST/b: 2, https://h/~/$FAST: 3}"])
+    config = compose([*overrides, "+data.mixture={~/a: 1, $FAST/b: 2, https://h/~/$FAST: 3}"])
     assert config.paths.runs == f"{tmp_path}/runs"
     assert config.data.shards == f"file://{tmp_path}/faces"
     assert (config.data.cache_dir, config.evaluation.cache) == ("/fast/cache", "/fast/f")
@@ -274,7 +274,7 @@ def test_a_model_of_one_grid_takes_the_size_of_the_experiment(model: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "grids"),
+    ("overrides", "grids"),
     [
         (["experiment=faces64"], [16, 64]),
         (["experiment=faces64", "model=ggcn"], [16, 64]),
@@ -288,14 +288,14 @@ def test_a_model_of_one_grid_takes_the_size_of_the_experiment(model: str) -> Non
         ([], [16, 32]),
     ],
 )
-def test_a_size_is_said_once(words: list[str], grids: list[int]) -> None:
-    assert compose(words).model.grids == grids
+def test_a_size_is_said_once(overrides: list[str], grids: list[int]) -> None:
+    assert compose(overrides).model.grids == grids
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [(["data.size=48"], "power of two"), (["data.size=64", "model.grids=[16,32]"], "ends at another size")],
 )
-def test_a_size_that_cannot_be(words: list[str], sentence: str) -> None:
+def test_a_size_that_cannot_be(overrides: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        compose(words)
+        compose(overrides)

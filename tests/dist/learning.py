@@ -95,13 +95,13 @@ def differences(one: Numbers, two: Numbers) -> dict[str, float]:
     """The largest difference per kind: of moments and metrics relative to the largest entry of their network or
     step, of weights and chains absolute."""
     assert one.keys() == two.keys()
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for name in one:
         kind = name.split("/")[0]
         scale = _scale(one, name) if kind in ("exp_avg", "exp_avg_sq", "metric") else 1.0
         gap = ((one[name].double() - two[name].double()) / scale).abs().max().item()
-        found[kind] = max(found.get(kind, 0.0), gap)
-    return found
+        result[kind] = max(result.get(kind, 0.0), gap)
+    return result
 
 
 def _scale(numbers: Numbers, name: str) -> float:

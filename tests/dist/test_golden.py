@@ -38,14 +38,14 @@ def draws() -> dict[str, str]:
     raw = {
         name: [generator(*key).bit_generator.random_raw(64) for key in lanes] for name, lanes in keys.items()
     }
-    found = {f"raw/{name}": digest(*lanes) for name, lanes in raw.items()}
+    result = {f"raw/{name}": digest(*lanes) for name, lanes in raw.items()}
     noise = Noise(keys["chain"], torch.device("cpu")).normal(8, 3, 4, 4)
-    found["normal/chain"] = digest(noise.numpy())
+    result["normal/chain"] = digest(noise.numpy())
     lane, k = np.repeat(np.arange(4), 500), np.tile(np.arange(500), 4)
     counts, others = np.array([31, 50, 7, 90, 12]), np.array([64, 65])
-    found["order"] = digest(*of_counts([counts], [1.0], 7, 4, 16).draws(lane, k))
-    found["mixture"] = digest(*of_counts([counts, others], [1.0, 2.0], 7, 4, 16).draws(lane, k))
-    return found
+    result["order"] = digest(*of_counts([counts], [1.0], 7, 4, 16).draws(lane, k))
+    result["mixture"] = digest(*of_counts([counts, others], [1.0, 2.0], 7, 4, 16).draws(lane, k))
+    return result
 
 
 def curve(rank_pool: RankPool, preset: str) -> list[list[float]]:

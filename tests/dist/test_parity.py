@@ -64,9 +64,9 @@ def reference(rank_pool: RankPool) -> Reference:
     return learned
 
 
-def too_far(found: dict[str, float], precision: str) -> dict[str, float]:
+def too_far(result: dict[str, float], precision: str) -> dict[str, float]:
     """The differences beyond the tolerance."""
-    return {kind: gap for kind, gap in found.items() if not gap <= TOLERANCE[precision][kind]}
+    return {kind: gap for kind, gap in result.items() if not gap <= TOLERANCE[precision][kind]}
 
 
 ENGINES = {

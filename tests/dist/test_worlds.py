@@ -15,8 +15,8 @@ TOLERANCE = {"metric": 2e-3, "weight": 1e-3, "average": 1e-3, "bank": 1e-5}
 
 
 def close(one: Numbers, two: Numbers, share: float = 1.0) -> None:
-    found = differences(one, two)
-    assert {kind: found[kind] for kind in TOLERANCE if found.get(kind, 0) > share * TOLERANCE[kind]} == {}
+    result = differences(one, two)
+    assert {kind: result[kind] for kind in TOLERANCE if result.get(kind, 0) > share * TOLERANCE[kind]} == {}
 
 
 def everyday(*chosen: str) -> list:

@@ -84,10 +84,10 @@ def is_healthy(line: dict) -> bool:
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint."""
-    found: dict[str, torch.Tensor] = {}
+    result: dict[str, torch.Tensor] = {}
     for path in sorted(folder.rglob("*.pt")):
-        _collect(str(path.relative_to(folder)), torch.load(path, weights_only=True), found)
-    return found
+        _collect(str(path.relative_to(folder)), torch.load(path, weights_only=True), result)
+    return result
 
 
 def _collect(name: str, value: object, into: dict[str, torch.Tensor]) -> None:

@@ -11,10 +11,10 @@ from helpers import TINY, command, quiet_environment
 POOR = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
-def told(script: str, *words: object, code: int = 0) -> bytes:
+def result(script: str, *overrides: object, code: int = 0) -> bytes:
     """What a command says on both streams, which must end with `code`."""
     done = subprocess.run(
-        list(map(os.fsencode, command(script, *words))),
+        list(map(os.fsencode, command(script, *overrides))),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=quiet_environment() | POOR,
@@ -26,8 +26,8 @@ def told(script: str, *words: object, code: int = 0) -> bytes:
 
 
 def test_the_launcher_speaks_utf8(tmp_path: Path) -> None:
-    words = [*TINY, "run=r", f"paths.runs={tmp_path / 'ünï'}", "data.shards=/data/日本"]
-    shown = told("cluster/launch.py", "-m", "slurm", "--dry-run", *words).decode("utf-8")
+    overrides = [*TINY, "run=r", f"paths.runs={tmp_path / 'ünï'}", "data.shards=/data/日本"]
+    shown = result("cluster/launch.py", "-m", "slurm", "--dry-run", *overrides).decode("utf-8")
     assert f"# {tmp_path}/ünï/r/config.yaml" in shown
     assert "shards: /data/日本" in shown
     assert "no shards in /data/日本" in shown
@@ -37,15 +37,15 @@ def test_the_launcher_speaks_utf8(tmp_path: Path) -> None:
 def test_folders_have_names_in_any_alphabet(faces: Path, tmp_path: Path) -> None:
     place = tmp_path / "ünï 日本"
     shutil.copytree(faces, place / "faces")
-    words = [*TINY, "engine=plain", "train.steps=1", "cluster.ranks=1", "run=r", f"paths.runs={place}"]
-    launched = told("cluster/launch.py", "-m", "local", *words, f"data.shards={place / 'faces'}")
+    overrides = [*TINY, "engine=plain", "train.steps=1", "cluster.ranks=1", "run=r", f"paths.runs={place}"]
+    launched = result("cluster/launch.py", "-m", "local", *overrides, f"data.shards={place / 'faces'}")
     assert f"complete, step_00000001; samples: {place}".encode() in launched
-    assert os.fsencode(place / "r") in told("cluster/status.py", place / "r")
-    assert b"valid" in told("tools/inspect_checkpoint.py", place / "r")
-    told("tools/report.py", place / "r", "--out", place / "p.html")
+    assert os.fsencode(place / "r") in result("cluster/status.py", place / "r")
+    assert b"valid" in result("tools/inspect_checkpoint.py", place / "r")
+    result("tools/report.py", place / "r", "--out", place / "p.html")
     page = (place / "p.html").read_text(encoding="utf-8")
     assert '<meta charset="utf-8">' in page
-    told(
+    result(
         "tools/sample.py",
         place / "r",
         "--count",
@@ -56,18 +56,20 @@ def test_folders_have_names_in_any_alphabet(faces: Path, tmp_path: Path) -> None
         place / "e.csv",
     )
     assert (place / "e.csv").read_text(encoding="utf-8").startswith("name,energy_4,energy_16\n")
-    told("tools/export.py", place / "r", "--out", place / "m.safetensors")
-    again = [*words, "train.steps=2", f"data.shards={place / 'faces'}"]
-    assert b"complete, step_00000002" in told("cluster/launch.py", "-m", "local", *again)
+    result("tools/export.py", place / "r", "--out", place / "m.safetensors")
+    again = [*overrides, "train.steps=2", f"data.shards={place / 'faces'}"]
+    assert b"complete, step_00000002" in result("cluster/launch.py", "-m", "local", *again)
 
 
 @pytest.mark.slow
 def test_a_name_that_is_no_utf8_is_no_traceback(faces: Path, tmp_path: Path) -> None:
     data, runs = tmp_path / os.fsdecode(b"x\xff"), tmp_path / os.fsdecode(b"runs\xff")
     shutil.copytree(faces, data)
-    words = [*TINY, "engine=plain", "train.steps=1", "cluster.ranks=1", "run=r", f"data.shards={data}"]
-    assert b"complete" in told("cluster/launch.py", "-m", "local", *words, f"paths.runs={tmp_path / 'runs'}")
-    told("tools/report.py", tmp_path / "runs/r")
-    refused = told("cluster/launch.py", "-m", "local", *words, f"paths.runs={runs}", code=2)
+    overrides = [*TINY, "engine=plain", "train.steps=1", "cluster.ranks=1", "run=r", f"data.shards={data}"]
+    assert b"complete" in result(
+        "cluster/launch.py", "-m", "local", *overrides, f"paths.runs={tmp_path / 'runs'}"
+    )
+    result("tools/report.py", tmp_path / "runs/r")
+    refused = result("cluster/launch.py", "-m", "local", *overrides, f"paths.runs={runs}", code=2)
     assert b"runs\\udcff/r is no name in UTF-8" in refused
     assert b"Traceback" not in refused

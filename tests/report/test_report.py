@@ -163,9 +163,9 @@ def test_numbers_beyond_a_floats_range_and_deep_nesting_are_skipped(tmp_path: Pa
     path = run.path / name
     keys = ("time", "energy_gap/16", "fid", "kid", "step_s", "energy_loss")
     huge = {"event": "start", "step": 300, **dict.fromkeys(keys, 10**400)}
-    beat = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "checkpoint_s"), 10**400)}
+    row = {"rank": 0, "node": "n1", **dict.fromkeys(("time", "step", "step_s", "checkpoint_s"), 10**400)}
     run.heartbeats.mkdir(parents=True, exist_ok=True)
-    (run.heartbeats / "rank_0000.json").write_text(json.dumps(beat))
+    (run.heartbeats / "rank_0000.json").write_text(json.dumps(row))
     for record in (huge, huge | {"step": 10**400}):
         deep = "[" * 100_000 + "\n"
         path.write_text(path.read_text() + "\n" + deep + json.dumps(record) + "\n")

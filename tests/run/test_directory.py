@@ -33,16 +33,16 @@ def test_a_frozen_config_names_places_whole(tmp_path: Path, monkeypatch: pytest.
     "shards", ["s3://bucket/faces", "pipe:cat x/{}", "/abs/faces", "$SCRATCH/faces", "http://x/y"]
 )
 def test_what_is_no_relative_path_stays(tmp_path: Path, shards: str) -> None:
-    words = [f"data.shards='{shards}'", "data.allow_pipe=true", "data.cache_dir=/c", f"paths.runs={tmp_path}"]
-    config = compose(words)
+    args = [f"data.shards='{shards}'", "data.allow_pipe=true", "data.cache_dir=/c", f"paths.runs={tmp_path}"]
+    config = compose(args)
     run = RunDir.of(config)
     run.freeze(config)
     assert load(run.config).data.shards == shards
 
 
 def test_a_name_is_no_change_and_a_setting_is(tmp_path: Path) -> None:
-    words = ["data.shards=shards", f"paths.runs={tmp_path}"]
-    RunDir(tmp_path / "two").freeze(compose([*words, "run=one"]))
-    RunDir(tmp_path / "two").refuse_changes(compose([*words, "run=two"]))
+    args = ["data.shards=shards", f"paths.runs={tmp_path}"]
+    RunDir(tmp_path / "two").freeze(compose([*args, "run=one"]))
+    RunDir(tmp_path / "two").refuse_changes(compose([*args, "run=two"]))
     with pytest.raises(UserError, match="seed: 0 -> 1"):
-        RunDir(tmp_path / "two").refuse_changes(compose([*words, "run=two", "seed=1"]))
+        RunDir(tmp_path / "two").refuse_changes(compose([*args, "run=two", "seed=1"]))

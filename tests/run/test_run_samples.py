@@ -17,11 +17,11 @@ from ggcn.run import event_log, sample_images
 from ggcn.run.directory import RunDir
 
 
-def begun(folder: Path, *words: str) -> RunDir:
+def begun(folder: Path, *argv: str) -> RunDir:
     """A run directory that holds a config and nothing else."""
     run = RunDir(folder / "run")
     run.path.mkdir(parents=True)
-    run.config.write_text(to_yaml(compose([*TINY, "run=run", "train.steps=400", *words])))
+    run.config.write_text(to_yaml(compose([*TINY, "run=run", "train.steps=400", *argv])))
     return run
 
 
@@ -65,15 +65,15 @@ def test_of_a_long_run_the_newest_stay_and_an_even_history(tmp_path: Path) -> No
     for step in range(100, 10_100, 100):
         sheet(tmp_path, step)
         sample_images.prune(tmp_path, 5, 100)
-    found = list(sample_images.steps(tmp_path))
-    assert found[-5:] == [9600, 9700, 9800, 9900, 10000]
-    older = found[:-5]
+    result = list(sample_images.steps(tmp_path))
+    assert result[-5:] == [9600, 9700, 9800, 9900, 10000]
+    older = result[:-5]
     assert 3 <= len(older) <= 5
     assert older[0] == 100  # the first
     gaps = {after - before for before, after in pairwise(older[1:])}
     assert len(gaps) == 1
     thumbs = {path.name for path in (tmp_path / sample_images.THUMBNAILS).iterdir()}
-    assert thumbs == {f"step_{step:06d}{end}" for step in found for end in (".jpg", "-finest.jpg")}
+    assert thumbs == {f"step_{step:06d}{end}" for step in result for end in (".jpg", "-finest.jpg")}
 
 
 def test_all_stay_where_the_config_says_so(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_million_lines_of_metrics_are_not_read_whole(
         for step in range(1, many + 1):
             file.write(json.dumps({"step": step, "energy_gap/16": step / 7, "note": filler}) + "\n")
         file.write('{"step": 60001, "energy_gap')
-    found = report.read(run).metrics
-    steps = [line["step"] for line in found]
+    result = report.read(run).metrics
+    steps = [line["step"] for line in result]
     assert steps[0] == 1
     assert steps[-1] == many
     assert 2000 < len(steps) < 5000
@@ -168,17 +168,17 @@ def test_a_run_whose_steps_are_all_saved_was_not_killed(tmp_path: Path) -> None:
 
 
 def test_a_run_leaves_thumbnails_and_a_report_that_says_how_it_ended(faces: Path, tmp_path: Path) -> None:
-    words = ["run=tiny", "train.steps=6", "log.samples_every=1", "log.samples_kept=2", "cluster.ranks=1"]
+    argv = ["run=tiny", "train.steps=6", "log.samples_every=1", "log.samples_kept=2", "cluster.ranks=1"]
     done = call(
-        "cluster/launch.py", "-m", "local", *TINY, *words, f"data.shards={faces}", f"paths.runs={tmp_path}"
+        "cluster/launch.py", "-m", "local", *TINY, *argv, f"data.shards={faces}", f"paths.runs={tmp_path}"
     )
     assert done.returncode == 0, done.stderr
     run = RunDir(tmp_path / "tiny")
-    found = sample_images.steps(run.samples)
-    assert list(found)[-2:] == [5, 6]
-    assert len(found) <= 4
-    assert all(thumb.exists() for path in found.values() for thumb in sample_images.thumbnails(path))
+    result = sample_images.steps(run.samples)
+    assert list(result)[-2:] == [5, 6]
+    assert len(result) <= 4
+    assert all(thumb.exists() for path in result.values() for thumb in sample_images.thumbnails(path))
     text = (run.path / "report.html").read_text()
     assert "killed" not in text
     assert "complete" in text
-    assert text.count('class="row"') == len(found)
+    assert text.count('class="row"') == len(result)

@@ -146,11 +146,11 @@ def test_links_inside_a_tar_are_followed(folder: Path, tmp_path: Path) -> None:
 
 def contents_that_are_readable(location: Path) -> dict[str, bytes]:
     """`contents` without what leads nowhere."""
-    source, found = sources.find(str(location)), {}
+    source, results = sources.find(str(location)), {}
     for entry in source.entries:
         if not sources.is_unreadable(sources.content_hash(source.location, entry)):
-            found[entry.name] = sources.read(source.location, entry)
-    return found
+            results[entry.name] = sources.read(source.location, entry)
+    return results
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar program")
@@ -176,8 +176,8 @@ def test_an_encrypted_member_is_named(tmp_path: Path) -> None:
         raw[raw.index(mark) + at] |= 1
     packed.write_bytes(raw)
     source = sources.find(str(packed))
-    found = [sources.content_hash(source.location, entry) for entry in source.entries]
-    assert [text for text in found if "encrypted; unpack" in text] == [found[1]]
+    results = [sources.content_hash(source.location, entry) for entry in source.entries]
+    assert [text for text in results if "encrypted; unpack" in text] == [results[1]]
 
 
 def test_a_zip_with_a_damaged_directory_is_named(tmp_path: Path) -> None:

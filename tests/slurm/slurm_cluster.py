@@ -129,13 +129,13 @@ class Machine:
 
     def _steps(self) -> list[int]:
         """The slurmstepd processes of this cluster; one that could not reach its controller stays for long."""
-        found = []
+        result = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
                 if f"SLURM_CONF={self.root}/".encode() in path.read_bytes():
                     name = (path.parent / "comm").read_text().strip()
-                    found += [int(path.parent.name)] if name == "slurmstepd" else []
-        return found
+                    result += [int(path.parent.name)] if name == "slurmstepd" else []
+        return result
 
     def clear(self) -> None:
         """Ends all jobs and waits until they are gone."""
@@ -253,12 +253,12 @@ def events(run: Path) -> list[dict[str, Any]]:
 
 def leftovers(folder: Path) -> list[str]:
     """Processes that name the folder on their command line."""
-    found = []
+    result = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             text = path.read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
         if str(folder) in text:
-            found.append(f"{path.parent.name}: {text}")
-    return found
+            result.append(f"{path.parent.name}: {text}")
+    return result

@@ -20,9 +20,9 @@ HANG = str(Path(__file__).parent / "hang")
 """makes a rank hang that gets USR1"""
 
 
-def wait(found: Callable[[], object], seconds: float = 120) -> None:
+def wait(result: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not found():
+    while not result():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.05)
 
@@ -44,7 +44,7 @@ def start() -> Iterator[Start]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def beats(run: Path) -> list[dict]:
+def records(run: Path) -> list[dict]:
     return heartbeat.read(run / "heartbeats")
 
 
@@ -57,15 +57,15 @@ def test_the_signal_comes_as_early_as_the_last_attempt_needed(overrides: list[st
     folder = tmp_path / "run/heartbeats"
     folder.mkdir(parents=True)
     for rank, slowest in enumerate((20.0, 100.0)):
-        beat = {"rank": rank, "slowest_s": slowest, "checkpoint_s": 60.0}
-        (folder / f"rank_{rank:04d}.json").write_text(json.dumps(beat))
+        record = {"rank": rank, "slowest_s": slowest, "checkpoint_s": 60.0}
+        (folder / f"rank_{rank:04d}.json").write_text(json.dumps(record))
     assert lead() == f"#SBATCH --signal=USR2@{1.5 * (100 + 60) + 5 + 30:.0f}"
 
 
 def test_slow_ranks_are_named() -> None:
     beaten = [{"rank": rank, "own_s": own} for rank, own in enumerate((1.0, 1.1, 0.9, 2.5, None))]
-    ((beat, ratio),) = heartbeat.stragglers(beaten, 1.5)
-    assert beat["rank"] == 3
+    ((record, ratio),) = heartbeat.stragglers(beaten, 1.5)
+    assert record["rank"] == 3
     assert ratio == pytest.approx(2.5 / 1.05)
     assert heartbeat.stragglers(beaten[:1], 1.5) == []
 
@@ -77,12 +77,12 @@ def test_the_time_before_a_deadline_counts_what_seldom_comes(tmp_path: Path) -> 
             time.sleep(seconds)
     for step in range(200):
         heart.step_done(step, own_s=0.0)
-    assert heart.lead_s() >= 1.5 * 0.5 + 5
+    assert heart.stop_lead_s() >= 1.5 * 0.5 + 5
     assert heart.slowest_s is not None
     assert heart.slowest_s < 0.3
     with heart.between(200, "checkpoint"):
         pass
-    known = heartbeat.Heartbeat(tmp_path, 0, 1, Watchdog(tmp_path / "stacks")).lead_s()
+    known = heartbeat.Heartbeat(tmp_path, 0, 1, Watchdog(tmp_path / "stacks")).stop_lead_s()
     assert known >= 1.5 * (0.3 + 0.8 * 0.2) + 5, "in the next life"
 
 
@@ -109,7 +109,7 @@ def test_a_local_run_shows_its_state_and_can_be_cancelled(
 ) -> None:
     run = tmp_path / "run"
     process = start(*overrides, "train.steps=100000", "log.samples_every=100000")
-    wait(lambda: len(beats(run)) == 2)
+    wait(lambda: len(records(run)) == 2)
     wait(lambda: (run / "metrics.jsonl").read_text().count("\n") > 2)
     running = call("cluster/status.py", run).stdout
     assert "running on" in running
@@ -128,8 +128,8 @@ def test_a_local_run_shows_its_state_and_can_be_cancelled(
 def test_a_hanging_rank_leaves_the_stacks_of_all(overrides: list[str], tmp_path: Path, start: Start) -> None:
     run = tmp_path / "run"
     process = start(*overrides, "train.steps=100000", "cluster.hang_s=6", PYTHONPATH=HANG)
-    wait(lambda: len(beats(run)) == 2)
-    os.kill(beats(run)[1]["pid"], signal.SIGUSR1)
+    wait(lambda: len(records(run)) == 2)
+    os.kill(records(run)[1]["pid"], signal.SIGUSR1)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "no step was completed for cluster.hang_s" in errors.splitlines()[-1]
@@ -143,8 +143,8 @@ def test_a_step_that_takes_almost_too_long_is_no_hang(
 ) -> None:
     run = tmp_path / "run"
     process = start(*overrides, "train.steps=100000", "cluster.hang_s=6")
-    wait(lambda: len(beats(run)) == 2)
-    stacks, pid = run / "logs/rank_0000.stacks", beats(run)[1]["pid"]
+    wait(lambda: len(records(run)) == 2)
+    stacks, pid = run / "logs/rank_0000.stacks", records(run)[1]["pid"]
     os.kill(pid, signal.SIGSTOP)
     wait(lambda: stacks.stat().st_size)
     os.kill(pid, signal.SIGCONT)

@@ -84,9 +84,9 @@ def test_crashes_count_until_a_new_checkpoint_and_preemptions_never(
         (run.checkpoints / f"step_{saved:08d}/COMPLETE").touch()
         if stop:
             event_log.add(run, "stop", step=saved, reason=stop)
-        found = requeue.verdict(run, code)
-        event_log.add(run, "end", **found._asdict(), step=saved)
-        return found
+        result = requeue.verdict(run, code)
+        event_log.add(run, "end", **result._asdict(), step=saved)
+        return result
 
     assert attempt(137, saved=5) == ("crash", "a rank was killed (SIGKILL: out of memory?)", True)
     assert attempt(0, saved=5, stop="SIGTERM") == ("stop", "asked to stop by SIGTERM", True)
@@ -143,10 +143,10 @@ def test_a_user_error_ends_a_job_and_a_transient_error_has_it_requeued(
         raise error
 
     monkeypatch.setattr(job, "run_rank", fail)
-    found = requeue.verdict(run, rank_in_a_fork(run))
-    assert (found.kind, found.requeue) == (kind, kind == "crash")
+    result = requeue.verdict(run, rank_in_a_fork(run))
+    assert (result.kind, result.requeue) == (kind, kind == "crash")
     sentence = str(error) if not isinstance(error, OSError) else "cannot write a checkpoint"
-    assert found.reason == ("a rank failed with exit code 1" if type(error) is RuntimeError else sentence)
+    assert result.reason == ("a rank failed with exit code 1" if type(error) is RuntimeError else sentence)
 
 
 def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_user_error_otherwise(
@@ -163,9 +163,9 @@ def test_a_lock_that_a_dead_node_left_is_a_crash_for_a_job_and_a_user_error_othe
     with run.exclusive("rank"):
         assert end().kind == "user_error"
         in_job(monkeypatch, "7")
-        found = end()
-    assert (found.kind, found.requeue) == ("crash", True)
-    assert "still locked after 1 s" in found.reason
+        result = end()
+    assert (result.kind, result.requeue) == ("crash", True)
+    assert "still locked after 1 s" in result.reason
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
@@ -177,10 +177,10 @@ def test_a_job_whose_gpus_cannot_be_used_ends_with_the_cause(
     run.freeze(config)
     in_job(monkeypatch, "7")
     monkeypatch.setenv(variable, "2")
-    found = requeue.verdict(run, rank_in_a_fork(run))
-    assert (found.kind, found.requeue) == ("user_error", False)
-    assert "GPUs were requested (" in found.reason
-    assert devices.cuda_unavailable_reason() in found.reason
+    result = requeue.verdict(run, rank_in_a_fork(run))
+    assert (result.kind, result.requeue) == ("user_error", False)
+    assert "GPUs were requested (" in result.reason
+    assert devices.cuda_unavailable_reason() in result.reason
     assert event_log.last(event_log.read(run), "start") is None
 
 

@@ -64,9 +64,9 @@ def test_a_sweep_is_an_array_that_runs_what_is_missing(run: Run) -> None:
     points = sorted(path.parent for path in run.path.glob("*/config.yaml"))
     named = [f"model-{model}_seed-{seed}" for model in ("gcn", "ggcn", "wgcn") for seed in (1, 2)]
     assert [point.name for point in points] == named
-    told = [[event["event"] for event in events(point)] for point in points]
-    assert [kinds.count("finish") for kinds in told] == [1] * 6
-    assert sum(kinds.count("submit") for kinds in told) == 2  # of the others the launcher forgot
+    result = [[event["event"] for event in events(point)] for point in points]
+    assert [kinds.count("finish") for kinds in result] == [1] * 6
+    assert sum(kinds.count("submit") for kinds in result) == 2  # of the others the launcher forgot
 
 
 def test_one_element_of_an_array_is_requeued_and_the_others_stay_as_they_are(run: Run) -> None:

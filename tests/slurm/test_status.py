@@ -31,9 +31,9 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def tell(path: Path, *words: object, **environment: str) -> subprocess.CompletedProcess:
+def tell(path: Path, *overrides: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command("cluster/status.py", path, *words),
+        command("cluster/status.py", path, *overrides),
         capture_output=True,
         text=True,
         env=quiet_environment() | environment,
@@ -106,9 +106,9 @@ def test_a_launcher_says_why_its_job_waits(run: RunDir, tmp_path: Path, faces: P
     for name in ("sbatch", "srun"):
         (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    words = [*TINY, f"data.shards={faces}", f"paths.runs={tmp_path}", "run=one", "-m", "slurm"]
+    overrides = [*TINY, f"data.shards={faces}", f"paths.runs={tmp_path}", "run=one", "-m", "slurm"]
     done = subprocess.run(
-        command("cluster/launch.py", *words),
+        command("cluster/launch.py", *overrides),
         capture_output=True,
         text=True,
         env=quiet_environment() | {"PATH": path},
@@ -207,7 +207,7 @@ RUBBISH: dict[str, Callable[[RunDir], object]] = {
     "binary events": lambda run: (run.path / event_log.NAME).write_bytes(bytes(range(256)) * 9),
     "a folder of events": lambda run: (run.path / event_log.NAME).mkdir(),
     "beats": lambda run: [
-        _append(run.path / f"heartbeats/rank_{n:04d}.json", beat) for n, beat in enumerate(BEATS)
+        _append(run.path / f"heartbeats/rank_{n:04d}.json", record) for n, record in enumerate(BEATS)
     ],
     "metrics": lambda run: run.metrics.write_text(METRICS),
     "binary metrics": lambda run: run.metrics.write_bytes(bytes(range(256)) * 9),
@@ -285,9 +285,9 @@ def test_one_broken_run_costs_the_others_nothing(run: RunDir, what: str, tmp_pat
     assert [row.split()[0] for row in rows] == ["one", "two"]
     assert rows[1].split()[-1] == "new"
     assert "unreadable (" not in rows[0], rows[0]
-    found = status.read(run, {})
-    assert status_text.report(found).startswith(str(run.path))
-    assert bool(found.config_error) == (what in CONFIGS)
+    result = status.read(run, {})
+    assert status_text.report(result).startswith(str(run.path))
+    assert bool(result.config_error) == (what in CONFIGS)
     assert str(run.path) in report.write(run, tmp_path / "report.html", {}).read_text()
 
 
@@ -295,8 +295,8 @@ def test_a_rank_starts_on_the_beats_of_any_version(tmp_path: Path) -> None:
     from ggcn.run.heartbeat import Heartbeat
     from ggcn.run.watchdog import Watchdog
 
-    for beat in BEATS:
-        (tmp_path / "rank_0000.json").write_text(beat)
+    for record in BEATS:
+        (tmp_path / "rank_0000.json").write_text(record)
         Heartbeat(tmp_path, 0, 1, Watchdog(tmp_path / "stacks")).stop()
 
 

@@ -25,12 +25,12 @@ def images(tmp_path: Path) -> Path:
 
 def tables(report: str) -> dict[str, list[dict[str, str]]]:
     """Title -> rows, each by its column heads."""
-    found = {}
+    result = {}
     for part in report.split("\n\n**")[1:]:
         title, rows = part.split("**\n\n")
         head, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows.splitlines()]
-        found[title.split(":")[0]] = [dict(zip(head, line, strict=True)) for line in lines]
-    return found
+        result[title.split(":")[0]] = [dict(zip(head, line, strict=True)) for line in lines]
+    return result
 
 
 def test_a_large_data_set_is_opened_by_several_processes_at_once(tmp_path: Path) -> None:
@@ -63,11 +63,11 @@ def test_every_rival_gets_its_row_and_a_finite_ratio(images: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.md").read_text() == done.stdout
     assert f"bench.py data --images {images}" in done.stdout
-    found = tables(done.stdout)
-    decoders = len({row["decoder"] for row in found["Decoders of JPEGs"]})
-    pixels = {row["decoder"]: row["Pillow's pixels"] for row in found["Decoders of JPEGs"]}
+    result = tables(done.stdout)
+    decoders = len({row["decoder"] for row in result["Decoders of JPEGs"]})
+    pixels = {row["decoder"]: row["Pillow's pixels"] for row in result["Decoders of JPEGs"]}
     assert pixels["Pillow"] == pixels["simplejpeg"] == "yes"
-    assert {title: len(rows) for title, rows in found.items()} == {
+    assert {title: len(rows) for title, rows in result.items()} == {
         "Decoders of JPEGs": 2 * decoders,
         "From shard to batch": 2 * 9,
         "From images to shards": 2 * (len({1, cores()}) + 2),
@@ -76,12 +76,14 @@ def test_every_rival_gets_its_row_and_a_finite_ratio(images: Path, tmp_path: Pat
     }
     figures = [
         float(cell.replace(",", ""))
-        for rows in found.values()
+        for rows in result.values()
         for row in rows
         for head, cell in row.items()
         if "/" in head or "ms" in head
     ]
-    assert len(figures) == 18 * 3 + len(found["From images to shards"]) * 2 + 9 * 2 + 4 * 4 + 2 * 2 * decoders
+    assert (
+        len(figures) == 18 * 3 + len(result["From images to shards"]) * 2 + 9 * 2 + 4 * 4 + 2 * 2 * decoders
+    )
     assert all(0 < figure < math.inf for figure in figures)
 
 
@@ -117,8 +119,8 @@ def test_a_chain_is_measured_beside_its_rivals_and_its_convolutions() -> None:
 
 
 def test_a_training_step_is_told_by_phases_that_add_up() -> None:
-    words = ["model.grids=[4,8]", "model.energy.width=8", "model.upsampler.width=16", "train.batch=16"]
-    done = call("tools/bench.py", "step", *words, "--rounds", 2)
+    args = ["model.grids=[4,8]", "model.energy.width=8", "model.upsampler.width=16", "train.batch=16"]
+    done = call("tools/bench.py", "step", *args, "--rounds", 2)
     assert done.returncode == 0, done.stderr
     times = {row["phase"]: float(row["ms"]) for row in tables(done.stdout)["A training step"]}
     whole, work = times.pop("all"), times.pop("chains and learning")

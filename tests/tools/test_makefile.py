@@ -35,10 +35,10 @@ def old_python(path: Path) -> Path:
     return path
 
 
-def make(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+def make(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess:
     """Runs make in a folder."""
     return subprocess.run(
-        ["make", *words],
+        ["make", *args],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ EVERY = ["evaluation.every=4", "evaluation.count=24", "evaluation.real=40"]
 
 
 @pytest.fixture
-def words(faces: Path, tmp_path: Path) -> list[str]:
+def overrides(faces: Path, tmp_path: Path) -> list[str]:
     """A run of eight steps that is evaluated twice."""
     cache = f"evaluation.cache={tmp_path / 'cache'}"
     return [
@@ -36,9 +36,9 @@ def words(faces: Path, tmp_path: Path) -> list[str]:
 
 
 def test_a_run_is_measured_on_its_way_and_its_best_checkpoint_is_kept(
-    words: list[str], faces: Path, tmp_path: Path
+    overrides: list[str], faces: Path, tmp_path: Path
 ) -> None:
-    ended = call("cluster/launch.py", "-m", "local", *words, "checkpoint.keep=1")
+    ended = call("cluster/launch.py", "-m", "local", *overrides, "checkpoint.keep=1")
     assert ended.returncode == 0, ended.stderr
     run = tmp_path / "scored"
     lines = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
@@ -58,9 +58,11 @@ def by_hand(run: Path, faces: Path, tmp_path: Path) -> float:
     return judge.evaluate(samples.drawn(load(run), 24, seed=0).ends)["fid"]
 
 
-def test_evaluation_does_not_change_the_run(words: list[str], tmp_path: Path) -> None:
+def test_evaluation_does_not_change_the_run(overrides: list[str], tmp_path: Path) -> None:
     for name, every in (("with", 4), ("without", 0)):
-        ended = call("cluster/launch.py", "-m", "local", *words, f"run={name}", f"evaluation.every={every}")
+        ended = call(
+            "cluster/launch.py", "-m", "local", *overrides, f"run={name}", f"evaluation.every={every}"
+        )
         assert ended.returncode == 0, ended.stderr
     ours, theirs = (tmp_path / name / "checkpoints/step_00000008" for name in ("with", "without"))
     of = [checkpoint.meta(folder)["files"] for folder in (ours, theirs)]
@@ -68,31 +70,31 @@ def test_evaluation_does_not_change_the_run(words: list[str], tmp_path: Path) ->
     assert all(of[0][path]["sha256"] == of[1][path]["sha256"] for path in of[0])
 
 
-def test_a_resumed_run_measures_again_what_it_trains_again(words: list[str], tmp_path: Path) -> None:
-    assert call("cluster/launch.py", "-m", "local", *words).returncode == 0
+def test_a_resumed_run_measures_again_what_it_trains_again(overrides: list[str], tmp_path: Path) -> None:
+    assert call("cluster/launch.py", "-m", "local", *overrides).returncode == 0
     run = tmp_path / "scored"
     before = (run / "evaluations.jsonl").read_text().splitlines()
     (run / "checkpoints/step_00000008/ema.pt").write_bytes(b"damaged")
-    ended = call("cluster/launch.py", "-m", "local", *words)
+    ended = call("cluster/launch.py", "-m", "local", *overrides)
     assert ended.returncode == 0, ended.stderr
     after = (run / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(line)["fid"] for line in after] == [json.loads(line)["fid"] for line in before]
 
 
-def test_an_evaluation_that_a_kill_prevented_is_made_up_for(words: list[str], tmp_path: Path) -> None:
-    assert call("cluster/launch.py", "-m", "local", *words).returncode == 0
+def test_an_evaluation_that_a_kill_prevented_is_made_up_for(overrides: list[str], tmp_path: Path) -> None:
+    assert call("cluster/launch.py", "-m", "local", *overrides).returncode == 0
     path = tmp_path / "scored/evaluations.jsonl"
     before = path.read_text().splitlines()
     path.write_text(before[0] + "\n")
-    ended = call("cluster/launch.py", "-m", "local", *words, "train.steps=9")
+    ended = call("cluster/launch.py", "-m", "local", *overrides, "train.steps=9")
     assert ended.returncode == 0, ended.stderr
     after = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in after] == [4, 8, 9]
     assert after[1]["fid"] == json.loads(before[1])["fid"]
 
 
-def test_a_mixture_has_no_one_set_to_compare_with(words: list[str], faces: Path) -> None:
+def test_a_mixture_has_no_one_set_to_compare_with(overrides: list[str], faces: Path) -> None:
     mixed = ["data.shards=", f"+data.mixture={{{faces}: 1.0}}"]
-    ended = call("cluster/launch.py", "-m", "local", *(w for w in words if "shards" not in w), *mixed)
+    ended = call("cluster/launch.py", "-m", "local", *(w for w in overrides if "shards" not in w), *mixed)
     assert ended.returncode != 0
     assert "evaluation.every=4 compares samples with the pictures of data.shards" in ended.stderr

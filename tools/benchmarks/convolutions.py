@@ -65,15 +65,15 @@ class Convolution:
 
 def convolutions(net: ConvEnergy, x: Tensor) -> list[Convolution]:
     """The layers that `x` [n, c, size, size] passes, float32, in torch's default layout."""
-    found = []
+    result = []
     with torch.no_grad():
         for layer in net.features:
             if isinstance(layer, nn.Conv2d):
                 name = "stem" if isinstance(layer, HalvingStem) else "convolution"
                 geometry = int(layer.stride[0]), int(layer.padding[0])
-                found.append(Convolution(name, x.contiguous(), layer.weight.detach(), *geometry))
+                result.append(Convolution(name, x.contiguous(), layer.weight.detach(), *geometry))
             x = layer(x)
-    return found
+    return result
 
 
 def multiplication(precision: str, device: torch.device) -> Callable[[], Tensor]:
