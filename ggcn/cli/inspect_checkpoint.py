@@ -84,7 +84,7 @@ def _marks(folder: Path) -> str:
         best = checkpoint.best(folder.parent)
     marks = ["latest"] if newest == folder.name else []
     if best and best["checkpoint"] == folder.name:
-        marks.append(f"best, score {best['score']:g}")
+        marks.append(f"best, FID {best['fid']:g}")
     return f" ({'; '.join(marks)})" if marks else ""
 
 

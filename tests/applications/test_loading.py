@@ -229,7 +229,7 @@ def test_a_checkpoint_that_names_a_file_outside_is_refused(run: Path, name: str)
     assert not inspect_checkpoint.inspect(folder)
 
 
-VAST = f'{{"checkpoint": "step_00000005", "score": 1{"0" * 400}}}'
+VAST = f'{{"checkpoint": "step_00000005", "fid": 1{"0" * 400}}}'
 """a note of the best whose score no float can hold"""
 
 
@@ -263,14 +263,14 @@ def test_a_damaged_note_of_the_best_is_none(run: Path) -> None:
         "",
         "[]",
         "3",
-        '{"checkpoint": "step_00000005", "score": "?"}',
+        '{"checkpoint": "step_00000005", "fid": "?"}',
         VAST,
         "[" * 100_000,
     ):
         (root / "best").write_text(content)
         assert checkpoint.best(root) is None
     assert checkpoint.note_best(root, 5, 7.5)
-    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "score": 7.5}
+    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "fid": 7.5}
 
 
 def test_folders_that_only_look_like_checkpoints_do_not_count(run: Path) -> None:
