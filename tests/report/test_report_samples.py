@@ -44,7 +44,7 @@ def test_the_row_that_is_cropped_from_a_sheet_is_that_of_the_finest_grids_sample
     page = image_grid.labelled_rows("title", rows, side=64)
     row = finest_row(page, config)
     assert row is not None
-    assert np.array_equal(np.asarray(row), np.asarray(image_grid.sheet(ends, 4, 4)))
+    assert np.array_equal(np.asarray(row), np.asarray(image_grid.make_grid(ends, 4, 4)))
     assert finest_row(page.crop((0, 0, page.width, page.height - 9)), config) is None
 
 
