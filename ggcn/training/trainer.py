@@ -115,9 +115,8 @@ class Trainer:
                     continue
                 self.learner.update_averages(step, particles)
             step += 1
-            self.heartbeat.step_done(
-                step, own_s=timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
-            )
+            own_s = timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
+            self.heartbeat.step_done(step, own_s)
             self.log_metrics(step, values, verdict)
             if self.due(step, self.config.log.samples_every):
                 self.save_samples(step, batch.images)
