@@ -116,6 +116,6 @@ def test_a_checkpoint_with_a_pipe_is_inspected(name: str, tmp_path: Path) -> Non
     os.mkfifo(place)
     done = call("tools/inspect_checkpoint.py", tmp_path)
     assert "Traceback" not in done.stderr
-    whole = name in ("latest", "best")
-    assert done.returncode == (0 if whole else 1), done.stderr
-    assert ("whole" if whole else "DAMAGED") in done.stdout
+    valid = name in ("latest", "best")
+    assert done.returncode == (0 if valid else 1), done.stderr
+    assert ("valid" if valid else "DAMAGED") in done.stdout

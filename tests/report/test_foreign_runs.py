@@ -137,7 +137,7 @@ def test_a_file_that_contradicts_itself_is_one_sentence(change: str, tmp_path: P
     else:
         facts["config"] = facts["config"].replace("seed: 3", "seed: ${oc.env:HOME}")
     save_file(tensors, tmp_path / "m.safetensors", facts)
-    sentence = "no exported model|do not fit the config|seed holds an interpolation"
+    sentence = "was not written by|do not fit the config|seed holds an interpolation"
     with pytest.raises(UserError, match=sentence):
         ggcn.load(tmp_path / "m.safetensors")
 

@@ -220,7 +220,7 @@ def test_an_image_file_starts_no_program(data: bytes, why: str, tmp_path: Path, 
         built = build.build(result, {tmp_path / crops: options}, 1)
         assert built is not None
         assert built[0].rejects == [("a.png", why)]
-    with pytest.raises(UserError, match="is no picture"):
+    with pytest.raises(UserError, match="is not an image"):
         user_images.mask(str(folder / "a.png"), 16)
     assert verify.undecodable(data, 40, "png").startswith("cannot be decoded")
     assert not ran.exists()
