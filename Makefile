@@ -1,10 +1,11 @@
 # make quickstart   from demo faces to samples of a trained model, some minutes on two cores
-# make test         everything the tests need, then the tests
+# make test         everything the tests need, then the tests, on two workers (WORKERS=0: one after another)
 # make check        format, lint, types, and that imports run downwards
 
 override PYTHON := $(or $(PYTHON),python3)
 override VENV := $(or $(VENV),.venv)
 BIN := $(VENV)/bin
+WORKERS := 2
 RUN := runs/quickstart
 
 RECENT = import sys; sys.version_info >= (3, 10) or sys.exit( \
@@ -24,7 +25,7 @@ quickstart: $(VENV)/demo.done
 	@echo "curves:               $(BIN)/tensorboard --logdir $(RUN)/tensorboard"
 
 test: $(VENV)/test.done
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/test.done
 	$(BIN)/ruff format --check .

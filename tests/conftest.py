@@ -18,6 +18,15 @@ from ggcn.distributed.rank_info import RankInfo
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would refuse
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers (`-n 2 --dist loadgroup`) the tests of a file stay together, and those that share ranks or a
+    SLURM cluster, whatever their file."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            room = item.path.parent.name
+            item.add_marker(pytest.mark.xdist_group(room if room in ("dist", "slurm") else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the 400 demo faces at 16 px."""
