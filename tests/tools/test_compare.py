@@ -21,7 +21,7 @@ def compare(*args: object) -> tuple[int, str]:
 def test_a_method_that_is_none_is_a_mistake(faces: Path, tmp_path: Path) -> None:
     code, output = compare(faces, "--out", tmp_path / "out", "--methods", "ggcn,gnac")
     assert code != 0
-    assert "there is no method gnac; choose from ggcn, coopnets" in output
+    assert "there is no method gnac; choose from ggcn, ggcn_contrastive, coopnets" in output
 
 
 def test_results_of_another_comparison_are_kept(faces: Path, tmp_path: Path) -> None:
