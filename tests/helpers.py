@@ -15,6 +15,7 @@ TINY = [
     "model.upsampler.min_width=8",
     "model.upsampler.z_dim=8",
     "model.chain.steps=[3]",
+    "model.chain.every=1",
     "data.workers=0",
     "train.batch=16",
     "log.every=1",

@@ -68,6 +68,7 @@ class Check:
         """A run on the random images, to `steps`; returns its directory."""
         runs = self.out / "runs"
         settings = [f"run={name}", f"paths.runs={runs}", f"data.shards={self.out / 'shards'}", "log.every=1"]
+        settings.append("model.chain.every=4")  # chains and up-samplers in every fourth of the few steps
         one_rank = ["-m", "local", "cluster.ranks=1", "data.workers=1", f"train.steps={steps}"]
         self.call(f"train-{name}-{steps}", "cluster/launch.py", *one_rank, *settings, *overrides)
         return runs / name
@@ -152,7 +153,7 @@ def precision(device: str) -> str:
     config = compose([])
     energies = build(config)[0].to(device).requires_grad_(False)
     for name, weight in energies.named_parameters():
-        if name.endswith("readout.weight"):
+        if ".linear." in name:
             torch.nn.init.normal_(weight, std=0.05)  # an energy that moves its chains
     grid, where = grids(config.model)[-1], torch.device(device)
     start = Noise([(0, "start")], where).normal(64, 3, grid.size, grid.size) * 0.3

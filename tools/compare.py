@@ -8,7 +8,8 @@ themselves can be reproduced bit for bit on a busy machine. They are evaluated w
 same feature network. The same command continues a stopped comparison. OUT gets results.json, table.md and pictures.png.
 The effect of a setting is measured by a variant:
 
-    python tools/compare.py shards/faces32 --methods ggcn --variant kl ggcn model.flow.gamma=[0.0] --out results/kl
+    python tools/compare.py shards/faces32 --methods ggcn_contrastive --out results/kl \
+        --variant kl ggcn_contrastive model.flow.gamma=[0.0]
 """
 
 import argparse
@@ -46,11 +47,12 @@ from ggcn.precision import set_numeric_flags
 from ggcn.sampling.sampler import load
 
 ROOT = Path(__file__).resolve().parents[1]
-FAMILY = ("ggcn", "coopnets", "wgcn", "gcn", "shortrun", "igebm")
+FAMILY = ("ggcn", "ggcn_contrastive", "coopnets", "wgcn", "gcn", "shortrun", "igebm")
 """presets of configs/model"""
 GANS = ("dcgan", "wgan-gp")
-SHORT, LONG = 4, 36
-"""steps of the two runs whose difference gives the time of a step; multiples of all periods of a method"""
+SHORT, LONG = 4, 44
+"""steps of the two runs whose difference gives the time of a step; they differ by a multiple of all periods of a
+method, the 20 steps between ggcn's chains among them"""
 ROUNDS = 2
 """such pairs per method; the fastest run of each length counts, since other processes only add time"""
 ROW = 16

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from yaml import YAMLError
 
 from ggcn.config.keys import key_types, sections, unknown
+from ggcn.config.renamed import no_preset
 
 if TYPE_CHECKING:
     from hydra.errors import MissingConfigException
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
 
 def missing_choice(error: "MissingConfigException") -> str:
     """The sentence about a choice that no folder of configs has."""
-    choices = ", ".join(error.options or [])
-    name = str(error.missing_cfg_file).replace("/", "=")
-    return f"there is no {name}" + (f"; choose one of {choices}" if choices else "")
+    return no_preset(str(error.missing_cfg_file).replace("/", "="), error.options or [])
 
 
 def sentence(error: BaseException) -> str:

@@ -30,21 +30,22 @@ def fill_defaults(config: Config) -> None:
     model.flow.gamma = list(model.flow.gamma) or [model.flow.gamma_ratio * a for a in chain.step_size]
 
 
-COARSEST, FACTOR = 4, 4
-"""pixels along a side of the smallest grid; ratio of neighbouring grids that are made for a size"""
+COARSEST = 4
+"""pixels along a side of the smallest grid that is made for a size"""
 
 
 def ladder(preset: Sequence[int], size: int) -> list[int]:
     """The grids of a model preset for images of another size, coarsest first.
 
-    A preset with one grid has one again. One with several has at least two, each a quarter of the next, down to the
-    size of the preset's coarsest.
+    A preset with one grid has one again. One with several has at least two, down to the size of the preset's
+    coarsest; neighbours have the ratio of the preset's two coarsest grids.
     """
-    sizes = [size]
-    while len(preset) > 1 and sizes[0] > COARSEST and (len(sizes) == 1 or sizes[0] > preset[0]):
-        if len(sizes) > 1 and sizes[0] < FACTOR * COARSEST:
-            break
-        sizes.insert(0, max(sizes[0] // FACTOR, COARSEST))
+    if len(preset) == 1 or size <= COARSEST:
+        return [size]
+    factor = max(2, preset[1] // max(preset[0], 1))
+    sizes = [max(size // factor, COARSEST), size]
+    while sizes[0] > preset[0] and sizes[0] >= factor * COARSEST:
+        sizes.insert(0, sizes[0] // factor)
     return sizes
 
 

@@ -19,6 +19,7 @@ from ggcn.config.override_values import (
     unquoted,
     wrong_type,
 )
+from ggcn.config.renamed import no_preset
 from ggcn.errors import UserError
 
 FORM = re.compile(r"(\+\+|\+|~)?([^=]*)(?:(=)(.*))?", re.DOTALL)
@@ -133,5 +134,5 @@ def _choice(override: Override) -> str:
     for one in names:
         if one.strip() not in (known := options(group)):
             several = "; several values need --sweep" if "," in one else ""
-            raise UserError(f"there is no {group}={one.strip()}; choose one of {', '.join(known)}{several}")
+            raise UserError(no_preset(f"{group}={one.strip()}", list(known)) + several)
     return name

@@ -1,5 +1,7 @@
 """Config keys that had another name before, so that whoever still uses the old one is told the new one."""
 
+from collections.abc import Sequence
+
 RENAMED = {
     "model.start": "model.chain_init",
     "model.start_sd": "model.init_std",
@@ -36,6 +38,15 @@ RENAMED = {
 """{old key or group: new}"""
 RENAMED_VALUES = {"model.chain_init": {"bank": "replay_buffer"}}
 """{key: {old value: new}}"""
+RENAMED_PRESETS = {"model=transport": "model=ggcn"}
+"""{GROUP=NAME of a file that configs/ had: what it is now}"""
+
+
+def no_preset(choice: str, known: Sequence[str]) -> str:
+    """The sentence about GROUP=NAME that is no file of the group, whose files are called `known`."""
+    if choice in RENAMED_PRESETS:
+        return f"there is no {choice}; it is {RENAMED_PRESETS[choice]} now"
+    return f"there is no {choice}" + (f"; choose one of {', '.join(known)}" if known else "")
 
 
 def reasons(key: str) -> dict[str, str]:

@@ -66,7 +66,7 @@ def altered(file: Path, change: object = None, drop: str = "", **changes: str) -
     with safe_open(file, "pt") as opened:
         metadata = {key: value for key, value in opened.metadata().items() if key != "sha256"}
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    name = "energies.grids.0.features.0.bias"
+    name = "energies.grids.0.levels.0.bias"
     if change is None:
         del tensors[name]
     elif isinstance(change, Tensor):
@@ -85,7 +85,7 @@ def test_weights_that_do_not_fit_are_one_sentence(file: Path, run: Path) -> None
     whole = "same"
     with pytest.raises(UserError, match=r"energies in .* do not fit the config .*Missing key"):
         ggcn.load(altered(file))
-    with pytest.raises(UserError, match=r"do not fit the config .*size mismatch for grids.0.features.0.bias"):
+    with pytest.raises(UserError, match=r"do not fit the config .*size mismatch for grids.0.levels.0.bias"):
         ggcn.load(altered(file, torch.zeros(3)))
     for name in ("config", "step"):
         with pytest.raises(UserError, match="was not written by tools/export.py"):
@@ -170,8 +170,8 @@ def test_threads_share_a_sampler(run: Path) -> None:
 def test_a_chain_does_not_change_the_network_while_it_runs(run: Path) -> None:
     energies = ggcn.load(run).energies
     met: list[Tensor] = []
-    energies.grids[1].features[0].register_forward_pre_hook(
-        lambda layer, inputs: met.append(energies.grids[1].features[0].weight)
+    energies.grids[1].levels[0].register_forward_pre_hook(
+        lambda layer, inputs: met.append(energies.grids[1].levels[0].weight)
     )
     energies.prepared(1)(torch.zeros(1, 3, 16, 16))
     assert met[0].dtype == torch.float32

@@ -152,7 +152,7 @@ def test_a_mistake_is_one_sentence(
 def diverged(model: Path, tmp_path: Path) -> Path:
     """A model with weights that are not numbers."""
     weights = export.weights(export.load(model))
-    name = "energies.grids.1.features.0.bias"
+    name = "energies.grids.1.levels.0.bias"
     config = to_yaml(export.load(model).config)
     path = tmp_path / "diverged.safetensors"
     save_file(

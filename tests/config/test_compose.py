@@ -30,7 +30,7 @@ def composed(large: Path, *overrides: str) -> Config:
     [
         (
             [],
-            r"images of 64 .*averaged down to the model's 32; add model.grids=\[16,64\] .* or model.grids=\[16,32\]",
+            r"images of 64 .*averaged down to the model's 32; add model.grids=\[16,32,64\] .* or model.grids=\[16,32\]",
         ),
         (
             ["model=gcn"],

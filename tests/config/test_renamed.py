@@ -8,7 +8,7 @@ from helpers import TINY
 from ggcn.config import overrides
 from ggcn.config.compose import compose, load, to_yaml
 from ggcn.config.keys import key_types, sections
-from ggcn.config.renamed import RENAMED, RENAMED_VALUES
+from ggcn.config.renamed import RENAMED, RENAMED_PRESETS, RENAMED_VALUES
 from ggcn.errors import UserError
 
 
@@ -56,6 +56,22 @@ def test_an_old_name_in_a_frozen_config(tmp_path: Path, now: str, before: str, s
         load(path)
     assert str(caught.value).endswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+def test_a_preset_that_has_another_name_now() -> None:
+    with pytest.raises(UserError) as caught:
+        compose(["model=transport"])
+    assert str(caught.value) == "there is no model=transport; it is model=ggcn now"
+    compose(list(RENAMED_PRESETS.values()))
+
+
+def test_a_renamed_preset_in_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment").mkdir()
+    experiment = "# @package _global_\ndefaults:\n  - override /model: transport\nrun: mine\n"
+    (tmp_path / "experiment/mine.yaml").write_text(experiment, encoding="utf-8")
+    monkeypatch.setenv("GGCN_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(UserError, match="there is no model=transport; it is model=ggcn now"):
+        compose(["experiment=mine"])
 
 
 def test_new_names_exist_and_old_ones_are_gone() -> None:

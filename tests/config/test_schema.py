@@ -44,8 +44,8 @@ def test_a_frozen_config_comes_back_as_it_was(tmp_path: Path) -> None:
         ("lanes=[1,2]", "lanes"),
         (
             "model=nosuch",
-            "there is no model=nosuch; choose one of coopnets, frame, gcn, ggcn, igebm, multigrid, shortrun, "
-            "transport, wgcn",
+            "there is no model=nosuch; choose one of coopnets, frame, gcn, ggcn, ggcn_contrastive, igebm, multigrid, "
+            "shortrun, wgcn",
         ),
         ("experiment=nosuch", "there is no experiment=nosuch; choose one of"),
         ("train.batch=63", "train.batch=63 is not a multiple of lanes=8"),
@@ -103,9 +103,9 @@ def test_composing_needs_no_torch() -> None:
 
 
 def test_chains_scale_with_the_grid_unless_told_otherwise() -> None:
-    model = compose(["model.grids=[16,64]", "model.chain.step_size=[2.0]"]).model
+    model = compose(["model=ggcn_contrastive", "model.grids=[16,64]", "model.chain.step_size=[2.0]"]).model
     coarse, fine = grid_settings(model)
     assert (coarse.step_size, fine.step_size, fine.gamma, fine.temperature) == (2.0, 2.0, 2.0, 5e-6)
-    coarse, fine = grid_settings(compose(["model.grids=[16,64]"]).model)
+    coarse, fine = grid_settings(compose(["model=ggcn_contrastive", "model.grids=[16,64]"]).model)
     assert fine.step_size == 16 * coarse.step_size == 64**2 * 0.02
     assert fine.step_size * fine.temperature == coarse.step_size * coarse.temperature

@@ -21,7 +21,7 @@ from ggcn.distributed.lanes import Lanes, generator
 from ggcn.sampling.noise import Noise
 
 FILE = Path(__file__).with_name("golden.json")
-PRESETS = ("ggcn", "gcn", "multigrid", "coopnets", "frame")
+PRESETS = ("ggcn", "ggcn_contrastive", "gcn", "multigrid", "coopnets", "frame")
 STEPS = 3
 PURPOSES = ("chain", "hidden", "data noise", "segments", "bank", "order", "flip", "crop")
 TOLERANCE = 1e-3

@@ -24,7 +24,7 @@ def everyday(*chosen: str) -> list:
     return [pytest.param(p, marks=() if p in chosen else pytest.mark.slow) for p in PRESETS]
 
 
-@pytest.mark.parametrize("preset", everyday("ggcn", "gcn", "transport"))
+@pytest.mark.parametrize("preset", everyday("ggcn", "gcn", "ggcn_contrastive"))
 def test_one_two_and_four_ranks_train_the_same_run(rank_pool: RankPool, preset: str) -> None:
     overrides = [*OVERRIDES, f"model={preset}", "engine.kind=plain"]
     one, two, four = (rank_pool.run(world, learn, overrides, 12)[0] for world in (1, 2, 4))

@@ -127,7 +127,7 @@ def test_a_run_moves_from_four_ranks_to_two_to_one_to_four(
         more.append(f"train.steps={10 * number + 10}")
         trained(*overrides, "run=moving", *more, mode="local")
     for one, two in zip(*(_lines(tmp_path / run) for run in ("still", "moving")), strict=True):
-        for name in ("energy_loss", "energy_gradient_norm", "relative_displacement/16"):
+        for name in ("energy_loss", "energy_gradient_norm", "displacement/16"):
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), (one["step"], name)
 
 

@@ -17,7 +17,7 @@ PARTICLES = ("samples", "data", "both", "segments")
 
 
 def tiny(*overrides: str) -> Config:
-    return compose([*TINY, "engine.precision=fp32", *overrides])
+    return compose([*TINY, "model=ggcn_contrastive", "engine.precision=fp32", *overrides])
 
 
 def batches(config: Config, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor], Tensor]:

@@ -17,7 +17,7 @@ from ggcn.learning.transport import TransportObjective, assignment, decay
 from ggcn.models import fitted
 
 CPU = torch.device("cpu")
-WORDS = [*TINY, "model=transport", "engine=plain", "engine.precision=fp32"]
+WORDS = [*TINY, "engine=plain", "engine.precision=fp32"]
 
 
 class Potential(nn.Module):

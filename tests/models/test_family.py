@@ -52,14 +52,20 @@ PLAIN = [
     "train.energy.lr=1e-3",
     "train.upsampler.lr=1e-3",
 ]
-"""ggcn with the defaults of the others"""
+"""for ggcn_contrastive: the defaults of the others"""
 EQUALS = {
-    "ggcn with one grid and gamma 0 is coopnets": (
-        ["model=ggcn", *PLAIN, "model.grids=[16]", "model.flow.gamma=[0]"],
+    "ggcn_contrastive with one grid and gamma 0 is coopnets": (
+        ["model=ggcn_contrastive", *PLAIN, "model.grids=[16]", "model.flow.gamma=[0]"],
         ["model=coopnets", "model.grids=[16]"],
     ),
-    "ggcn with fixed up-sampling from the data's colours and gamma 0 is multigrid": (
-        ["model=ggcn", *PLAIN, "model.upsampler.kind=fixed", "model.chain_init=data", "model.flow.gamma=[0]"],
+    "ggcn_contrastive with fixed up-sampling from the data's colours and gamma 0 is multigrid": (
+        [
+            "model=ggcn_contrastive",
+            *PLAIN,
+            "model.upsampler.kind=fixed",
+            "model.chain_init=data",
+            "model.flow.gamma=[0]",
+        ],
         ["model=multigrid"],
     ),
     "wgcn with gamma 0 is gcn": (
@@ -85,7 +91,7 @@ def test_the_flows_differ_when_gamma_does() -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_a_network_with_kinks_is_refused_where_it_must_be_differentiated_twice(activation: str) -> None:
-    overrides = [*TINY, f"model.energy.activation={activation}"]
+    overrides = [*TINY, "model=ggcn_contrastive", f"model.energy.activation={activation}"]
     with pytest.raises(UserError, match=r"cannot be differentiated twice.*take silu or softplus"):
         compose(overrides)
     assert compose([*overrides, "model.flow.gamma=[0]"]).model.energy.activation == activation
@@ -111,7 +117,9 @@ def test_chains_take_their_gradient_in_the_precision_asked_for() -> None:
 def test_the_jko_term_is_taken_in_the_precision_asked_for() -> None:
     terms, slopes = {}, {}
     for precision in ("engine", "bf16", "fp32"):
-        config = compose([*TINY, "engine.precision=bf16", f"model.flow.precision={precision}"])
+        config = compose(
+            [*TINY, "model=ggcn_contrastive", "engine.precision=bf16", f"model.flow.precision={precision}"]
+        )
         energies, _ = build(config)
         objective = EnergyObjective(energies, grids(config.model), "both", 0.0)
         dice = torch.Generator().manual_seed(0)
@@ -126,7 +134,9 @@ def test_the_jko_term_is_taken_in_the_precision_asked_for() -> None:
 
 
 def test_hidden_chains_without_an_energy_keep_to_the_normal_distribution() -> None:
-    energies, upsamplers = build(compose([*TINY, "model.grids=[4]", "engine.precision=fp32"]))
+    energies, upsamplers = build(
+        compose([*TINY, "model=ggcn_contrastive", "model.grids=[4]", "engine.precision=fp32"])
+    )
     torch.nn.init.zeros_(energies.grids[0].readout.weight)
     z = torch.zeros(4_000, 8)
     settings = HiddenChainConfig(steps=60, step_size=0.2, temperature=1.0)
@@ -136,7 +146,9 @@ def test_hidden_chains_without_an_energy_keep_to_the_normal_distribution() -> No
 
 
 def test_hidden_chains_descend_the_energy_of_what_z_becomes() -> None:
-    energies, upsamplers = build(compose([*TINY, "model.grids=[4]", "engine.precision=fp32"]))
+    energies, upsamplers = build(
+        compose([*TINY, "model=ggcn_contrastive", "model.grids=[4]", "engine.precision=fp32"])
+    )
     energies.grids[0].readout.weight.data *= 30
 
     def level(z: Tensor) -> float:

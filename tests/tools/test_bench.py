@@ -124,6 +124,7 @@ def test_a_training_step_is_told_by_phases_that_add_up() -> None:
     assert done.returncode == 0, done.stderr
     times = {row["phase"]: float(row["ms"]) for row in tables(done.stdout)["A training step"]}
     whole, work = times.pop("all"), times.pop("chains and learning")
+    assert times["learn the energy"] < times.pop("mean step, chains in one of 20") < whole
     assert 0 < times.pop("of it: up-sample") < times["sample"]
     assert sum(times.values()) == pytest.approx(whole, abs=0.5)
     assert 0 < work < whole

@@ -21,7 +21,7 @@ def compare(*args: object) -> tuple[int, str]:
 def test_a_method_that_is_none_is_a_mistake(faces: Path, tmp_path: Path) -> None:
     code, output = compare(faces, "--out", tmp_path / "out", "--methods", "ggcn,gnac")
     assert code != 0
-    assert "there is no method gnac; choose from ggcn, coopnets" in output
+    assert "there is no method gnac; choose from ggcn, ggcn_contrastive, coopnets" in output
 
 
 def test_results_of_another_comparison_are_kept(faces: Path, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_results_of_another_comparison_are_kept(faces: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_methods_get_equal_time_and_a_second_call_finds_nothing_to_do(faces: Path, tmp_path: Path) -> None:
-    args = [faces, "--out", tmp_path, "--methods", "ggcn,dcgan", "--variant", "kl", "ggcn"]
+    args = [faces, "--out", tmp_path, "--methods", "ggcn,dcgan", "--variant", "kl", "ggcn_contrastive"]
     args += ["model.flow.gamma=[0.0]", "--seconds", 2, "--seeds", 2, "--count", 24, "--size", 16]
     args = [*args, "--real", 40]
     code, output = compare(*args)

@@ -49,8 +49,10 @@ def _table(config: Config, device: torch.device, rounds: int) -> Table:
     state, size = State(config, lanes, learner, device), config.model.grids[-1]
     images = torch.randint(256, (config.train.batch, 3, size, size), dtype=torch.uint8)
     log(f"{rounds} steps")
-    _step(learner, state, images, 0)  # warm-up: kernels are chosen and memory is allocated
-    rounds_s = [_step(learner, state, images, step) for step in range(1, rounds + 1)]
+    every = config.model.chain.every
+    numbers = range(every - 1, (rounds + 1) * every, every)  # of steps that have chains
+    _step(learner, state, images, numbers[0])  # warm-up: kernels are chosen and memory is allocated
+    rounds_s = [_step(learner, state, images, step) for step in numbers[1:]]
     minima = {phase: 1e3 * min(seconds[phase] for seconds in rounds_s) for phase in rounds_s[0]}
     upsampling, total = minima.pop("up-sample"), sum(minima.values())
     rows = [[phase, *_share(ms, total)] for phase, ms in minima.items()]
@@ -58,9 +60,12 @@ def _table(config: Config, device: torch.device, rounds: int) -> Table:
     rows.append(["chains and learning", *_share(sum(minima[phase] for phase in COMPUTE), total)])
     chain = ", ".join(f"{grid.size} px: {grid.steps}" for grid in learner.grids)
     name = f"{config.train.batch} images, {config.engine.precision}, Langevin steps {chain}"
-    return Table(
-        f"A training step: {name}", ["phase", "ms", "share"], [*rows, ["all", *_share(total, total)]]
-    )
+    rows.append(["all", *_share(total, total)])
+    if every > 1:
+        without = total - minima["sample"] - minima["learn the up-samplers"]
+        average = without + (total - without) / every
+        rows.append([f"mean step, chains in one of {every}", *_share(average, total)])
+    return Table(f"A training step: {name}", ["phase", "ms", "share"], rows)
 
 
 def _step(learner: Learner, state: State, images: Tensor, step: int) -> dict[str, float]:
