@@ -11,7 +11,7 @@ A run diverges in one of two ways. Each is judged by how far and for how long, b
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, inf, isfinite, log, log10
 from typing import Any
 
@@ -112,6 +112,11 @@ def judge(guard: GuardConfig, history: History, values: dict[str, float]) -> tup
 def health(history: History) -> str:
     """The health of a checkpoint saved now. Stalled chains do no damage, and do not count here."""
     return SUSPECT if history.cooldown_left else HEALTHY
+
+
+def forget_usual(history: History) -> History:
+    """The history for a run that goes on with another config, in which other values will be usual."""
+    return replace(history, log_usual={}, counts={}, seen={}, outside={})
 
 
 def _signals(values: dict[str, float]) -> dict[str, float]:

@@ -213,6 +213,13 @@ def test_learning_that_moves_slowly_is_no_loss() -> None:
     assert set(judged(changes, after(200))) == {HEALTHY}
 
 
+def test_another_config_may_be_unlike_the_one_before() -> None:
+    """Chains of more steps, say, which reach further."""
+    longer = [{"displacement/16": 1.0, "energy_gap/16": 5.0}] * 100
+    assert DIVERGED in judged(longer, after(200))
+    assert set(judged(longer, guard.forget_usual(after(200)))) == {HEALTHY}
+
+
 TRANSPORT = {
     "transport_error/16": 30.0,
     "transport_target/16": 50.0,
