@@ -36,6 +36,8 @@ SEVERITY_DECAY = 0.25
 """powers of ten by which the severity of a signal decreases at most in a step within the limit"""
 USUAL_WARMUP = 20
 """observations of a signal before it is compared with what is usual"""
+YOUTH = 100
+"""step at which a margin is still twice as wide as later, and the wider the earlier, for early learning moves fast"""
 GROWTH_WARMUP = 10
 """first steps, in which weights that start at 0 may grow without a limit"""
 
@@ -116,7 +118,7 @@ def health(history: History) -> str:
 
 def forget_usual(history: History) -> History:
     """The history for a run that goes on with another config, in which other values will be usual."""
-    return replace(history, log_usual={}, counts={}, seen={}, outside={})
+    return replace(history, steps=0, log_usual={}, counts={}, seen={}, outside={})
 
 
 def _signals(values: dict[str, float]) -> dict[str, float]:
@@ -151,10 +153,11 @@ def _limits(
 
 def _usual_limits(history: History, signals: dict[str, float]) -> Iterator[Excess]:
     """The limits of what is usual in this run."""
+    youth = 1 + YOUTH / max(history.steps, 1)
     for name, value in signals.items():
         if history.counts.get(name, 0) >= USUAL_WARMUP:
             usual, (multiple, amount) = _usual(history, name), MARGINS[name.split("/")[0]]
-            yield name, value, usual + max(multiple * usual, amount)
+            yield name, value, usual + youth * max(multiple * usual, amount)
 
 
 def _usual(history: History, name: str) -> float:
@@ -176,10 +179,9 @@ def _update(
     severity: dict[str, float],
     unusual: set[str],
 ) -> History:
-    calm = not severity and not unusual
-    cooldown_left = max(history.cooldown_left - 1, 0) if calm else guard.cooldown_steps
+    outside = _outside(guard, history, signals, unusual)
     log_usual, counts = dict(history.log_usual), dict(history.counts)
-    if not cooldown_left:
+    if not severity and not outside:
         for name, value in signals.items():
             amount = MARGINS[name.split("/")[0]][1]
             counts[name] = min(counts.get(name, 0) + 1, guard.memory)
@@ -192,8 +194,8 @@ def _update(
         seen=history.seen | dict.fromkeys(signals, history.steps + 1),
         weights=history.weights | {name: values[name] for name in WEIGHTS if name in values},
         severity=severity,
-        outside=_outside(guard, history, signals, unusual),
-        cooldown_left=cooldown_left,
+        outside=outside,
+        cooldown_left=guard.cooldown_steps if severity or unusual else max(history.cooldown_left - 1, 0),
         stalled_steps=history.stalled_steps + 1 if _is_stalled(values) else 0,
     )
 

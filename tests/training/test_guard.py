@@ -88,9 +88,9 @@ def test_limits_grow_with_what_is_usual() -> None:
     """A model with a Gaussian reference, say, whose gap is thousands: 10 times and 100 times that."""
     usual = [{"energy_gap/16": 5000.0 + step % 7} for step in range(200)]
     assert set(judged(usual)) == {HEALTHY}
-    history = after(200, usual[0])
-    assert judged([{"energy_gap/16": 9.9 * 5000.0}], history) == [HEALTHY]
-    assert judged([{"energy_gap/16": 10.1 * 5000.0}], history) == [SUSPECT]
+    history = after(2000, usual[0])
+    assert judged([{"energy_gap/16": 10 * 5000.0}], history) == [HEALTHY]
+    assert judged([{"energy_gap/16": 11 * 5000.0}], history) == [SUSPECT]
     assert DIVERGED not in judged([{"energy_gap/16": 99 * 5000.0}] * 300, history, EXPLOSIONS_ONLY)
     assert judged([{"energy_gap/16": 10_001 * 5000.0}], history) == [DIVERGED]
 
@@ -156,7 +156,7 @@ def lost(steps: int) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize("healthy_steps", [100, 4000])
+@pytest.mark.parametrize("healthy_steps", [300, 4000])
 @pytest.mark.parametrize("duration", [1, 5, 50, 100])
 def test_images_that_are_lost_for_good_are_noticed_within_fifty_steps(
     duration: int, healthy_steps: int
@@ -218,6 +218,16 @@ def test_another_config_may_be_unlike_the_one_before() -> None:
     longer = [{"displacement/16": 1.0, "energy_gap/16": 5.0}] * 100
     assert DIVERGED in judged(longer, after(200))
     assert set(judged(longer, guard.forget_usual(after(200)))) == {HEALTHY}
+
+
+def test_early_learning_may_move_fast() -> None:
+    """Gap and displacement as a small CoopNets has them, which settle after a first rush."""
+    changes = [{"energy_gap/16": 0.02, "displacement/16": 0.008}] * 15
+    changes += [
+        {"energy_gap/16": 0.02 * 1.2**step, "displacement/16": 0.008 * 1.12**step} for step in range(30)
+    ]
+    changes += [{"energy_gap/16": 5.0, "displacement/16": 0.28}] * 100
+    assert DIVERGED not in judged(changes)
 
 
 TRANSPORT = {
