@@ -99,16 +99,11 @@ def judge(guard: GuardConfig, history: History, values: dict[str, float]) -> tup
     severity = {name: powers for name, powers in severity.items() if powers > 0}
     unusual = {name for name, value, limit in _usual_limits(history, signals) if value > limit}
     updated = _update(guard, history, signals, values, severity, unusual)
-    reasons = {
-        name: f"{name} {signals[name]:.4g}, usually {_usual(history, name):.4g}" for name in sorted(unusual)
-    }
-    reasons |= {
-        name: f"{name} {value:.4g}, limit {limit:.4g}" for name, value, limit in limits if value > limit
-    }
+    reasons = _reasons(history, signals, limits, unusual)
     exploded = any(powers >= log10(guard.severity) for powers in severity.values())
     if exploded or _is_lost(guard, updated):
-        return updated, Verdict(DIVERGED, list(reasons.values()))
-    return updated, _suspicion(guard, updated, list(reasons.values()))
+        return updated, Verdict(DIVERGED, reasons)
+    return updated, _suspicion(guard, updated, reasons)
 
 
 def health(history: History) -> str:
@@ -215,6 +210,19 @@ def _outside(
 def _is_lost(guard: GuardConfig, history: History) -> bool:
     *_, second, first = 0.0, 0.0, *sorted(history.outside.values())
     return first + second >= 2 * guard.lost_steps or first >= 1.5 * guard.lost_steps
+
+
+def _reasons(
+    history: History, signals: dict[str, float], limits: list[Excess], unusual: set[str]
+) -> list[str]:
+    """A sentence part for each signal that is unusual or over its limit."""
+    reasons = {
+        name: f"{name} {signals[name]:.4g}, usually {_usual(history, name):.4g}" for name in sorted(unusual)
+    }
+    exceeded = {
+        name: f"{name} {value:.4g}, limit {limit:.4g}" for name, value, limit in limits if value > limit
+    }
+    return list((reasons | exceeded).values())
 
 
 def _is_stalled(values: dict[str, float]) -> bool:
