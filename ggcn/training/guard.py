@@ -141,8 +141,8 @@ def _limits(
             yield name, value, max(floors[kind], guard.max_ratio * _usual(history, name))
         elif kind == "saturation":
             yield name, value, guard.saturation
-    if history.steps >= GROWTH_WARMUP:
-        for name in history.weights.keys() & values.keys():
+    for name in WEIGHTS:
+        if history.steps >= GROWTH_WARMUP and name in values and name in history.weights:
             yield name, values[name], guard.weight_growth * history.weights[name]
 
 
