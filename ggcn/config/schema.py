@@ -354,9 +354,10 @@ class GuardConfig:
     """Watches every step's numbers and takes a run that diverges back to its last healthy checkpoint, from where
     it goes on with new random numbers.
 
-    Limits are wide, and may be passed for a moment, because healthy runs are restless: small ones go through
-    bursts of 10 to 20 steps with an energy gap of 45, gradients of 1000 and 97 % of the pixels saturated, and recover.
-    Lost ones pass the limits by powers of ten, or for long."""
+    Limits may be passed for a while, because healthy runs are restless: small ones go through bursts of 10 to 20 steps
+    with an energy gap of 45, gradients of 1000 and 97 % of the pixels saturated, and recover. A run has exploded when
+    it passes wide limits by powers of ten. It is lost when its signals leave for good what was usual in its own past:
+    energy gap, displacement and saturation of chains, fit of the transport regression, gradient norms."""
 
     enabled: bool = True
     """false: nothing is watched, and a value that is not finite ends the run"""
@@ -364,23 +365,29 @@ class GuardConfig:
     """roll-backs after which the run ends: settings that diverge again and again must change. A roll-back counts until
     the run has a healthy checkpoint `window` steps beyond the divergence, or goes on with another config by --force"""
     window: int = ranged(100, 1, 100_000)
-    """steps that the running medians look back on"""
+    """steps beyond a divergence for which its roll-back counts; chains that only diffuse for as many make a run
+    suspect"""
+    memory: int = ranged(1000, 1)
+    """healthy steps over which the usual value of a signal is averaged (of those in which the signal is observed)"""
+    lost_steps: int = ranged(30, 1)
+    """a run is lost when two signals have been far above their usual value for this many steps, or one for half as
+    many again; steps with usual values are subtracted"""
     cooldown_steps: int = ranged(25, 1)
     """steps for which a run stays suspect after a limit was passed; a checkpoint saved meanwhile is none to go
     back to"""
     max_ratio: float = ranged(100.0, 1)
-    """multiple of its running median that |energy gap| or a gradient norm may reach"""
+    """multiple of its usual value that |energy gap| or a gradient norm may reach before it counts as an explosion"""
     energy_gap: float = ranged(50.0, 0)
-    """|energy gap| up to this is never blamed; usual is 1. (train.energy_l2 holds it below 1 / energy_l2, 50, where
-    energies tell data from samples without fail.)"""
+    """|energy gap| up to this is no explosion; usual is 1. A loss may stay below it, since train.energy_l2 holds the
+    gap below 1 / energy_l2 (50) where energies tell data from samples without fail"""
     grad_norm: float = ranged(1000.0, 0)
-    """gradient norms up to this are never blamed; usual are 1 to 10"""
+    """gradient norms up to this are no explosion; usual are 1 to 10"""
     weight_growth: float = ranged(1.25, 1)
     """factor by which the norm of a network's weights may grow in one step; 1.01 is usual"""
     saturation: float = ranged(0.9, 0)
     """fraction of a grid's pixels at or beyond -1 or 1 that chain ends may have above what data has"""
     severity: float = ranged(100.0, 1)
-    """a run has diverged when one signal's multiples of its limit reach this product: 100 times the limit in one
+    """a run has exploded when one signal's multiples of its limit reach this product: 100 times the limit in one
     step, 10 times in two, 2 times in seven. A step within the limit takes a factor of up to 1.8 off again"""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ggcn import files
 from ggcn.config.compose import load
-from ggcn.config.schema import GuardConfig
+from ggcn.config.schema import Config, GuardConfig
 from ggcn.errors import UserError
 from ggcn.run import checkpoint
 from ggcn.run.directory import RunDir, identity
@@ -22,7 +22,8 @@ from ggcn.training.guard import Verdict
 
 Incident = dict[str, Any]
 """step, attempt, reasons, signals, rolled_back_to (0: the initial weights), gave_up, time; healthy: the newest step
-with a healthy checkpoint at that time; config: a hash of the settings that determine what the run computes"""
+with a healthy checkpoint at that time; config: a hash of the settings that determine what the run computes;
+empty where its config is not frozen"""
 
 
 def read_incidents(run: RunDir) -> list[Incident]:
@@ -46,7 +47,7 @@ def record_incident(
         "reasons": verdict.reasons,
         "rolled_back_to": rollback_target(run.checkpoints, former),
         "healthy": (healthy := next(_healthy(run.checkpoints), 0)),
-        "config": (config := _config_hash(run)),
+        "config": (config := config_hash(load(run.config)) if run.config.exists() else ""),
         "gave_up": len(counted_rollbacks(guard, former, healthy, config)) >= guard.max_rollbacks,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "signals": {name: value if isfinite(value) else str(value) for name, value in values.items()},
@@ -90,11 +91,9 @@ def counted_rollbacks(
     return counted[::-1]
 
 
-def _config_hash(run: RunDir) -> str:
-    """A hash of the settings that determine what the run computes; empty where its config is not frozen."""
-    if not run.config.exists():
-        return ""
-    return hashlib.sha256(json.dumps(identity(load(run.config)), sort_keys=True).encode()).hexdigest()[:16]
+def config_hash(config: Config) -> str:
+    """A hash of the settings that determine what a run computes."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def apply_rollback(run: RunDir, keep_every: int = 0) -> int:

@@ -139,6 +139,8 @@ class Trainer:
         step = int(metadata["step"])
         self.replaced = int(metadata.get("replaced", 0))
         self.history = guard.History(**metadata.get("guard", {}))
+        if metadata.get("config") != rollback.config_hash(self.config):
+            self.history = guard.forget_usual(self.history)
         self.learner.attempt = max(attempt, int(metadata.get("attempt", 0)))
         self.open_data(step)
         if folder:
@@ -277,7 +279,11 @@ class Trainer:
 
     def save_checkpoint(self, step: int) -> None:
         """Commits a checkpoint of this step."""
-        judgement = {"health": guard.health(self.history), "guard": asdict(self.history)}
+        judgement = {
+            "health": guard.health(self.history),
+            "guard": asdict(self.history),
+            "config": rollback.config_hash(self.config),
+        }
         progress = {"replaced": self.replaced, "attempt": self.learner.attempt}
         with self.heartbeat.between(step, "checkpoint"):
             metadata = self.state.metadata(self.stream.hash) | progress | judgement

@@ -188,6 +188,20 @@ def test_at_the_cap_a_sentence_and_a_healthy_checkpoint(overrides: list[str], tm
     assert all(is_healthy(line) for line in lines(continued.metrics))
 
 
+def test_what_is_usual_is_remembered_unless_the_config_changes(overrides: list[str], tmp_path: Path) -> None:
+    """Longer chains, say, reach further, which is no divergence."""
+    shutil.copytree(tmp_path / "x", tmp_path / "changed/x")
+    for changes, known in (
+        ([], END),
+        (["model.chain.steps=[9]", f"paths.runs={tmp_path}/changed"], END - GROWN),
+    ):
+        run = train([*overrides, *changes])
+        assert (
+            checkpoint.meta(run.checkpoints / checkpoint.name(END))["guard"]["counts"]["displacement/16"]
+            == known
+        )
+
+
 def two_ranks(faces: Path, place: Path, stage: int = 2, model: str = "gcn") -> list[str]:
     """Overrides of a run of 16 steps by DeepSpeed, with persistent chains if the model has them."""
     overrides = [
