@@ -79,8 +79,9 @@ class Trainer:
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         self.evaluation_hook = EvaluationHook(config, run, device) if config.evaluation.every else None
-        measure_fit = config.model.flow.objective == "transport" and config.log.r2_every
-        self.fit_monitor = FitMonitor(config) if measure_fit else None
+        measure_fit = config.log.r2_every or config.checkpoint.best_by == "r2_heldout"
+        transport = config.model.flow.objective == "transport"
+        self.fit_monitor = FitMonitor(config, run) if transport and measure_fit else None
         self.timer = PhaseTimer(device)
         self.background = BackgroundWork()
         self.logger: MetricLogger | None = None  # on rank 0 only
@@ -94,6 +95,10 @@ class Trainer:
     def train(self, step: int, stop: StopRequest) -> TrainResult:
         """Trains from `step` completed steps on, in phases that are timed; numbers of steps count from 1."""
         timer, stopping = self.timer, False
+        if (
+            self.fit_monitor and step > 0
+        ):  # the process may have ended between the checkpoint and its measurement
+            self.fit_monitor.record_best(self.learner, step)
         if self.evaluation_missing(step):
             self.evaluate(step)
         while step < self.config.train.steps and not stopping:
@@ -231,11 +236,13 @@ class Trainer:
 
     def log_metrics(self, step: int, values: dict[str, float], verdict: Verdict) -> None:
         """Adds the fit of the regression where it is due, and writes a line where one is due."""
-        if self.fit_monitor and self.due(step, self.config.log.r2_every):
-            values = values | self.fit_monitor.measure(self.learner)
+        settings = self.config.log
+        measure_fit = self.fit_monitor and settings.r2_every and self.due(step, settings.r2_every)
+        if self.fit_monitor and measure_fit:
+            values = values | self.fit_monitor.measure(self.learner, step)
         if self.logger:
             self.logger.advance(values)
-            if self.due(step, self.config.log.every):
+            if measure_fit or self.due(step, settings.every):
                 self.logger.log(step, values | self.throughput(), verdict.log_fields())
 
     def throughput(self) -> dict[str, float]:
@@ -283,6 +290,8 @@ class Trainer:
         with self.heartbeat.between(step, "checkpoint"):
             metadata = self.state.metadata(self.stream.hash) | progress | judgement
             self.checkpoints.save(step, self.state.write, metadata)
+            if self.fit_monitor:
+                self.fit_monitor.record_best(self.learner, step)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether samples are evaluated after this step."""

@@ -263,14 +263,14 @@ def test_a_damaged_note_of_the_best_is_none(run: Path) -> None:
         "",
         "[]",
         "3",
-        '{"checkpoint": "step_00000005", "score": "?"}',
+        '{"checkpoint": "step_00000005", "fid": "?"}',
         VAST,
         "[" * 100_000,
     ):
         (root / "best").write_text(content)
         assert checkpoint.best(root) is None
-    assert checkpoint.note_best(root, 5, 7.5)
-    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "score": 7.5}
+    assert checkpoint.record_best(root, 5, 7.5)
+    assert checkpoint.best(root) == {"checkpoint": "step_00000005", "fid": 7.5}
 
 
 def test_folders_that_only_look_like_checkpoints_do_not_count(run: Path) -> None:
@@ -284,8 +284,8 @@ def test_discarded_checkpoints_of_a_roll_back_can_be_inspected(
 ) -> None:
     run = trained(tmp_path / "run", steps=(5, 10))
     root = run / "checkpoints"
-    checkpoint.note_best(root, 10, 3.0)
-    checkpoint.leave(root / "step_00000010")
+    checkpoint.record_best(root, 10, 3.0)
+    checkpoint.archive(root / "step_00000010")
     assert [folder.name for folder in inspect_checkpoint.find(run)] == [
         "step_00000005",
         "left-step_00000010",

@@ -55,7 +55,7 @@ def test_a_run_is_measured_on_its_way_and_its_best_checkpoint_is_kept(
 def by_hand(run: Path, faces: Path, tmp_path: Path) -> float:
     """The FID of the last checkpoint's samples, drawn by one process."""
     judge = Evaluator(network("efficientnet-lite2"), read(faces, 16, 40), FeatureCache(tmp_path / "other"))
-    return judge.evaluate(samples.drawn(load(run), 24, seed=0).ends)["fid"]
+    return judge.evaluate(samples.draw_samples(load(run), 24, seed=0).ends)["fid"]
 
 
 def test_evaluation_does_not_change_the_run(overrides: list[str], tmp_path: Path) -> None:
