@@ -32,7 +32,7 @@ class Sampler:
     """
 
     settings = SamplerSettings()
-    """what replaces the chain settings of the config; see with_settings"""
+    """what replaces the chain settings of the checkpoint and its config; see with_settings"""
 
     def __init__(
         self,
@@ -44,6 +44,8 @@ class Sampler:
     ) -> None:
         """folder: the checkpoint's, or an exported file; metadata: its meta.json, or the file's own."""
         self.config, self.folder, self.metadata = config, folder, metadata or {}
+        self.calibrated = SamplerSettings(time=calibrated_time(self.metadata))
+        _ = self.grids  # raises what does not fit them
         self.energies = energies.eval().requires_grad_(False)
         self.upsamplers = upsamplers.eval().requires_grad_(False)
         self.device = next(energies.parameters()).device
@@ -58,8 +60,9 @@ class Sampler:
     ) -> "Sampler":
         """A sampler of the same networks with other chains; each setting is a number, or one per grid.
 
-        steps: Langevin steps. time: steps * step size; by default models with model.chain.time keep their time
-        when they take other steps, and others keep their step size. noise: standard deviation of what is added to
+        steps: Langevin steps. time: steps * step size; by default what was calibrated when the checkpoint was
+        written, or else the config's. Models with model.chain.time keep their time when they take other steps, and
+        others their step size. noise: standard deviation of what is added to
         chain starts, 0 by default. Raises UserError for numbers that are out of range or do not fit the grids.
         """
         other = copy(self)
@@ -92,7 +95,8 @@ class Sampler:
         first, *rest = grids(self.config.model)
         if self.config.model.chain_init == "replay_buffer":
             first = replace(first, steps=first.steps * self.config.model.replay_buffer.cold_start_factor)
-        return self.settings.apply([first, *rest], keep_time=self.config.model.chain.time > 0)
+        settings = self.calibrated.updated(self.settings)
+        return settings.apply([first, *rest], keep_time=self.config.model.chain.time > 0)
 
     def batches(self, count: int, seed: int = 0, batch: int = 64, first: int = 0) -> Iterator[Tensor]:
         """Images number first to first + count in batches of at most about `batch`, [n, channels, size, size], on the
@@ -119,6 +123,17 @@ class Sampler:
         shape = (0, self.energies.shape[0], *[self.grids[-1].size] * 2)
         empty = torch.empty(shape, dtype=torch.float32, device="cpu")
         return torch.cat([empty, *sampler.batches(count, seed, batch)])
+
+
+def calibrated_time(metadata: Mapping[str, Any]) -> list[float] | None:
+    """The chain time per grid that a checkpoint's meta.json or an exported file's metadata tell, if they do. Raises
+    UserError when they are damaged."""
+    if "sampling" not in metadata:
+        return None
+    try:
+        return [float(time) for time in metadata["sampling"]["time"]]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"the sampling settings {metadata['sampling']} of this model are damaged") from None
 
 
 def check_finite(values: Tensor, sampler: Sampler) -> None:

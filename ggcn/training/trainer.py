@@ -24,13 +24,13 @@ from ggcn.run.checkpoint import Checkpoints
 from ggcn.run.directory import RunDir
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
-from ggcn.sampling.sampler import Sampler
 from ggcn.training import guard, rollback, sample_page
 from ggcn.training.background import BackgroundWork
 from ggcn.training.evaluation import EvaluationHook
 from ggcn.training.fit_monitor import FitMonitor
 from ggcn.training.guard import Verdict
 from ggcn.training.linear_maps import fit_linear_maps
+from ggcn.training.samplers import Samplers
 from ggcn.training.state import State
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Trainer:
         measure_fit = config.log.r2_every or config.checkpoint.best_by == "r2_heldout"
         transport = config.model.flow.objective == "transport"
         self.fit_monitor = FitMonitor(config, run) if transport and measure_fit else None
+        self.samplers = Samplers(config)
         self.timer = PhaseTimer(device)
         self.background = BackgroundWork()
         self.logger: MetricLogger | None = None  # on rank 0 only
@@ -255,16 +256,13 @@ class Trainer:
         """Whether something that happens at multiples of `every`, and at the last step, happens at `step`."""
         return step % every == 0 or step == self.config.train.steps
 
-    def sampler(self) -> Sampler:
-        """A sampler of the averaged weights as they are now."""
-        return Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
-
     def save_samples(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png, below data from `images`. Files and report are written in the background."""
         with self.main_process_work(step, "samples") as is_main_process:
+            sampler = self.samplers.sampler(self.learner, step)
             if not is_main_process:
                 return
-            sampler, settings, folder = self.sampler(), self.config.log, self.run.samples
+            settings, folder = self.config.log, self.run.samples
             buffer = self.learner.replay_buffer
             chains = buffer.chains.flatten(0, 1) if buffer else None
             rows = sample_page.draw_rows(sampler, settings.samples, images, chains)
@@ -288,7 +286,8 @@ class Trainer:
         judgement = {"health": guard.health(self.history), "guard": asdict(self.history)}
         progress = {"replaced": self.replaced, "attempt": self.learner.attempt}
         with self.heartbeat.between(step, "checkpoint"):
-            metadata = self.state.metadata(self.stream.hash) | progress | judgement
+            sampling = self.samplers.metadata(self.learner, step)
+            metadata = self.state.metadata(self.stream.hash) | progress | judgement | sampling
             self.checkpoints.save(step, self.state.write, metadata)
             if self.fit_monitor:
                 self.fit_monitor.record_best(self.learner, step)
@@ -307,6 +306,6 @@ class Trainer:
         """Evaluates fresh samples against the training images, and refreshes the report."""
         assert self.evaluation_hook is not None
         with self.main_process_work(step, "evaluation") as is_main_process:
-            self.evaluation_hook.evaluate(self.sampler(), step)
+            self.evaluation_hook.evaluate(self.samplers.sampler(self.learner, step), step)
             if is_main_process:
                 self.background.start("report.html", lambda: report.write(self.run))

@@ -4,24 +4,16 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_model import tiny_sampler
+from tiny_model import tiny_sampler, with_slopes
 from torch import Tensor
 
 from ggcn.errors import UserError
 from ggcn.sampling.sampler import Sampler
 
-TRANSPORT = ("model=transport", "model.grids=[4,16]")
-
 
 @pytest.fixture
 def transport() -> Sampler:
-    """A transport model of 4 and 16 px whose energies have slopes to move along."""
-    sampler = tiny_sampler(*TRANSPORT)
-    dice = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in sampler.energies.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=dice))
-    return sampler
+    return with_slopes()
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -10,6 +10,7 @@ from helpers import TINY, call
 from ggcn.config.compose import compose
 from ggcn.errors import UserError
 from ggcn.run import checkpoint
+from ggcn.sampling.sampler import load
 
 OVERRIDES = [
     *TINY,
@@ -62,6 +63,8 @@ def test_the_best_by_held_out_images_is_kept_over_a_restart(split_faces: Path, t
     best = checkpoint.best(root) or {}
     assert best["measured"] == "mean R^2 over grids, 80 held-out images"
     assert (root / best["checkpoint"]).is_dir()
+    times = [grid.steps * grid.step_size for grid in load(run, step=6).grids]
+    assert times == pytest.approx(checkpoint.meta(root / checkpoint.name(6))["sampling"]["time"] * 2)
     if best["checkpoint"] == checkpoint.name(6):
         assert best["r2_heldout"] == pytest.approx(held_out(run)[6], rel=1e-5)
     better = {**best, "checkpoint": checkpoint.name(6), "r2_heldout": 2.0}
