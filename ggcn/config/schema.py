@@ -116,7 +116,9 @@ class ChainConfig:
     """Langevin step size a. By default step_size_scale * size^2: the energy's gradient per pixel shrinks with the
     number of pixels, so a must grow with it for a chain to get anywhere. Too large ones make chains oscillate"""
     time: float = ranged(0.0, 0)
-    """steps * step_size of every chain, where step_size is empty; 0: from step_size_scale"""
+    """steps * step_size of every chain, where step_size is empty; 0: from step_size_scale. With
+    flow.objective=transport it is the time of training chains, and samples run for one that every checkpoint calibrates
+    on training images"""
     step_size_scale: float = ranged(0.01, 0, 1_000_000)
     """Langevin step size for each pixel of a grid, where step_size is empty"""
     temperature: list[float] = ranged([], 0, inf, "[)")
