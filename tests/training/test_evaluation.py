@@ -97,4 +97,4 @@ def test_a_mixture_has_no_one_set_to_compare_with(overrides: list[str], faces: P
     mixed = ["data.shards=", f"+data.mixture={{{faces}: 1.0}}"]
     ended = call("cluster/launch.py", "-m", "local", *(w for w in overrides if "shards" not in w), *mixed)
     assert ended.returncode != 0
-    assert "evaluation.every=4 compares samples with the pictures of data.shards" in ended.stderr
+    assert "evaluation.every=4 compares samples with the images of data.shards" in ended.stderr
