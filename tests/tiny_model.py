@@ -20,10 +20,23 @@ def gaussian_energy(x: Tensor) -> Tensor:
     return ((difference @ PRECISION) * difference).sum(1) / 2
 
 
+TRANSPORT = ("model=ggcn", "model.grids=[4,16]")
+
+
 def tiny_sampler(*overrides: str) -> Sampler:
     """An untrained model, 4 and 16 px."""
     config = compose([*TINY, "engine=plain", "engine.precision=fp32", *overrides])
     return Sampler(config, *build(config))
+
+
+def with_slopes(*overrides: str) -> Sampler:
+    """A transport model whose energies have slopes to move along."""
+    sampler = tiny_sampler(*TRANSPORT, *overrides)
+    dice = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in sampler.energies.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=dice))
+    return sampler
 
 
 def random_images(count: int, size: int = 16) -> Tensor:

@@ -21,7 +21,6 @@ def denoise(
     std: float,
     first: int,
     seed: int,
-    steps: int | None = None,
     weight: float | None = None,
 ) -> Tensor:
     """Clean images x of noisy ones y, `images` [n, c, size, size] in [-1, 1] with noise of standard deviation `std`.
@@ -29,21 +28,20 @@ def denoise(
     Gradient descent on weight E(x) + |x - y|^2 / (2 std^2) on the finest grid. It starts from what the up-samplers
     make of y on the next coarser grid, whose pixels are averages and hold less noise. Returned on the CPU.
 
-    first: the number of the first image; steps, weight: by default the model's own, and
-    `energy_weight` of the start.
+    first: the number of the first image; weight: by default `energy_weight` of the start.
     """
     count, finest = len(images), sampler.grids[-1]
     keys = sample_keys(seed, range(first, first + count), sampler)
     y = pad_to_lanes(images.to(sampler.device), sampler)
-    start, steps = _start(sampler, y, keys), finest.steps if steps is None else steps
+    start = _start(sampler, y, keys)
     weights = (
-        energy_weight(start, y, std, steps, finest.step_size)
+        energy_weight(start, y, std, finest.steps, finest.step_size)
         if weight is None
         else torch.full_like(y[:, 0, 0, 0], weight)
     )
     energy = sampler.energies.prepared(len(sampler.grids) - 1)
     with frozen(sampler.energies):
-        return gradient_descent(energy, start, y, std, weights, steps, finest.step_size)[:count].cpu()
+        return gradient_descent(energy, start, y, std, weights, finest.steps, finest.step_size)[:count].cpu()
 
 
 def _start(sampler: Sampler, y: Tensor, keys: Keys) -> Tensor:

@@ -1,7 +1,9 @@
 """A trained model in one file: averaged weights, with the config in the file's metadata."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +38,8 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     trained = sampler.load(run, step)
     text, tensors = public(trained.config), weights(trained)
     metadata = {"format": FORMAT, "config": text, "step": str(trained.metadata["step"]), "ggcn": __version__}
+    if "sampling" in trained.metadata:
+        metadata["sampling"] = json.dumps(trained.metadata["sampling"])
     with files.atomic_write(out) as temporary:
         # save_file would make a file that only its owner may read, and hides the operating system's errors
         temporary.write_bytes(save(tensors, metadata | {"sha256": digest(tensors)}))
@@ -83,7 +87,19 @@ def load_file(path: Path, device: str | torch.device = "cpu", step: int | None =
     config = parse(metadata["config"], path)
     config.data.allow_pipe = False  # a file from someone else must not allow itself to run commands
     networks = {network: _strip_prefix(tensors, f"{network}.") for network in ("energies", "upsamplers")}
-    return sampler.build_sampler(config, networks, path, device, metadata)
+    return sampler.build_sampler(config, networks, path, device, _parse_sampling(metadata, path))
+
+
+def _parse_sampling(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    """The file's metadata with the sampling settings as in meta.json, where there are any."""
+    try:
+        return (
+            {**metadata, "sampling": json.loads(metadata["sampling"])}
+            if "sampling" in metadata
+            else {**metadata}
+        )
+    except (ValueError, RecursionError):
+        raise UserError(f"the sampling settings in {path} cannot be read; export it again") from None
 
 
 def _strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

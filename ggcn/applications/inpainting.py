@@ -11,32 +11,29 @@ from ggcn.applications.latent_fitting import fit_z
 from ggcn.config.grids import Grid
 from ggcn.models.build import frozen
 from ggcn.models.pyramid import pyramid
+from ggcn.sampling.draw import chain_start
 from ggcn.sampling.langevin import langevin
 from ggcn.sampling.noise import Noise
 from ggcn.sampling.sampler import Sampler
 
 
 @torch.inference_mode(False)
-def inpaint(
-    sampler: Sampler, images: Tensor, mask: Tensor, first: int, seed: int, steps: int | None = None
-) -> Tensor:
+def inpaint(sampler: Sampler, images: Tensor, mask: Tensor, first: int, seed: int) -> Tensor:
     """Images [n, c, size, size] in [-1, 1] with the pixels where mask [size, size] is False filled in by chains
     that see the others, coarse to fine; the known ones are returned unchanged. On the CPU.
 
-    first: the number of the first image, on which its noise depends; steps: of the finest grid's chains, by
-    default the model's own.
+    first: the number of the first image, on which its noise depends.
     """
     count, keys = len(images), sample_keys(seed, range(first, first + len(images)), sampler)
     images, mask = pad_to_lanes(images.to(sampler.device), sampler), mask.to(sampler.device)
     noise = Noise(keys, sampler.device)
-    *coarse, finest = sampler.grids
-    grids = [*coarse, finest if steps is None else replace(finest, steps=steps)]
+    grids = sampler.grids
     sizes, std = [grid.size for grid in grids], sampler.config.train.data_noise
     levels = known_pixels(images, mask, sizes, noise, std)
     x = _initial(sampler, keys, levels[0])
     with frozen(sampler.energies), frozen(sampler.upsamplers), torch.no_grad():
         for number, (grid, known) in enumerate(zip(grids, levels, strict=True)):
-            start = sampler.upsamplers.start(number, x)
+            start = chain_start(sampler.upsamplers, number, grid, x, noise)
             x = conditional_langevin(sampler.energies.prepared(number), start, known, grid, noise)
     return torch.where(mask, images, x)[:count].cpu()
 

@@ -12,11 +12,11 @@ from ggcn.sampling.sampler import Sampler
 
 
 @torch.inference_mode(False)
-def interpolate(sampler: Sampler, rows: range, seed: int, count: int, steps: int | None = None) -> Tensor:
+def interpolate(sampler: Sampler, rows: range, seed: int, count: int) -> Tensor:
     """Row r: `count` images on the great circle from the z of image 2r of a seed to that of image 2r + 1, as
     [len(rows), count, c, size, size] on the CPU. All images of a row share the chain noise of its first.
 
-    steps: of the finest grid's chains; by default the model's own. Raises UserError for a model without z.
+    Raises UserError for a model without z.
     """
     model = sampler.config.model
     if model.chain_init != "hidden":
@@ -28,7 +28,7 @@ def interpolate(sampler: Sampler, rows: range, seed: int, count: int, steps: int
     fractions = [index / max(count - 1, 1) for index in range(count)]
     z = torch.stack([slerp(first, last, fraction) for fraction in fractions], 1).flatten(0, 1)
     keys = [sample_key(seed, 2 * row) for row in rows for _ in range(count)]
-    stops = [sampler.grids[-1].steps if steps is None else steps]
+    stops = [sampler.grids[-1].steps]
     z, keys = pad_to_lanes(z, sampler), [*keys, *keys[-1:] * (-len(keys) % sampler.lane_width)]
     states = finest_chain_states(sampler, z, Noise(keys, sampler.device), stops)
     return states[: len(rows) * count, 0].unflatten(0, (len(rows), count)).cpu()

@@ -15,7 +15,7 @@ def trajectory(sampler: Sampler, numbers: range, seed: int, stops: Sequence[int]
     """Images `numbers` of a seed after each of `stops` Langevin steps on the finest grid (increasing numbers), as
     [len(numbers), len(stops), c, size, size] on the CPU.
 
-    After the model's own number of steps the image is the one that Sampler.draw returns.
+    After the sampler's own number of steps the image is the one that Sampler.draw returns.
     """
     keys = sample_keys(seed, numbers, sampler)
     states = finest_chain_states(sampler, sampler.initial(keys), Noise(keys, sampler.device), stops)

@@ -15,12 +15,13 @@ from typing import Any
 
 from ggcn import files
 from ggcn.applications.export import load
-from ggcn.cli.options import PIPE_HELP, data_config, device
+from ggcn.cli.options import PIPE_HELP, add_chain_flags, data_config, device, with_chain_flags
 from ggcn.evaluation import feature_cache
 from ggcn.evaluation.evaluate import MAX_SAMPLES, Request, evaluate
 from ggcn.evaluation.features import NAMES, network, require
 from ggcn.evaluation.table import table
 from ggcn.paths import user_path
+from ggcn.sampling.settings import SamplerSettings
 
 
 def main() -> None:
@@ -29,21 +30,22 @@ def main() -> None:
     require("torchmetrics")
     torch_device = device(args.device)
     net = network(args.features, args.weights, torch_device)
-    sampler = load(args.run, args.step, torch_device)
+    sampler = with_chain_flags(load(args.run, args.step, torch_device), args)
     limits = {"count": args.count, "limit": args.limit, "seed": args.seed, "batch": args.batch}
     with data_config(args.allow_pipe) as config:
         request = Request(args.data, args.holdout, args.ood, cache=args.cache, config=config, **limits)
         result = evaluate(sampler, net, request)
-    out = args.out or default_out(args.run, result)
+    out = args.out or default_out(args.run, result, sampler.settings)
     print(table(result))  # first, so that the numbers are not lost where the file cannot be written
     files.write_json(out, result)
     print(f"\nall numbers: {out}")
 
 
-def default_out(run: Path, result: dict[str, Any]) -> Path:
-    """Where the numbers go by default: a folder in the run directory, or next to an exported file."""
+def default_out(run: Path, result: dict[str, Any], settings: SamplerSettings) -> Path:
+    """Where the numbers go by default: a folder in the run directory, or next to an exported file. Other chains than
+    the model's own have other names."""
     samples = result["samples"]
-    name = f"step_{samples['step']:08d}-{result['features']}-{samples['count']}-seed{samples['seed']}.json"
+    name = f"step_{samples['step']:08d}-{result['features']}-{samples['count']}-seed{samples['seed']}{settings}.json"
     return run / "evaluations" / name if run.is_dir() else run.with_name(f"{run.stem}-{name}")
 
 
@@ -86,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=user_path, metavar="FILE", help="weights of Inception, which its package lacks"
     )
+    add_chain_flags(parser)
     parser.add_argument("--limit", type=int, default=Request.limit, help="images per set at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64, help="chains at once")

@@ -84,7 +84,8 @@ def _marks(folder: Path) -> str:
         best = checkpoint.best(folder.parent)
     marks = ["latest"] if newest == folder.name else []
     if best and best["checkpoint"] == folder.name:
-        marks.append(f"best, FID {best['fid']:g}")
+        by = checkpoint.best_by(best)
+        marks.append(f"best, {by} {best[by]:g}")
     return f" ({'; '.join(marks)})" if marks else ""
 
 

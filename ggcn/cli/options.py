@@ -11,6 +11,7 @@ import torch
 from ggcn.config.data import DataConfig
 from ggcn.errors import UserError
 from ggcn.precision import set_numeric_flags
+from ggcn.sampling.sampler import Sampler
 
 PIPE_HELP = (
     "allow SHARDS to be pipe:COMMAND, which runs in a shell; what a run's own config says of it is ignored"
@@ -35,6 +36,37 @@ def add_renamed_flags(parser: argparse.ArgumentParser, names: dict[str, str]) ->
     """Former names of flags and their present ones; --help does not list them."""
     for old, new in names.items():
         parser.add_argument(old, action=RenamedFlag, const=new, nargs="?", help=argparse.SUPPRESS)
+
+
+def add_chain_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a sampler's chains, each a number or one per grid."""
+    group = parser.add_argument_group(
+        "chains", "one number, or one per grid as in 4,8; default: the model's own"
+    )
+    flags = {
+        "steps": ("N", "Langevin steps; transport models keep the time, other models the step size"),
+        "time": ("T", "steps * step size; for transport models in units of the flow's own time"),
+        "temperature": ("T", "of the chains; 0: gradient descent"),
+        "noise": ("S", "standard deviation of noise added to chain starts, pixels in [-1, 1]; 0"),
+    }
+    for name, (metavar, text) in flags.items():
+        group.add_argument(f"--{name}", type=_numbers, metavar=metavar, help=text)
+
+
+def _numbers(text: str) -> list[float]:
+    """Raises ValueError, which argparse reports."""
+    return [float(part) for part in text.split(",")]
+
+
+_numbers.__name__ = "list of numbers"  # argparse's word for what it could not read
+
+
+def with_chain_flags(sampler: Sampler, args: argparse.Namespace) -> Sampler:
+    """The sampler with the chains that the flags ask for. Raises UserError for numbers that do not fit."""
+    try:
+        return sampler.with_settings(args.steps, args.time, args.temperature, args.noise)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
 
 
 def device(name: str | None) -> torch.device:

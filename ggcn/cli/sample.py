@@ -2,7 +2,7 @@
 
     python tools/sample.py runs/faces64 --count 64 --out faces.png      # one image, a grid
     python tools/sample.py runs/faces64 --count 1000 --out samples/     # a folder of PNGs
-    python tools/sample.py runs/faces64 --chain-steps 32 --out more.png           # longer chains on the finest grid
+    python tools/sample.py runs/faces64 --steps 8 --time 1.5 --out other.png      # other chains
     python tools/sample.py runs/faces64 --trajectory 8 --out trajectories.png     # steps along the chains, in rows
     python tools/sample.py runs/faces64 --interpolate 9 --out interpolations.png  # between pairs of z
     python tools/sample.py runs/faces64 --inpaint IMAGES --mask centre --out filled.png
@@ -34,7 +34,14 @@ from ggcn.applications.inpainting import inpaint
 from ggcn.applications.interpolation import interpolate
 from ggcn.applications.psnr import psnr
 from ggcn.applications.trajectory import snapshot_steps, trajectory
-from ggcn.cli.options import PIPE_HELP, add_renamed_flags, data_config, device
+from ggcn.cli.options import (
+    PIPE_HELP,
+    add_chain_flags,
+    add_renamed_flags,
+    data_config,
+    device,
+    with_chain_flags,
+)
 from ggcn.cli.sample_output import is_folder, save_comparison, save_images, save_rows
 from ggcn.errors import UserError
 from ggcn.paths import user_path
@@ -44,7 +51,7 @@ from ggcn.sampling.sampler import Sampler, check_finite
 DEFAULT_IMAGES, DEFAULT_ROWS = 64, 8
 LISTED = 5
 """images with the lowest and with the highest energies that are printed"""
-RENAMED = {"--film": "--trajectory", "--score": "--energies", "--sd": "--std"}
+RENAMED = {"--film": "--trajectory", "--score": "--energies", "--sd": "--std", "--chain-steps": "--steps"}
 
 
 def main() -> None:
@@ -52,7 +59,7 @@ def main() -> None:
     args = parser().parse_args()
     check(args)
     files.check_writable(args.out if args.out.suffix else args.out / "000000.png")
-    sampler = load(args.run, args.step, device(args.device))
+    sampler = with_chain_flags(load(args.run, args.step, device(args.device)), args)
     task = next((run for name, run in TASKS.items() if getattr(args, name) is not None), run_draw)
     print(f"{task(sampler, args)} of {sampler.folder}: {args.out}")
 
@@ -75,9 +82,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, help="step of the checkpoint; by default the newest valid one")
     parser.add_argument("--batch", type=int, default=64, help="chains at once")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU where there is one")
-    parser.add_argument(
-        "--chain-steps", type=int, metavar="N", help="on the finest grid; by default the model's own"
-    )
+    add_chain_flags(parser)
     _add_tasks(parser)
     add_renamed_flags(parser, RENAMED)
     return parser
@@ -116,10 +121,11 @@ def check(args: argparse.Namespace) -> None:
     table = args.energies is not None or args.data is not None
     endings = (".csv",) if table else ("", ".png")
     required = "must end in .csv" if table else "must end in .png, or be a folder's name without an ending"
-    numbers = (args.count, args.batch, args.chain_steps)
+    numbers = (args.count, args.batch)
+    chains = (args.steps, args.time, args.temperature, args.noise)
     rows = (args.trajectory, args.interpolate)
     faults = {
-        "--count, --batch and --chain-steps must be at least 1": min(n for n in numbers if n is not None) < 1,
+        "--count and --batch must be at least 1": min(n for n in numbers if n is not None) < 1,
         "--trajectory and --interpolate take at least 2 images": any(n is not None and n < 2 for n in rows),
         f"--out {args.out} {required}": args.out.suffix.lower() not in endings,
         "--inpaint and --mask go together; say --mask centre, left or FILE.png": (args.mask is None)
@@ -132,7 +138,8 @@ def check(args: argparse.Namespace) -> None:
         "--corrupt and --weight belong to --denoise": args.denoise is None
         and (args.corrupt or args.weight is not None),
         "--weight must be at least 0, and finite": args.weight is not None and not 0 <= args.weight < inf,
-        "--chain-steps runs no chain with --energies and --data": table and args.chain_steps is not None,
+        "--steps, --time, --temperature and --noise are for chains, and --energies and --data run none": table
+        and any(setting is not None for setting in chains),
     }
     for sentence, fault in faults.items():
         if fault:
@@ -141,7 +148,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run_draw(sampler: Sampler, args: argparse.Namespace) -> str:
     """Draws images."""
-    count, steps = args.count or DEFAULT_IMAGES, args.chain_steps or sampler.grids[-1].steps
+    count, steps = args.count or DEFAULT_IMAGES, sampler.grids[-1].steps
     drawn = []
     for batch in batches(count, args.batch, sampler, "image"):
         images = trajectory(sampler, batch, args.seed, [steps])[:, 0]
@@ -158,7 +165,7 @@ def run_draw(sampler: Sampler, args: argparse.Namespace) -> str:
 def run_trajectory(sampler: Sampler, args: argparse.Namespace) -> str:
     """Rows of states along chains."""
     count = args.count or DEFAULT_ROWS
-    stops = snapshot_steps(args.chain_steps or sampler.grids[-1].steps, args.trajectory)
+    stops = snapshot_steps(sampler.grids[-1].steps, args.trajectory)
     numbers = batches(count, args.batch, sampler, "row")
     rows = torch.cat([trajectory(sampler, batch, args.seed, stops) for batch in numbers])
     check_finite(rows, sampler)
@@ -170,7 +177,7 @@ def run_interpolate(sampler: Sampler, args: argparse.Namespace) -> str:
     """Rows between pairs of z."""
     count, width = args.count or DEFAULT_ROWS, args.interpolate
     numbers = batches(count, max(args.batch // width, 1), sampler, "row", complete_lanes=False)
-    rows = torch.cat([interpolate(sampler, batch, args.seed, width, args.chain_steps) for batch in numbers])
+    rows = torch.cat([interpolate(sampler, batch, args.seed, width) for batch in numbers])
     check_finite(rows, sampler)
     save_rows(rows, args.out)
     return f"{count} interpolations between pairs of z"
@@ -183,7 +190,7 @@ def run_inpaint(sampler: Sampler, args: argparse.Namespace) -> str:
     _, images = user_images.images(args.inpaint, size, args.count)
     filled = torch.cat(
         [
-            inpaint(sampler, images[batch.start : batch.stop], mask, batch.start, args.seed, args.chain_steps)
+            inpaint(sampler, images[batch.start : batch.stop], mask, batch.start, args.seed)
             for batch in batches(len(images), args.batch, sampler, "image")
         ]
     )
@@ -202,10 +209,9 @@ def run_denoise(sampler: Sampler, args: argparse.Namespace) -> str:
     if args.corrupt:
         keys = [(args.seed, "corrupt", number) for number in range(len(images))]
         noisy = images + args.std * host_normal(keys, *images.shape)
-    settings = args.chain_steps, args.weight
     clean = torch.cat(
         [
-            denoise(sampler, noisy[batch.start : batch.stop], args.std, batch.start, args.seed, *settings)
+            denoise(sampler, noisy[batch.start : batch.stop], args.std, batch.start, args.seed, args.weight)
             for batch in batches(len(images), args.batch, sampler, "image")
         ]
     )

@@ -16,6 +16,8 @@ class Grid:
     step_size: float
     temperature: float
     gamma: float
+    start_noise: float = 0.0
+    """standard deviation of the noise added to the starts of a sampler's chains"""
 
 
 def fill_defaults(config: Config) -> None:

@@ -116,7 +116,9 @@ class ChainConfig:
     """Langevin step size a. By default step_size_scale * size^2: the energy's gradient per pixel shrinks with the
     number of pixels, so a must grow with it for a chain to get anywhere. Too large ones make chains oscillate"""
     time: float = ranged(0.0, 0)
-    """steps * step_size of every chain, where step_size is empty; 0: from step_size_scale"""
+    """steps * step_size of every chain, where step_size is empty; 0: from step_size_scale. With
+    flow.objective=transport it is the time of training chains, and samples run for one that every checkpoint calibrates
+    on training images"""
     step_size_scale: float = ranged(0.01, 0, 1_000_000)
     """Langevin step size for each pixel of a grid, where step_size is empty"""
     temperature: list[float] = ranged([], 0, inf, "[)")
@@ -347,6 +349,10 @@ class CheckpointConfig:
     max_overhead: float = ranged(0.1, 0, 1)
     """largest fraction of the time since the last checkpoint that saving the next may cost, by what the last one
     cost; a checkpoint that is too expensive waits for the next multiple of `every`; 0: no limit"""
+    best_by: str = choice("fid", "r2_heldout")
+    """the number that decides which checkpoint is kept and named in checkpoints/best: the lowest fid of the evaluations
+    (evaluation.every), or the highest r2_heldout, mean over grids of R^2 on held-out images, which
+    flow.objective=transport measures at every checkpoint without a sample"""
 
 
 @dataclass
@@ -394,7 +400,7 @@ class GuardConfig:
 @dataclass
 class EvaluationConfig:
     """Distances of fresh samples, from averaged weights, to the training images while a run trains, in
-    evaluations.jsonl and report.html. The checkpoint with the lowest FID is kept and named in checkpoints/best."""
+    evaluations.jsonl and report.html. checkpoint.best_by=fid keeps the checkpoint with the lowest FID."""
 
     every: int = ranged(0, 0)
     """steps between evaluations, each with a checkpoint; 0: none, for the feature network comes with the extra

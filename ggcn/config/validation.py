@@ -81,6 +81,11 @@ def _conflicts(config: Config) -> Iterator[str]:
     yield from _chain_conflicts(config.model)
     yield from _network_conflicts(config.model)
     yield from _evaluation_conflicts(config)
+    if config.checkpoint.best_by == "r2_heldout" and config.model.flow.objective != "transport":
+        yield (
+            f"checkpoint.best_by=r2_heldout needs model.flow.objective=transport: {config.model.flow.objective} has no "
+            "regression to measure; set checkpoint.best_by=fid"
+        )
     yield from _cluster_conflicts(config)
     yield from _precision_conflicts(config)
     yield from _schedule_conflicts(config)

@@ -67,7 +67,14 @@ def sampling_settings(sampler: Sampler, seed: int) -> dict[str, Any]:
     """What results about samples depend on besides the data: checkpoint, seed and chains."""
     grids = sampler.grids
     chains = [
-        {"grid": g.size, "steps": g.steps, "step_size": g.step_size, "temperature": g.temperature}
+        {
+            "grid": g.size,
+            "steps": g.steps,
+            "time": g.steps * g.step_size,
+            "step_size": g.step_size,
+            "temperature": g.temperature,
+            "noise": g.start_noise,
+        }
         for g in grids
     ]
     result = {"checkpoint": str(sampler.folder), "step": step(sampler), "weights": "averaged", "seed": seed}

@@ -2,7 +2,7 @@
 
 from ggcn.config.interpolation import refuse_undefined
 from ggcn.config.schema import Config
-from ggcn.data import manifest, manifest_file, verification
+from ggcn.data import held_out, manifest, manifest_file, verification
 from ggcn.data.decoding import image_decoder, refuse_downsampling
 from ggcn.data.manifest import Manifest
 from ggcn.data.order import of_counts
@@ -16,6 +16,7 @@ def check(config: Config, remote: bool = False) -> None:
     Raises UserError for the first problem.
     """
     config.data.check()
+    held_out.check(config)
     if remote:  # the ranks run here, with the same environment variables
         refuse_undefined(config)
     manifests, weights = {}, []

@@ -33,6 +33,11 @@ CURVES = (
         {"energy_gap": "energy gap"},
         level=0,
     ),
+    Curve(
+        "R²",
+        "of the transport regression; 1: perfect, 0: a constant energy",
+        {"r2": "training", "r2_heldout": "held-out"},
+    ),
     Curve("JKO term", "mean |grad f|², weighted by gamma/2 in the loss", {"jko": "JKO"}),
     Curve(
         "Displacement",

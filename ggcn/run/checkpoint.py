@@ -7,7 +7,7 @@ checkpoints/.tmp-step_N/ -> rename -> checkpoints/step_N/
     meta.json              step, world size, engine, hash of the data, size and sha256 of every file
     COMPLETE               sha256 of meta.json, written last
 checkpoints/latest         name of the newest, replaced atomically
-checkpoints/best           name and FID of the checkpoint with the lowest FID; it is never pruned
+checkpoints/best           name of the best checkpoint by checkpoint.best_by, and its value; it is never pruned
 checkpoints/left-step_N/   the best one, or one of checkpoint.keep_every, from after the step that a rollback went to
 
 Nothing in a checkpoint needs unpickling: every file opens with weights_only.
@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from ggcn.run.save_budget import SaveBudget
 log = logging.getLogger(__name__)
 
 PREFIX = "step_"
+BEST_BY = {"fid": -1, "r2_heldout": 1}
+"""values of checkpoint.best_by: 1 where higher is better, -1 where lower is"""
 
 
 def name(step: int) -> str:
@@ -119,13 +122,13 @@ def at_step(root: Path, step: int) -> Path:
 
 
 def best(root: Path) -> dict[str, Any] | None:
-    """{"checkpoint": folder name, "fid": number, "measured": how} of the checkpoint with the lowest FID so far; None
+    """{"checkpoint": folder name, "fid" or "r2_heldout": number, "measured": how} of the best checkpoint so far; None
     where there is none, or where the file is damaged."""
     try:
         entry = json.loads(files.read_bytes(root / "best"))
-        fid = float(entry["fid"] + 0)
+        value = float(entry[best_by(entry)] + 0)
         is_local = Path(entry["checkpoint"]).name == entry["checkpoint"]
-        return entry if is_local and (root / entry["checkpoint"]).is_dir() and fid == fid else None
+        return entry if is_local and (root / entry["checkpoint"]).is_dir() and value == value else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -133,14 +136,20 @@ def best(root: Path) -> dict[str, Any] | None:
         return None
 
 
-def record_best(root: Path, step: int, fid: float, measured: str = "") -> bool:
-    """Records the checkpoint of `step` as the best if its FID is lower than the best so far; returns whether it is.
-    `measured`: how; an FID that was measured in another way does not compare, and is replaced. One process calls it."""
-    former = best(root)
-    if former and former.get("measured", "") == measured and former["fid"] <= fid:
+def best_by(entry: dict[str, Any]) -> str:
+    """Which number an entry of `best` holds."""
+    return next((by for by in BEST_BY if by in entry), "fid")
+
+
+def record_best(root: Path, step: int, value: float, measured: str = "", by: str = "fid") -> bool:
+    """Records the checkpoint of `step` as the best if its value of `by` is better than the best so far; returns whether
+    it is. `measured`: how; what was measured in another way does not compare, and is replaced. One process calls it."""
+    former = best(root) or {}
+    comparable = by in former and former.get("measured", "") == measured
+    if isnan(value) or (comparable and BEST_BY[by] * value <= BEST_BY[by] * former[by]):
         return False
     details = {"measured": measured} if measured else {}
-    files.write_json(root / "best", {"checkpoint": name(step), "fid": fid, **details})
+    files.write_json(root / "best", {"checkpoint": name(step), by: value, **details})
     return True
 
 

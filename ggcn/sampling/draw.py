@@ -43,7 +43,7 @@ def draw(
         if hidden.steps:
             x = hidden_chain(energies, upsamplers, hidden, x, noise)
         for number, grid in enumerate(grids):
-            start = upsamplers.chain_start(number, x)
+            start = chain_start(upsamplers, number, grid, x, noise)
             end, report = langevin(energies.prepared(number), start, grid, noise)
             particles.inputs.append(x)
             particles.starts.append(start)
@@ -51,6 +51,14 @@ def draw(
             particles.reports.append(report)
             x = end
     return particles
+
+
+def chain_start(upsamplers: Upsamplers, number: int, grid: Grid, x: Tensor, noise: Noise) -> Tensor:
+    """The starts of the chains of grid `number`, with the grid's noise. `x`: its up-sampler's input."""
+    start = upsamplers.chain_start(number, x)
+    if not grid.start_noise:
+        return start
+    return start + grid.start_noise * noise.normal(*start.shape)
 
 
 def in_micro_batches(

@@ -1,6 +1,7 @@
 """A trained model as a sampler."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ggcn.run import checkpoint
 from ggcn.run.directory import RunDir
 from ggcn.sampling.draw import Particles, draw, initial_noise
 from ggcn.sampling.noise import Noise, host_normal
+from ggcn.sampling.settings import PerGrid, SamplerSettings
 
 WEIGHTS = "ema.pt"
 
@@ -28,6 +30,9 @@ class Sampler:
 
     Its networks take no gradient and are never changed, so threads may share it; no global random state is used.
     """
+
+    settings = SamplerSettings()
+    """what replaces the chain settings of the checkpoint and its config; see with_settings"""
 
     def __init__(
         self,
@@ -39,10 +44,31 @@ class Sampler:
     ) -> None:
         """folder: the checkpoint's, or an exported file; metadata: its meta.json, or the file's own."""
         self.config, self.folder, self.metadata = config, folder, metadata or {}
+        self.calibrated = SamplerSettings(time=calibrated_time(self.metadata))
+        _ = self.grids  # raises what does not fit them
         self.energies = energies.eval().requires_grad_(False)
         self.upsamplers = upsamplers.eval().requires_grad_(False)
         self.device = next(energies.parameters()).device
         self.lane_width = config.train.batch // config.lanes
+
+    def with_settings(
+        self,
+        steps: PerGrid = None,
+        time: PerGrid = None,
+        temperature: PerGrid = None,
+        noise: PerGrid = None,
+    ) -> "Sampler":
+        """A sampler of the same networks with other chains; each setting is a number, or one per grid.
+
+        steps: Langevin steps. time: steps * step size; by default what was calibrated when the checkpoint was
+        written, or else the config's. Models with model.chain.time keep their time when they take other steps, and
+        others their step size. noise: standard deviation of what is added to
+        chain starts, 0 by default. Raises UserError for numbers that are out of range or do not fit the grids.
+        """
+        other = copy(self)
+        other.settings = self.settings.updated(SamplerSettings(steps, time, temperature, noise))
+        _ = other.grids  # raises what there is to raise now
+        return other
 
     @torch.inference_mode(False)  # chains differentiate energies
     def draw(self, first: int, count: int, seed: int) -> Particles:
@@ -64,11 +90,13 @@ class Sampler:
 
     @property
     def grids(self) -> list[Grid]:
-        """The grids; chains that had a replay buffer in training run longer here, since they begin in noise."""
+        """The grids with this sampler's settings; chains that had a replay buffer in training run longer here by
+        default, since they begin in noise."""
         first, *rest = grids(self.config.model)
         if self.config.model.chain_init == "replay_buffer":
             first = replace(first, steps=first.steps * self.config.model.replay_buffer.cold_start_factor)
-        return [first, *rest]
+        settings = self.calibrated.updated(self.settings)
+        return settings.apply([first, *rest], keep_time=self.config.model.chain.time > 0)
 
     def batches(self, count: int, seed: int = 0, batch: int = 64, first: int = 0) -> Iterator[Tensor]:
         """Images number first to first + count in batches of at most about `batch`, [n, channels, size, size], on the
@@ -78,12 +106,34 @@ class Sampler:
             size = min(batch, first + count - begin)
             yield self.draw(begin, size, seed).ends[-1][:size].cpu()
 
-    def sample(self, count: int, seed: int = 0, batch: int = 64) -> Tensor:
-        """`count` images [count, channels, size, size], about [-1, 1], on the CPU."""
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        batch: int = 64,
+        *,
+        steps: PerGrid = None,
+        time: PerGrid = None,
+        temperature: PerGrid = None,
+        noise: PerGrid = None,
+    ) -> Tensor:
+        """`count` images [count, channels, size, size], about [-1, 1], on the CPU. The settings of the chains are
+        those of `with_settings`."""
+        sampler = self.with_settings(steps, time, temperature, noise)
         shape = (0, self.energies.shape[0], *[self.grids[-1].size] * 2)
-        return torch.cat(
-            [torch.empty(shape, dtype=torch.float32, device="cpu"), *self.batches(count, seed, batch)]
-        )
+        empty = torch.empty(shape, dtype=torch.float32, device="cpu")
+        return torch.cat([empty, *sampler.batches(count, seed, batch)])
+
+
+def calibrated_time(metadata: Mapping[str, Any]) -> list[float] | None:
+    """The chain time per grid that a checkpoint's meta.json or an exported file's metadata tell, if they do. Raises
+    UserError when they are damaged."""
+    if "sampling" not in metadata:
+        return None
+    try:
+        return [float(time) for time in metadata["sampling"]["time"]]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"the sampling settings {metadata['sampling']} of this model are damaged") from None
 
 
 def check_finite(values: Tensor, sampler: Sampler) -> None:

@@ -38,7 +38,8 @@ class EvaluationHook:
         self.evaluator = evaluator
 
     def evaluate(self, sampler: Sampler, step: int) -> None:
-        """Adds a line to evaluations.jsonl, and records the checkpoint of `step` if its FID is the best so far.
+        """Adds a line to evaluations.jsonl, and with checkpoint.best_by=fid records the checkpoint of `step` if its FID
+        is the best so far.
 
         Sample number i is the same at every evaluation and on any number of ranks, so that results compare.
         """
@@ -56,7 +57,8 @@ class EvaluationHook:
         }
         samples = f"{settings.count} samples of seed {settings.seed}"
         measured = f"FID, {self.net.name}, {samples}, {distances['against']} images"
-        line["best"] = record_best(self.run.checkpoints, step, distances["fid"], measured)
+        if self.config.checkpoint.best_by == "fid":
+            line["best"] = record_best(self.run.checkpoints, step, distances["fid"], measured)
         line["seconds"] = time.monotonic() - began
         truncate_after(self.run.evaluations, step - 1)
         with self.run.evaluations.open("a", encoding="utf-8") as file:

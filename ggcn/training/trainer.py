@@ -24,13 +24,13 @@ from ggcn.run.checkpoint import Checkpoints
 from ggcn.run.directory import RunDir
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
-from ggcn.sampling.sampler import Sampler
 from ggcn.training import guard, rollback, sample_page
 from ggcn.training.background import BackgroundWork
 from ggcn.training.evaluation import EvaluationHook
 from ggcn.training.fit_monitor import FitMonitor
 from ggcn.training.guard import Verdict
 from ggcn.training.linear_maps import fit_linear_maps
+from ggcn.training.samplers import Samplers
 from ggcn.training.state import State
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,10 @@ class Trainer:
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         self.evaluation_hook = EvaluationHook(config, run, device) if config.evaluation.every else None
-        measure_fit = config.model.flow.objective == "transport" and config.log.r2_every
-        self.fit_monitor = FitMonitor(config) if measure_fit else None
+        measure_fit = config.log.r2_every or config.checkpoint.best_by == "r2_heldout"
+        transport = config.model.flow.objective == "transport"
+        self.fit_monitor = FitMonitor(config, run) if transport and measure_fit else None
+        self.samplers = Samplers(config)
         self.timer = PhaseTimer(device)
         self.background = BackgroundWork()
         self.logger: MetricLogger | None = None  # on rank 0 only
@@ -94,6 +96,10 @@ class Trainer:
     def train(self, step: int, stop: StopRequest) -> TrainResult:
         """Trains from `step` completed steps on, in phases that are timed; numbers of steps count from 1."""
         timer, stopping = self.timer, False
+        if (
+            self.fit_monitor and step > 0
+        ):  # the process may have ended between the checkpoint and its measurement
+            self.fit_monitor.record_best(self.learner, step)
         if self.evaluation_missing(step):
             self.evaluate(step)
         while step < self.config.train.steps and not stopping:
@@ -232,11 +238,13 @@ class Trainer:
 
     def log_metrics(self, step: int, values: dict[str, float], verdict: Verdict) -> None:
         """Adds the fit of the regression where it is due, and writes a line where one is due."""
-        if self.fit_monitor and self.due(step, self.config.log.r2_every):
-            values = values | self.fit_monitor.measure(self.learner)
+        settings = self.config.log
+        measure_fit = self.fit_monitor and settings.r2_every and self.due(step, settings.r2_every)
+        if self.fit_monitor and measure_fit:
+            values = values | self.fit_monitor.measure(self.learner, step)
         if self.logger:
             self.logger.advance(values)
-            if self.due(step, self.config.log.every):
+            if measure_fit or self.due(step, settings.every):
                 self.logger.log(step, values | self.throughput(), verdict.log_fields())
 
     def throughput(self) -> dict[str, float]:
@@ -249,16 +257,13 @@ class Trainer:
         """Whether something that happens at multiples of `every`, and at the last step, happens at `step`."""
         return step % every == 0 or step == self.config.train.steps
 
-    def sampler(self) -> Sampler:
-        """A sampler of the averaged weights as they are now."""
-        return Sampler(self.config, self.learner.ema_energies.module, self.learner.ema_upsamplers.module)
-
     def save_samples(self, step: int, images: Tensor) -> None:
         """Writes samples/step_N.png, below data from `images`. Files and report are written in the background."""
         with self.main_process_work(step, "samples") as is_main_process:
+            sampler = self.samplers.sampler(self.learner, step)
             if not is_main_process:
                 return
-            sampler, settings, folder = self.sampler(), self.config.log, self.run.samples
+            settings, folder = self.config.log, self.run.samples
             buffer = self.learner.replay_buffer
             chains = buffer.chains.flatten(0, 1) if buffer else None
             rows = sample_page.draw_rows(sampler, settings.samples, images, chains)
@@ -286,8 +291,11 @@ class Trainer:
         }
         progress = {"replaced": self.replaced, "attempt": self.learner.attempt}
         with self.heartbeat.between(step, "checkpoint"):
-            metadata = self.state.metadata(self.stream.hash) | progress | judgement
+            sampling = self.samplers.metadata(self.learner, step)
+            metadata = self.state.metadata(self.stream.hash) | progress | judgement | sampling
             self.checkpoints.save(step, self.state.write, metadata)
+            if self.fit_monitor:
+                self.fit_monitor.record_best(self.learner, step)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether samples are evaluated after this step."""
@@ -303,6 +311,6 @@ class Trainer:
         """Evaluates fresh samples against the training images, and refreshes the report."""
         assert self.evaluation_hook is not None
         with self.main_process_work(step, "evaluation") as is_main_process:
-            self.evaluation_hook.evaluate(self.sampler(), step)
+            self.evaluation_hook.evaluate(self.samplers.sampler(self.learner, step), step)
             if is_main_process:
                 self.background.start("report.html", lambda: report.write(self.run))

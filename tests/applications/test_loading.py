@@ -32,7 +32,7 @@ from ggcn.sampling import sampler as samplers
 from ggcn.sampling.sampler import Sampler
 
 
-def trained(path: Path, *overrides: str, steps: tuple[int, ...] = (5,)) -> Path:
+def trained(path: Path, *overrides: str, steps: tuple[int, ...] = (5,), **metadata: object) -> Path:
     """A run directory with checkpoints of an untrained model, one per step."""
     config = compose([*TINY, "engine=plain", "run=tiny", *overrides])
     energies, upsamplers = build(config)
@@ -40,7 +40,7 @@ def trained(path: Path, *overrides: str, steps: tuple[int, ...] = (5,)) -> Path:
     files.write_text(path / "config.yaml", to_yaml(config))
     for step in steps:
         write = partial(_write, weights)
-        Checkpoints(path / "checkpoints", config.checkpoint).save(step, write, {"data": "d"})
+        Checkpoints(path / "checkpoints", config.checkpoint).save(step, write, {"data": "d", **metadata})
     return path
 
 
@@ -74,6 +74,26 @@ def altered(file: Path, change: object = None, drop: str = "", **changes: str) -
     kept = {key: value for key, value in (metadata | changes).items() if key != drop}
     save_file(tensors, file.with_name("altered.safetensors"), kept)
     return file.with_name("altered.safetensors")
+
+
+@pytest.mark.usefixtures("alone")
+def test_chains_run_for_the_time_of_the_checkpoint_and_of_its_export(tmp_path: Path) -> None:
+    transport = ("model=ggcn", "model.grids=[4,16]")
+    run = trained(tmp_path / "run", *transport, sampling={"time": [1.5, 1.75], "statistic": "s"})
+    export.export(run, tmp_path / "model.safetensors")
+    for path in (run, tmp_path / "model.safetensors"):
+        sampler = ggcn.load(path)
+        assert [grid.steps * grid.step_size for grid in sampler.grids] == pytest.approx([1.5, 1.75])
+        more = sampler.with_settings(steps=10)
+        assert [grid.step_size for grid in more.grids] == pytest.approx([0.15, 0.175])
+        assert [grid.step_size * grid.steps for grid in more.with_settings(time=1.6).grids] == [1.6, 1.6]
+        assert str(sampler.settings) == ""
+    for damaged in ('{"time": "soon"}', "3", "{"):
+        with pytest.raises(UserError, match="sampling settings"):
+            ggcn.load(altered(tmp_path / "model.safetensors", "same", sampling=damaged))
+    for misfit in ('{"time": [1, 2, 3]}', '{"time": [-1]}', '{"time": [NaN]}'):
+        with pytest.raises(UserError, match="^time "):
+            ggcn.load(altered(tmp_path / "model.safetensors", "same", sampling=misfit))
 
 
 def test_an_exported_file_is_as_readable_as_others(file: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_every_application_writes_an_image_or_a_folder(
         with Image.open(out) as image:
             return image.size
 
-    assert size("--count", 3, "--chain-steps", 5) == (2 * 65 - 1, 2 * 65 - 1)
+    assert size("--count", 3, "--steps", "4,5", "--noise", 0.1) == (2 * 65 - 1, 2 * 65 - 1)
     assert size("--trajectory", 3, "--count", 2) == (3 * 65 - 1, 2 * 65 - 1)
     assert size("--interpolate", 4, "--count", 2, "--batch", 4) == (4 * 65 - 1, 2 * 65 - 1)
     capsys.readouterr()
@@ -125,7 +125,10 @@ def test_energies_of_shards(
         (["--corrupt"], "belong to --denoise"),
         (["--trajectory", "1"], "at least 2 images"),
         (["--interpolate", "0"], "at least 2 images"),
-        (["--chain-steps", "0"], "must be at least 1"),
+        (["--steps", "0"], "--steps must be whole numbers, at least 1"),
+        (["--time", "1,1,1"], "--time has 3 entries for 2 grids"),
+        (["--energies", "IMAGES", "--out", "x.csv", "--noise", "0.1"], "--energies and --data run none"),
+        (["--chain-steps", "8"], "--chain-steps is --steps now"),
         (["--count", "0"], "must be at least 1"),
         (["--energies", "IMAGES"], "must end in .csv"),
         (["--inpaint", "nowhere", "--mask", "left"], "there is no nowhere"),

@@ -70,6 +70,8 @@ def metric_lines(steps: int) -> list[dict]:
                 f"relative_displacement/{size}": 3 + noise[5] / 3,
                 f"gradient/{size}": float(np.exp(noise[6])),
             }
+            if step % 100 == 0:
+                line |= {f"r2/{size}": 0.3 + step / 2000, f"r2_heldout/{size}": 0.3}
             line |= {f"saturation/{size}": 0.01 * noise[7] ** 2, f"data_saturation/{size}": 0.004}
         line |= {"energy_gradient_norm": float(np.exp(noise[0])), "upsampler_gradient_norm": 0.1}
         line |= {"seconds/data": 0.01, "seconds/sample": 0.4, "seconds/energy": 0.3, "seconds/upsampler": 0.2}

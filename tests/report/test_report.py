@@ -31,6 +31,7 @@ def test_the_page_shows_all_and_refers_to_nothing_outside(tmp_path: Path) -> Non
         "KID",
         "Energies",
         "Energy gap",
+        "R²",
         "JKO term",
         "Displacement",
         "Amortization error",
@@ -40,6 +41,7 @@ def test_the_page_shows_all_and_refers_to_nothing_outside(tmp_path: Path) -> Non
     for name in ("Saturation", "Images per second", "Seconds per step", "Memory"):
         assert name in shown
     for text_shown in (
+        "held-out 16 px",
         "300 of 400",
         "93.5",
         "at step 200",

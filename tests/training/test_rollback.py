@@ -68,7 +68,7 @@ def test_a_rollback_keeps_the_best_checkpoint_and_those_of_keep_every_under_anot
     run = RunDir(tmp_path)
     for step in (100, 200, 240, 300):
         save(run, step)
-    checkpoint.record_best(run.checkpoints, 240, fid=7.5)
+    checkpoint.record_best(run.checkpoints, 240, 7.5)
     rollback.record_incident(GUARD, run, 320, 0, Verdict(DIVERGED, ["gap"]), {})
     assert rollback.apply_rollback(run, keep_every=100) == 1
     assert steps(run) == [300, 240, 200, 100]
