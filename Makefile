@@ -25,7 +25,7 @@ quickstart: $(VENV)/demo.done
 	@echo "curves:               $(BIN)/tensorboard --logdir $(RUN)/tensorboard"
 
 test: $(VENV)/test.done
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/test.done
 	$(BIN)/ruff format --check .
