@@ -1,11 +1,10 @@
 # make quickstart   from demo faces to samples of a trained model, some minutes on two cores
-# make test         everything the tests need, then the tests, on two workers (WORKERS=0: one after another)
+# make test         everything the tests need, then the tests; ARGS=... runs a part of them
 # make check        format, lint, types, and that imports run downwards
 
 override PYTHON := $(or $(PYTHON),python3)
 override VENV := $(or $(VENV),.venv)
 BIN := $(VENV)/bin
-WORKERS := 2
 RUN := runs/quickstart
 
 RECENT = import sys; sys.version_info >= (3, 10) or sys.exit( \
@@ -25,7 +24,12 @@ quickstart: $(VENV)/demo.done
 	@echo "curves:               $(BIN)/tensorboard --logdir $(RUN)/tensorboard"
 
 test: $(VENV)/test.done
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+ifdef ARGS
+	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/slurm
+	$(BIN)/python -m pytest tests/slurm  # one after another: their cluster has the cores to itself
+endif
 
 check: $(VENV)/test.done
 	$(BIN)/ruff format --check .

@@ -19,15 +19,14 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several ranks, one GPU: NCCL would re
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (see Makefile) the tests of a file stay together, and those that share a SLURM cluster or
-    ranks, whatever their file; these come first, for they take longest."""
+    """With several workers (see Makefile) the tests of a file stay together, and those that share ranks, whatever their
+    file; those of ranks come first, for they take longest."""
     if not config.pluginmanager.hasplugin("xdist"):
         return
-    shared = ("slurm", "dist")
     for item in items:
-        room = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(room if room in shared else str(item.path)))
-    items.sort(key=lambda item: item.path.parent.name not in shared)
+        shares_ranks = item.path.parent.name == "dist"
+        item.add_marker(pytest.mark.xdist_group("dist" if shares_ranks else str(item.path)))
+    items.sort(key=lambda item: item.path.parent.name != "dist")
 
 
 @pytest.fixture(scope="session")

@@ -87,13 +87,13 @@ def test_a_forced_change_is_an_event(overrides: list[str], place: Path) -> None:
     launched(*overrides, cwd=place)
     launched(*overrides, "train.steps=3", "--force", cwd=place)
     assert events(place / "runs/one", "force") == []  # nothing was forced
-    refused = go("cluster/launch.py", *overrides, "train.energy.lr=0.003", "train.steps=4", cwd=place)
+    refused = go("cluster/launch.py", *overrides, "train.energy.lr=0.004", "train.steps=4", cwd=place)
     assert refused.returncode == 2
-    launched(*overrides, "train.energy.lr=0.003", "train.steps=4", "--force", cwd=place)
+    launched(*overrides, "train.energy.lr=0.004", "train.steps=4", "--force", cwd=place)
     (event,) = events(place / "runs/one", "force")
     (change,) = event["changes"]
     assert change.startswith("train.energy.lr: ")
-    assert change.endswith(" -> 0.003")
+    assert change.endswith(" -> 0.004")
 
 
 def test_a_run_is_the_same_wherever_it_lies(overrides: list[str], place: Path, tmp_path: Path) -> None:

@@ -40,4 +40,4 @@ def test_energies_that_do_not_fall_leave_the_time_of_the_config() -> None:
 def test_only_transport_models_with_a_time_are_calibrated() -> None:
     assert is_calibrated(tiny_sampler(*TRANSPORT).config)
     assert not is_calibrated(tiny_sampler(*TRANSPORT, "model.chain.time=0").config)
-    assert not is_calibrated(tiny_sampler().config)
+    assert not is_calibrated(tiny_sampler("model=ggcn_contrastive").config)

@@ -52,7 +52,7 @@ def test_noise_is_added_to_the_starts_of_chains(transport: Sampler) -> None:
 
 
 def test_without_a_time_of_their_own_models_keep_their_step_size() -> None:
-    sampler = tiny_sampler()
+    sampler = tiny_sampler("model=ggcn_contrastive")
     assert sampler.with_settings(steps=9).grids == [
         type(grid)(grid.size, 9, grid.step_size, grid.temperature, grid.gamma) for grid in sampler.grids
     ]

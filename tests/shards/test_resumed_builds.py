@@ -47,6 +47,11 @@ def times(out: Path) -> dict[str, int]:
     return {path.stem: path.with_suffix(".tar").stat().st_mtime_ns for path in out.glob("0*.json")}
 
 
+def take_interrupts() -> None:
+    """In the child: a shell that started the tests in the background has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_build_continues_where_it_was(
     slow: Path, uninterrupted: dict[str, bytes], tmp_path: Path, how: signal.Signals

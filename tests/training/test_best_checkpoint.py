@@ -99,7 +99,7 @@ def test_without_held_out_images_or_a_regression_it_is_one_sentence(faces: Path,
     with pytest.raises(
         UserError, match="needs model.flow.objective=transport: contrastive has no regression"
     ):
-        compose([*TINY, "model=ggcn", "checkpoint.best_by=r2_heldout"])
+        compose([*TINY, "model=ggcn_contrastive", "checkpoint.best_by=r2_heldout"])
     ended = call(
         "cluster/launch.py", "-m", "local", *OVERRIDES, f"data.shards={faces}", f"paths.runs={tmp_path}"
     )
