@@ -58,9 +58,7 @@ def test_a_stopped_build_continues_where_it_was(
 ) -> None:
     out = tmp_path / "out"
     command = (slow, out, "--size", 400, "--shard-samples", 4, "--workers", 2)
-    process = start(
-        *command, start_new_session=True, preexec_fn=lambda: os.nice(15)
-    )  # the test keeps up with it
+    process = start(*command, start_new_session=True, preexec_fn=take_interrupts)
     helpers = wait_for_shards(out, process)
     if how is signal.SIGINT:
         os.killpg(process.pid, how)  # as Ctrl-C does: main process and workers alike
