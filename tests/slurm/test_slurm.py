@@ -131,6 +131,7 @@ def test_without_the_user_signal_sigterm_is_enough(two_node_overrides: list[str]
     assert_no_processes(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_one_node_and_two(run: Run) -> None:
     run.launch(ENDLESS, "--nodes", 2)
     run.wait_for_attempt(1)

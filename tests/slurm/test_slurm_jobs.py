@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from slurm_cluster import events
 from slurm_runs import ENDLESS, Run, uninterrupted
 
@@ -69,6 +70,7 @@ def test_a_sweep_is_an_array_that_runs_what_is_missing(run: Run) -> None:
     assert sum(kinds.count("submit") for kinds in result) == 2  # of the others the launcher forgot
 
 
+@pytest.mark.slow
 def test_one_element_of_an_array_is_requeued_and_the_others_stay_as_they_are(run: Run) -> None:
     """One is finished, one failed with what only a person can change, one trains on; and two are preempted."""
     slurm, steps = run.slurm, (3, 4, 99999, 100000)
