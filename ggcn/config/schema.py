@@ -152,6 +152,14 @@ class FlowConfig:
     decay_from: float = ranged(0.8, 0, 1, "(]")
     """transport: from this fraction of the way on, the displacement that -grad E is to equal shrinks, down to 0 at the
     data, which so become stationary points where chains can rest; 1: it does not shrink"""
+    contrastive_from: int | None = ranged(None, 0)
+    """transport: the step from which on every step also runs chains and lowers the energy of data against that of
+    chain ends, besides the regression; by default no step does"""
+    contrastive_weight: float = ranged(0.3, 0)
+    """weight of that energy gap, in units of the transport cost, beside the regression's loss"""
+    contrastive_margin: float = ranged(0.5, 0)
+    """pairs of a datum and a chain end whose gap is below minus this, in the same units, teach nothing more: the loss
+    is bounded, and chain ends that are plainly wrong do not outweigh the others"""
     start_noise: list[float] = ranged([0.05], 0, inf, "[)")
     """transport: standard deviation of the noise on chain starts, per grid, in training only, pixels in [-1, 1]: on
     finer grids it teaches the energies to remove what the coarser ones get wrong, on the coarsest it fills the
@@ -241,6 +249,8 @@ class TrainConfig:
     """standard deviation of the noise added to data, pixels in [-1, 1]: hides 8-bit steps, 0.008, from the energy. No
     more than that, for samples learn it: at 32 px images with noise 0.01 are at a FID of 1.3 from themselves, with
     0.03 at 14"""
+    augmentation: float = ranged(0.0, 0, 1)
+    """transport: fraction of the coupled pairs that are shifted, recolored and cut out, start and datum alike"""
     ema: float = ranged(0.998, 0, 0.9999999)
     """decay per step of the averaged weights that samples are drawn with; rises to this from 0.1 in the first steps.
     Larger averages over more steps: 1 / (1 - ema)"""

@@ -18,6 +18,7 @@ from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Key, Lanes, generator
 from ggcn.engine.base import Engine
 from ggcn.engine.schedule import learning_rate
+from ggcn.learning.augmentation import draw_augmentation
 from ggcn.learning.ema import Ema
 from ggcn.learning.objectives import ENERGY_TERMS, AmortizationObjective, EnergyObjective
 from ggcn.learning.transport import Pairs, TransportObjective, assignment, couple
@@ -69,7 +70,7 @@ class Learner:
     def _energy_objective(self) -> nn.Module:
         flow, width = self.config.model.flow, self.lanes.width
         if self.transport:
-            return TransportObjective(self.energies, flow.decay_from)
+            return TransportObjective(self.energies, flow)
         l2 = self.config.train.energy_l2
         return EnergyObjective(self.energies, self.grids, flow.jko_points, l2, flow.jko_fraction, width)
 
@@ -93,7 +94,7 @@ class Learner:
     def sample(self, step: int, data: list[Tensor]) -> Particles | None:
         """Phase 1: runs the chains, grid by grid, from z ~ N(0, I), the replay buffer or the data's mean colours.
         None in a step that needs no chain."""
-        if self.transport and (step + 1) % self.config.model.chain.every:
+        if not self.needs_chains(step):
             return None
         if self.replay_buffer is None:
             return self._draw(step, self._coarsest_input(step, data[0]))
@@ -101,6 +102,17 @@ class Learner:
         particles = self._draw(step, states)
         self.replay_buffer.put(indices, particles.ends[0])
         return particles
+
+    def needs_chains(self, step: int) -> bool:
+        """Whether a step runs chains: every one but those of the transport phase between multiples of chain.every."""
+        if not self.transport or self.is_contrastive(step):
+            return True
+        return (step + 1) % self.config.model.chain.every == 0
+
+    def is_contrastive(self, step: int) -> bool:
+        """Whether a step of the transport objective also compares data with chain ends."""
+        begin = self.config.model.flow.contrastive_from
+        return self.transport and begin is not None and step >= begin
 
     def _coarsest_input(self, step: int, coarsest: Tensor) -> Tensor:
         """The input of the coarsest grid's up-sampler where there is no replay buffer; `coarsest`: its data."""
@@ -122,17 +134,23 @@ class Learner:
         grids."""
         lr = learning_rate(self.config.train.energy, step)
         if self.transport:
-            return self._learn_transport(data, step, lr)
+            return self._learn_transport(data, particles, step, lr)
         assert particles is not None
         loss, terms, norm = self.energy_engine.step(lr, data, particles.ends, self._segment_times(step))
         named = self._per_grid(dict(zip(ENERGY_TERMS, terms.T, strict=True)))
         return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
 
-    def _learn_transport(self, data: list[Tensor], step: int, lr: float) -> Metrics:
+    def _learn_transport(
+        self, data: list[Tensor], particles: Particles | None, step: int, lr: float
+    ) -> Metrics:
         pairs = self.pairs(step, data)
         costs = tuple(process_group.all_reduce_mean(pairs.costs()).tolist())
-        loss, terms, norm = self.energy_engine.step(lr, pairs.starts, pairs.data, pairs.times, costs)
-        named = self._per_grid({"transport_error": terms[:, 0], "transport_target": terms[:, 1]})
+        compared = (data, particles.ends) if particles and self.is_contrastive(step) else ()
+        loss, terms, norm = self.energy_engine.step(
+            lr, pairs.starts, pairs.data, pairs.times, costs, *compared
+        )
+        names = ("transport_error", "transport_target", "energy_gap")
+        named = self._per_grid(dict(zip(names, terms.T, strict=False)))
         return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
 
     def pairs(self, step: int, data: list[Tensor]) -> Pairs:
@@ -143,7 +161,10 @@ class Learner:
         inputs = self._coarsest_input(step, data[0])
         pairs = couple(self.upsamplers, inputs, data, self.config.model.flow.start_noise, noise, times)
         pairs.data[0] = self._assign(pairs.starts[0], data[0])
-        return pairs
+        if not self.config.train.augmentation:
+            return pairs
+        keys, width = self.keys(step, "augmentation"), self.lanes.width
+        return pairs.augmented(draw_augmentation(keys, width, self.config.train.augmentation, self.device))
 
     def _assign(self, starts: Tensor, data: Tensor) -> Tensor:
         """The datum of the global batch that each of this rank's starts is paired with. Rank 0 computes the assignment

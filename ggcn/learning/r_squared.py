@@ -24,7 +24,7 @@ BATCH = 64
 def r_squared(config: Config, energies: Energies, upsamplers: Upsamplers, images: Tensor) -> Tensor:
     """R^2 per grid, float64 [grids], over uint8 `images` [n, c, h, h], the same ones on every rank. Every rank calls
     it, and processes its share of the batches."""
-    objective = TransportObjective(energies, config.model.flow.decay_from)
+    objective = TransportObjective(energies, config.model.flow)
     device = next(energies.parameters()).device
     sums = torch.zeros(len(config.model.grids), 2, dtype=torch.float64, device=device)
     for number, part in list(enumerate(images.split(BATCH)))[dist.get_rank() :: dist.get_world_size()]:

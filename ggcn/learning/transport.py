@@ -19,6 +19,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ggcn.config.schema import FlowConfig
+from ggcn.learning.augmentation import Augmentation
 from ggcn.models.build import Energies, Upsamplers
 from ggcn.precision import widen
 from ggcn.sampling.noise import Noise
@@ -34,6 +36,11 @@ class Pairs:
     starts: list[Tensor]
     data: list[Tensor]
     times: list[Tensor]
+
+    def augmented(self, augmentation: Augmentation) -> "Pairs":
+        """The pairs with each one's map applied to its start and its datum."""
+        starts, data = ([augmentation.apply(x) for x in images] for images in (self.starts, self.data))
+        return Pairs(starts, data, self.times)
 
     def costs(self) -> Tensor:
         """Per grid mean |x1 - x0|^2, float32 [grids]."""
@@ -81,22 +88,38 @@ def decay(times: Tensor, begin: float) -> Tensor:
 
 
 class TransportObjective(nn.Module):
-    """Sum over grids of E |grad f(x_t) - c(t) (x1 - x0)|^2 / E |x1 - x0|^2."""
+    """Sum over grids of E |grad f(x_t) - c(t) (x1 - x0)|^2 / E |x1 - x0|^2, and in contrastive steps the energy gap
+    between data and chain ends."""
 
-    def __init__(self, energies: Energies, decay_from: float) -> None:
+    def __init__(self, energies: Energies, flow: FlowConfig) -> None:
         super().__init__()
-        self.energies, self.decay_from = energies, decay_from
+        self.energies, self.flow = energies, flow
 
     def forward(
-        self, starts: list[Tensor], data: list[Tensor], times: list[Tensor], costs: Sequence[float]
+        self,
+        starts: list[Tensor],
+        data: list[Tensor],
+        times: list[Tensor],
+        costs: Sequence[float],
+        positives: list[Tensor] | None = None,
+        negatives: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The loss, and per grid [grids, 2]: mean squared error and mean squared target.
+        """The loss, and per grid [grids, 2]: mean squared error and mean squared target; in contrastive steps
+        [grids, 3], with the mean energy gap, data minus chain ends, in units of the transport cost.
 
-        costs: per grid mean |x1 - x0|^2 of the global batch.
+        costs: per grid mean |x1 - x0|^2 of the global batch. positives, negatives: per grid data and chain ends.
         """
-        terms = self.errors(starts, data, times)
-        loss = torch.stack([term[0] / cost for term, cost in zip(terms, costs, strict=True)]).sum()
-        return loss, torch.stack(terms).detach()
+        errors = self.errors(starts, data, times)
+        loss = torch.stack([error[0] / cost for error, cost in zip(errors, costs, strict=True)]).sum()
+        terms = torch.stack(errors).detach()
+        if positives is None or negatives is None:
+            return loss, terms
+        pairs = zip(positives, negatives, costs, strict=True)
+        gaps = torch.stack([self._gaps(number, *pair) for number, pair in enumerate(pairs)])
+        bounded = gaps.clamp(min=-self.flow.contrastive_margin).mean(1).sum()
+        return loss + self.flow.contrastive_weight * bounded, torch.cat(
+            [terms, gaps.detach().mean(1, keepdim=True)], 1
+        )
 
     def errors(self, starts: list[Tensor], data: list[Tensor], times: list[Tensor]) -> list[Tensor]:
         """Per grid [2]: mean squared error and mean squared target."""
@@ -105,8 +128,13 @@ class TransportObjective(nn.Module):
 
     def _grid(self, number: int, start: Tensor, data: Tensor, times: Tensor) -> Tensor:
         t = times[:, None, None, None]
-        target = (data - start) * decay(t, self.decay_from)
+        target = (data - start) * decay(t, self.flow.decay_from)
         x = start.lerp(data, t).detach().requires_grad_()
         f = self.energies.neg_energy(number, x, self.energies.jko_precision)
         force = widen(torch.autograd.grad(f.sum(), x, create_graph=True)[0])
         return torch.stack([y.square().flatten(1).sum(1).mean() for y in (force - target, target)])
+
+    def _gaps(self, number: int, data: Tensor, end: Tensor, cost: float) -> Tensor:
+        """E(datum) - E(chain end) for each pair, in units of the transport cost, [n]."""
+        f_data, f_end = widen(self.energies.neg_energy(number, torch.cat([data, end]))).chunk(2)
+        return (f_end - f_data) / cost

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ggcn.config.compose import compose
+from ggcn.config.schema import FlowConfig
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner
@@ -70,7 +71,7 @@ class Gauss:
 @pytest.mark.parametrize("decay_from", [1.0, 0.8])
 def test_gradients_agree_with_finite_differences(decay_from: float) -> None:
     f, (start, data) = Potential(3), coupled()
-    objective = TransportObjective(f, decay_from)
+    objective = TransportObjective(f, FlowConfig(decay_from=decay_from))
     times = torch.tensor([0.1, 0.5, 0.85, 0.99], dtype=torch.float64)
 
     def loss(w: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -88,7 +89,9 @@ def test_a_perfect_force_has_no_loss() -> None:
         def neg_energy(self, grid: int, x: Tensor, precision: str | None = None) -> Tensor:
             return x.flatten(1) @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 
-    loss, terms = TransportObjective(Straight(3), 1.0)([start], [data], [torch.rand(4).double()], (5.25,))
+    loss, terms = TransportObjective(Straight(3), FlowConfig(decay_from=1.0))(
+        [start], [data], [torch.rand(4).double()], (5.25,)
+    )
     assert loss.item() == pytest.approx(0, abs=1e-24)
     assert terms[0, 1].item() == pytest.approx(5.25)
 
