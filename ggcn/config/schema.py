@@ -231,6 +231,22 @@ class OptimizerConfig:
 
 
 @dataclass
+class AugmentationConfig:
+    """Random shifts, colors and cut-outs of coupled pairs, for flow.objective=transport, from which few images teach
+    more. Start and datum of a pair are moved alike, so samples do not take after them."""
+
+    probability: float = ranged(0.0, 0, 1)
+    """fraction of the pairs that are augmented, or begun with where it is adapted; 0: none"""
+    adapt_every: int = ranged(0, 0)
+    """steps between adaptations of the fraction to R^2 on held-out images, where there are any: it rises while that is
+    below target_ratio of R^2 on training images, and falls while it is above; 0: it stays"""
+    target_ratio: float = ranged(0.9, 0, 2)
+    """R^2 on held-out images over R^2 on training images that the adaptation aims at"""
+    rate: float = ranged(0.25, 0, 10)
+    """change of the fraction at an adaptation, for a ratio that is 1 below its target"""
+
+
+@dataclass
 class TrainConfig:
     """How long, on how much and how both networks learn."""
 
@@ -249,8 +265,7 @@ class TrainConfig:
     """standard deviation of the noise added to data, pixels in [-1, 1]: hides 8-bit steps, 0.008, from the energy. No
     more than that, for samples learn it: at 32 px images with noise 0.01 are at a FID of 1.3 from themselves, with
     0.03 at 14"""
-    augmentation: float = ranged(0.0, 0, 1)
-    """transport: fraction of the coupled pairs that are shifted, recolored and cut out, start and datum alike"""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     ema: float = ranged(0.998, 0, 0.9999999)
     """decay per step of the averaged weights that samples are drawn with; rises to this from 0.1 in the first steps.
     Larger averages over more steps: 1 / (1 - ema)"""

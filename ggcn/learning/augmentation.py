@@ -6,13 +6,15 @@ with a T for each pair. Chains begin at starts that no map has touched, so sampl
 would if only the data were augmented. The maps are those of DiffAugment (Zhao et al. 2020, arXiv 2006.10738).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ggcn.config.schema import AugmentationConfig
 from ggcn.distributed.lanes import Key, generator
 
 SHIFT = 1 / 8
@@ -21,6 +23,11 @@ CUTOUT = 1 / 2
 """side of the square that is cut out, as a fraction of the image's"""
 BRIGHTNESS, SATURATION, CONTRAST = 0.5, 1.0, 0.5
 """widths of the intervals from which an offset (around 0) and two factors (around 1) are drawn"""
+
+MOST = 0.9
+"""largest probability that adaptation chooses: energies must also see pairs as chains do"""
+MEASURABLE = 0.05
+"""R^2 on training images below which its ratio to another one is mostly noise"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,21 @@ def draw_augmentation(
     numbers = np.concatenate([generator(*key).random((width, 8), dtype=np.float32) for key in keys])
     uniform = torch.from_numpy(numbers).to(device)
     return Augmentation(uniform[:, :2], uniform[:, 2:4], uniform[:, 4:7], uniform[:, 7] < probability)
+
+
+def adapted(config: AugmentationConfig, probability: float, fit: Mapping[str, float]) -> float:
+    """The probability after a measurement of R^2, {"r2/SIZE": .., "r2_heldout/SIZE": ..}, in [0, MOST]: the more the
+    energies memorize, the higher; without held-out images as it is."""
+    train, heldout = (
+        [value for name, value in fit.items() if name.startswith(prefix)] for prefix in ("r2/", "r2_heldout/")
+    )
+    if not heldout:
+        return probability
+    excess = config.target_ratio * fmean(train) - fmean(heldout)
+    change = (
+        config.rate * excess / max(fmean(train), MEASURABLE)
+    )  # continuous, as ranks and machines round R^2
+    return min(max(probability + change, 0.0), MOST)
 
 
 def _recolor(x: Tensor, color: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class Learner:
         """networks: to use in place of the config's, for densities that are not of images."""
         self.config, self.lanes, self.device = config, lanes, device
         self.attempt = 0  # number of rollbacks so far; each one changes all random streams
+        self.augmentation = config.train.augmentation.probability  # of pairs; may be adapted while training
         self.grids = grids(config.model)
         energies, upsamplers = networks or build(config)
         self.energies, self.upsamplers = energies.to(device), upsamplers.to(device)
@@ -151,7 +152,8 @@ class Learner:
         )
         names = ("transport_error", "transport_target", "energy_gap")
         named = self._per_grid(dict(zip(names, terms.T, strict=False)))
-        return {**named, "energy_loss": loss, "energy_gradient_norm": norm}
+        probability = torch.tensor(self.augmentation, device=self.device)
+        return {**named, "energy_loss": loss, "energy_gradient_norm": norm, "augmentation": probability}
 
     def pairs(self, step: int, data: list[Tensor]) -> Pairs:
         """Chain starts coupled with this step's data, and the times at which the regression is evaluated."""
@@ -161,10 +163,10 @@ class Learner:
         inputs = self._coarsest_input(step, data[0])
         pairs = couple(self.upsamplers, inputs, data, self.config.model.flow.start_noise, noise, times)
         pairs.data[0] = self._assign(pairs.starts[0], data[0])
-        if not self.config.train.augmentation:
+        if not self.augmentation:
             return pairs
-        keys, width = self.keys(step, "augmentation"), self.lanes.width
-        return pairs.augmented(draw_augmentation(keys, width, self.config.train.augmentation, self.device))
+        keys = self.keys(step, "augmentation")
+        return pairs.augmented(draw_augmentation(keys, self.lanes.width, self.augmentation, self.device))
 
     def _assign(self, starts: Tensor, data: Tensor) -> Tensor:
         """The datum of the global batch that each of this rank's starts is paired with. Rank 0 computes the assignment

@@ -18,6 +18,7 @@ from ggcn.data.decoding import refuse_downsampling
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
+from ggcn.learning import augmentation
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.run import checkpoint, sample_images
 from ggcn.run.checkpoint import Checkpoints
@@ -79,7 +80,8 @@ class Trainer:
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
         self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         self.evaluation_hook = EvaluationHook(config, run, device) if config.evaluation.every else None
-        measure_fit = config.log.r2_every or config.checkpoint.best_by == "r2_heldout"
+        adapts = config.train.augmentation.adapt_every
+        measure_fit = config.log.r2_every or adapts or config.checkpoint.best_by == "r2_heldout"
         transport = config.model.flow.objective == "transport"
         self.fit_monitor = FitMonitor(config, run) if transport and measure_fit else None
         self.samplers = Samplers(config)
@@ -123,6 +125,7 @@ class Trainer:
             step += 1
             own_s = timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
             self.heartbeat.step_done(step, own_s)
+            self.adapt_augmentation(step)
             self.log_metrics(step, values, verdict)
             if self.due(step, self.config.log.samples_every):
                 self.save_samples(step, batch.images)
@@ -148,6 +151,7 @@ class Trainer:
         if metadata.get("config") != rollback.config_hash(self.config):
             self.history = guard.forget_usual(self.history)
         self.learner.attempt = max(attempt, int(metadata.get("attempt", 0)))
+        self.learner.augmentation = float(metadata.get("augmentation", self.learner.augmentation))
         self.open_data(step)
         if folder:
             self.state.restore(folder, metadata, self.stream.hash)
@@ -247,6 +251,13 @@ class Trainer:
             if measure_fit or self.due(step, settings.every):
                 self.logger.log(step, values | self.throughput(), verdict.log_fields())
 
+    def adapt_augmentation(self, step: int) -> None:
+        """Adapts the fraction of augmented pairs to the fit on held-out images, where it is due."""
+        settings = self.config.train.augmentation
+        if self.fit_monitor and settings.adapt_every and step % settings.adapt_every == 0:
+            fit = self.fit_monitor.measure(self.learner, step)
+            self.learner.augmentation = augmentation.adapted(settings, self.learner.augmentation, fit)
+
     def throughput(self) -> dict[str, float]:
         """Seconds per phase and images per second over all ranks since the last line, and memory of this rank."""
         seconds = self.timer.pop_means()
@@ -289,7 +300,11 @@ class Trainer:
             "guard": asdict(self.history),
             "config": rollback.config_hash(self.config),
         }
-        progress = {"replaced": self.replaced, "attempt": self.learner.attempt}
+        progress = {
+            "replaced": self.replaced,
+            "attempt": self.learner.attempt,
+            "augmentation": self.learner.augmentation,
+        }
         with self.heartbeat.between(step, "checkpoint"):
             sampling = self.samplers.metadata(self.learner, step)
             metadata = self.state.metadata(self.stream.hash) | progress | judgement | sampling

@@ -125,6 +125,20 @@ def test_a_dropped_term_is_noticed(rank_pool: RankPool, reference: Reference, ch
     assert far["exp_avg"] > 5 * TOLERANCE["fp32"]["exp_avg"]
 
 
+@pytest.mark.parametrize("engine", ["zero0", "zero2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_augmented_pairs_and_the_contrastive_phase(rank_pool: RankPool, engine: str, precision: str) -> None:
+    overrides = [
+        *OVERRIDES,
+        "train.augmentation.probability=0.5",
+        "model.flow.contrastive_from=2",
+        f"engine.precision={precision}",
+    ]
+    one = rank_pool.run(1, learn, [*overrides, "engine.kind=plain"], STEPS)[0]
+    two = rank_pool.run(2, learn, [*overrides, *ENGINES[engine], "train.accumulation=2"], STEPS)[0]
+    assert too_far(differences(one, two), precision) == {}
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 6])
 def test_chains_may_go_in_parts(rank_pool: RankPool, reference: Reference, at_once: int) -> None:
     overrides = ["engine.kind=plain", "engine.precision=fp32", f"model.chain.micro_batch={at_once}"]

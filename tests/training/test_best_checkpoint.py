@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 from helpers import TINY, call
 
 from ggcn.config.compose import compose
@@ -107,3 +108,23 @@ def test_without_held_out_images_or_a_regression_it_is_one_sentence(faces: Path,
     assert "needs held-out images" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "fit").exists()
+
+
+def test_an_adapted_augmentation_goes_on_where_it_stopped(split_faces: Path, tmp_path: Path) -> None:
+    settings = [f"train.augmentation.{setting}" for setting in ("probability=0.5", "adapt_every=2", "rate=5")]
+    for run, steps in (("once", 9), ("twice", 5), ("twice", 9)):
+        launch(
+            tmp_path, split_faces, f"train.steps={steps}", f"run={run}", "train.energy.warmup=1", *settings
+        )
+    once, twice = (probabilities(tmp_path / run) for run in ("once", "twice"))
+    assert len(set(once.values())) > 2
+    assert once == twice
+    ends = [tmp_path / run / "checkpoints/step_00000009/ema.pt" for run in ("once", "twice")]
+    first, second = (torch.load(end, weights_only=True)["energies"] for end in ends)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def probabilities(run: Path) -> dict[int, float]:
+    """The probability of augmentation by step, from metrics.jsonl."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {line["step"]: line["augmentation"] for line in lines if "augmentation" in line}
