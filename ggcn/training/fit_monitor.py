@@ -27,7 +27,11 @@ class FitMonitor:
         self.decides_best = config.checkpoint.best_by == "r2_heldout"
         held_out.check(config)
         folders = {"r2": next(iter(config.data.folders())), "r2_heldout": held_out.folder(config)}
-        self.sets = {name: self._read(folder) for name, folder in folders.items() if folder}
+        self.sets: dict[str, Tensor] = process_group.broadcast_from_main(
+            {name: self._read(folder) for name, folder in folders.items() if folder}
+            if process_group.is_main_process()
+            else {}
+        )
         self.measured: tuple[tuple[int, int], dict[str, float]] = ((-1, -1), {})
 
     def _read(self, folder: str) -> Tensor:

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ggcn.config.schema import Config
+from ggcn.distributed import process_group
 from ggcn.learning.learner import Learner
 from ggcn.sampling import calibration
 from ggcn.sampling.sampler import Sampler
@@ -18,11 +20,17 @@ class Samplers:
     def __init__(self, config: Config) -> None:
         """Raises UserError when training images that are needed cannot be read."""
         self.config = config
-        self.images = None
+        self.images: Tensor | None = None
         if calibration.is_calibrated(config):
-            images = training_images(config.data, config.model.grids[-1], calibration.IMAGES)
-            self.images = torch.cat(list(images))
+            self.images = process_group.broadcast_from_main(self._read())
         self.calibrated: tuple[tuple[int, int], dict[str, Any]] = ((-1, -1), {})
+
+    def _read(self) -> Tensor | None:
+        """The images to calibrate on; None on ranks other than 0, which leave the file system alone."""
+        if not process_group.is_main_process():
+            return None
+        images = training_images(self.config.data, self.config.model.grids[-1], calibration.IMAGES)
+        return torch.cat(list(images))
 
     def metadata(self, learner: Learner, step: int) -> dict[str, Any]:
         """The entries in meta.json that the sampler of this step's weights needs."""
