@@ -133,6 +133,8 @@ def _chain_conflicts(model: ModelConfig) -> Iterator[str]:
         )
     if chain.init_from == "base" and not fitted:
         yield "model.chain.init_from=base needs model.chain_init=hidden and model.upsampler.base=fitted"
+    if upsampler.kind == "unet" and chain.init_from != "base":
+        yield "model.upsampler.kind=unet corrects the linear maps' images; set model.chain.init_from=base"
     if chain.every > 1 and not transport:
         yield (
             f"model.chain.every={chain.every} must be 1: only model.flow.objective=transport learns without chains"
