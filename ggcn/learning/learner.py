@@ -168,17 +168,16 @@ class Learner:
             return {}
         lr = learning_rate(self.config.train.upsampler, step)
         batch = particles.inputs, particles.starts, particles.ends
-        from_base = self.config.model.chain.init_from == "base"
-        costs = process_group.all_reduce_mean(particles.mean_squared_displacements()) if from_base else None
-        _, errors, norm = self.amortization_engine.step(
-            lr, *batch, tuple(costs.tolist()) if from_base else None
-        )
+        moved: list[float] | None = None
+        if self.config.model.chain.init_from == "base":
+            moved = process_group.all_reduce_mean(particles.mean_squared_displacements()).tolist()
+        _, errors, norm = self.amortization_engine.step(lr, *batch, moved and tuple(moved))
         named = {}
         for number, error in zip(self.upsamplers.learned, errors, strict=True):
             size = self.grids[number].size
             named[f"amortization/{size}"] = error
-            if costs is not None:
-                named[f"absorbed/{size}"] = 1 - error / costs[number]
+            if moved:
+                named[f"absorbed/{size}"] = 1 - error / moved[number]
         return {**named, "upsampler_gradient_norm": norm}
 
     def update_averages(self, step: int, particles: Particles | None) -> None:
