@@ -161,6 +161,11 @@ def _network_conflicts(model: ModelConfig) -> Iterator[str]:
             f"model.energy.activation={energy.activation} has kinks and cannot be differentiated twice, as the JKO "
             f"term must; take {' or '.join(SMOOTH)}, or model.flow.gamma=[0.0]"
         )
+    if upsampler.norm != "none" and upsampler.kind == "unet":
+        yield (
+            f"model.upsampler.norm={upsampler.norm} is for model.upsampler.kind=convnet; model.upsampler.kind=unet has "
+            "no normalisation"
+        )
     if upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8):
         yield "model.upsampler.norm=group needs model.upsampler.width and min_width in multiples of 8"
 

@@ -199,6 +199,7 @@ def test_up_samplers_learn_where_the_averaged_energies_chains_end() -> None:
     ("word", "sentence"),
     [
         ("model.chain.init_from=upsampler", "set model.chain.init_from=base"),
+        ("model.upsampler.norm=lane", "is for model.upsampler.kind=convnet"),
         ("model.upsampler.base=plain", "set model.chain_init=hidden and model.upsampler.base=fitted"),
         ("model.chain_init=noise", "set model.chain_init=hidden"),
         ("model.energy.kind=frame", "transport needs convnet"),
