@@ -12,6 +12,7 @@ from ggcn.config.data import DataConfig
 from ggcn.errors import UserError
 from ggcn.precision import set_numeric_flags
 from ggcn.sampling.sampler import Sampler
+from ggcn.sampling.settings import MODES
 
 PIPE_HELP = (
     "allow SHARDS to be pipe:COMMAND, which runs in a shell; what a run's own config says of it is ignored"
@@ -43,6 +44,12 @@ def add_chain_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "chains", "one number, or one per grid as in 4,8; default: the model's own"
     )
+    group.add_argument(
+        "--mode",
+        choices=MODES,
+        help="chain, the default; amortized: up-samplers that learned the chains, then a chain of one step, or "
+        "of --steps, which may be 0",
+    )
     flags = {
         "steps": ("N", "Langevin steps; transport models keep the time, other models the step size"),
         "time": ("T", "steps * step size; for transport models in units of the flow's own time"),
@@ -64,7 +71,7 @@ _numbers.__name__ = "list of numbers"  # argparse's word for what it could not r
 def with_chain_flags(sampler: Sampler, args: argparse.Namespace) -> Sampler:
     """The sampler with the chains that the flags ask for. Raises UserError for numbers that do not fit."""
     try:
-        return sampler.with_settings(args.steps, args.time, args.temperature, args.noise)
+        return sampler.with_settings(args.steps, args.time, args.temperature, args.noise, args.mode)
     except UserError as error:
         raise UserError(f"--{error}") from None
 

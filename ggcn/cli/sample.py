@@ -3,6 +3,7 @@
     python tools/sample.py runs/faces64 --count 64 --out faces.png      # one image, a grid
     python tools/sample.py runs/faces64 --count 1000 --out samples/     # a folder of PNGs
     python tools/sample.py runs/faces64 --steps 8 --time 1.5 --out other.png      # other chains
+    python tools/sample.py runs/faces64 --mode amortized --out fast.png           # learned starts, short chains
     python tools/sample.py runs/faces64 --trajectory 8 --out trajectories.png     # steps along the chains, in rows
     python tools/sample.py runs/faces64 --interpolate 9 --out interpolations.png  # between pairs of z
     python tools/sample.py runs/faces64 --inpaint IMAGES --mask centre --out filled.png
@@ -122,7 +123,7 @@ def check(args: argparse.Namespace) -> None:
     endings = (".csv",) if table else ("", ".png")
     required = "must end in .csv" if table else "must end in .png, or be a folder's name without an ending"
     numbers = (args.count, args.batch)
-    chains = (args.steps, args.time, args.temperature, args.noise)
+    chains = (args.mode, args.steps, args.time, args.temperature, args.noise)
     rows = (args.trajectory, args.interpolate)
     faults = {
         "--count and --batch must be at least 1": min(n for n in numbers if n is not None) < 1,
@@ -138,7 +139,7 @@ def check(args: argparse.Namespace) -> None:
         "--corrupt and --weight belong to --denoise": args.denoise is None
         and (args.corrupt or args.weight is not None),
         "--weight must be at least 0, and finite": args.weight is not None and not 0 <= args.weight < inf,
-        "--steps, --time, --temperature and --noise are for chains, and --energies and --data run none": table
+        "--mode, --steps, --time, --temperature and --noise are for chains, and --energies and --data run none": table
         and any(setting is not None for setting in chains),
     }
     for sentence, fault in faults.items():

@@ -18,6 +18,8 @@ class Grid:
     gamma: float
     start_noise: float = 0.0
     """standard deviation of the noise added to the starts of a sampler's chains"""
+    amortized: bool = False
+    """whether a sampler's chains continue from the up-sampler's output, rather than from the linear maps'"""
 
 
 def fill_defaults(config: Config) -> None:

@@ -62,8 +62,10 @@ class EnergyConfig:
 class UpsamplerConfig:
     """The top-down side: hidden z to the coarsest grid, and each grid to the next."""
 
-    kind: str = choice("convnet", "fixed")
-    """convnet: learned; fixed: every pixel becomes a block, nothing is learned"""
+    kind: str = choice("convnet", "unet", "fixed")
+    """convnet: learned layers that enlarge their input; unet, for chain.init_from=base: learned corrections of the
+    chains' first images, noise included, so that they can become what the chains make of these; fixed: every pixel
+    becomes a block, nothing is learned"""
     base: str = choice("plain", "fitted")
     """the part that is there before learning: plain (bilinear interpolation; from z nothing), or fitted: linear maps
     fitted to the training images at step 0, z along their principal components and each grid regressed on the one
@@ -74,7 +76,8 @@ class UpsamplerConfig:
     z_dim: int = ranged(128, 1)
     """dimensions of the hidden z ~ N(0, I)"""
     width: int = ranged(256, 1)
-    """channels at the coarsest resolution; every doubling of the image halves them"""
+    """channels at the coarsest resolution, which every doubling of the image halves; of kind=unet at its finest level,
+    and twice as many at each coarser one"""
     min_width: int = ranged(32, 1)
     """smallest number of channels: where halving stops"""
     norm: str = choice("none", "group", "lane")

@@ -133,6 +133,8 @@ def _chain_conflicts(model: ModelConfig) -> Iterator[str]:
         )
     if chain.init_from == "base" and not fitted:
         yield "model.chain.init_from=base needs model.chain_init=hidden and model.upsampler.base=fitted"
+    if upsampler.kind == "unet" and chain.init_from != "base":
+        yield "model.upsampler.kind=unet corrects the linear maps' images; set model.chain.init_from=base"
     if chain.every > 1 and not transport:
         yield (
             f"model.chain.every={chain.every} must be 1: only model.flow.objective=transport learns without chains"
@@ -158,6 +160,11 @@ def _network_conflicts(model: ModelConfig) -> Iterator[str]:
         yield (
             f"model.energy.activation={energy.activation} has kinks and cannot be differentiated twice, as the JKO "
             f"term must; take {' or '.join(SMOOTH)}, or model.flow.gamma=[0.0]"
+        )
+    if upsampler.norm != "none" and upsampler.kind == "unet":
+        yield (
+            f"model.upsampler.norm={upsampler.norm} is for model.upsampler.kind=convnet; model.upsampler.kind=unet has "
+            "no normalisation"
         )
     if upsampler.norm == "group" and (upsampler.width % 8 or upsampler.min_width % 8):
         yield "model.upsampler.norm=group needs model.upsampler.width and min_width in multiples of 8"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ggcn.evaluation.memorization import downscale, memorization
 from ggcn.paths import VARIABLE, expand_home, expand_variables, is_local
 from ggcn.redact import shard_folder
 from ggcn.sampling.sampler import Sampler
+from ggcn.sampling.settings import AMORTIZED, AMORTIZED_STEPS, SamplerSettings
 
 MAX_SAMPLES = 5000
 """number of samples by default, where there are at least as many training images"""
@@ -82,6 +84,7 @@ def evaluate(sampler: Sampler, net: Network, request: Request) -> dict[str, Any]
     distances["chain starts"] = evaluator.distances(starts) | {"settings": settings | {"chain_step": 0}}
     last_step = {"chain_step": sampler.grids[-1].steps}
     distances["samples"] = evaluator.distances(ends) | {"settings": settings | last_step}
+    distances |= _amortized(sampler, evaluator, count, request)
     flip = sampler.config.data.flip
     return {
         "samples": settings | {"count": count},
@@ -114,6 +117,23 @@ def _draw(sampler: Sampler, net: Network, count: int, request: Request) -> tuple
         )
     starts, ends, downscaled, energies = map(torch.cat, zip(*columns, strict=True))
     return starts, ends, downscaled, energies
+
+
+def _amortized(
+    sampler: Sampler, evaluator: Evaluator, count: int, request: Request
+) -> dict[str, dict[str, Any]]:
+    """Distances of samples without the long chains, for models whose up-samplers learn what those do."""
+    if not sampler.amortizable or sampler.settings.mode == AMORTIZED:
+        return {}
+    rows = {}
+    for steps, name in {0: "up-samplers alone", AMORTIZED_STEPS: "up-samplers, then {} step"}.items():
+        short = copy(sampler)
+        short.settings = SamplerSettings(AMORTIZED, steps, noise=sampler.settings.noise)
+        batches = samples.sample_batches(short, count, request.seed, request.batch)
+        sample_features = torch.cat([features(evaluator.net, batch.ends) for batch in batches])
+        settings = samples.sampling_settings(short, request.seed) | {"chain_step": steps}
+        rows[name.format(steps)] = evaluator.distances(sample_features) | {"settings": settings}
+    return rows
 
 
 def _with_defaults(sampler: Sampler, request: Request) -> Request:

@@ -79,6 +79,8 @@ def sampling_settings(sampler: Sampler, seed: int) -> dict[str, Any]:
     ]
     result = {"checkpoint": str(sampler.folder), "step": step(sampler), "weights": "averaged", "seed": seed}
     result |= {"model": sampler.config.model.name, "start": sampler.config.model.chain_init, "chains": chains}
+    if sampler.settings.mode:
+        result["mode"] = sampler.settings.mode
     if sampler.config.model.hidden_chain.steps:
         result["hidden_chain_steps"] = sampler.config.model.hidden_chain.steps
     return result

@@ -125,9 +125,12 @@ class Learner:
         )
 
     def _draw(self, step: int, inputs: Tensor) -> Particles:
+        """Chains from `inputs`. In transport, where only the up-samplers learn from them, of the averaged energies:
+        those that samples are drawn with, and a steady target."""
         noise = Noise(self.keys(step, "chain"), self.device)
         hidden = self.config.model.hidden_chain
-        advance = partial(draw, self.energies, self.upsamplers, self.grids, hidden)
+        energies = self.ema_energies.module if self.transport else self.energies
+        advance = partial(draw, energies, self.upsamplers, self.grids, hidden)
         return in_micro_batches(advance, inputs, noise, self.config.model.chain.micro_batch)
 
     def learn_energy(self, data: list[Tensor], particles: Particles | None, step: int) -> Metrics:
@@ -181,13 +184,23 @@ class Learner:
         return all_data[own.to(self.device)]
 
     def learn_upsamplers(self, particles: Particles | None, step: int) -> Metrics:
-        """Phase 3, amortization: every up-sampler with parameters regresses from its input to the chain ends."""
+        """Phase 3, amortization: every up-sampler with parameters regresses from its input, with the chain's noise, to
+        the chain ends. Where chains start from the linear maps the loss is relative to how far they moved, and the
+        share of that which the up-sampler has absorbed is a metric."""
         if self.amortization_engine is None or particles is None:
             return {}
         lr = learning_rate(self.config.train.upsampler, step)
-        _, errors, norm = self.amortization_engine.step(lr, particles.inputs, particles.ends)
-        learned = zip(self.upsamplers.learned, errors, strict=True)
-        named = {f"amortization/{self.grids[number].size}": error for number, error in learned}
+        batch = particles.inputs, particles.starts, particles.ends
+        moved: list[float] | None = None
+        if self.config.model.chain.init_from == "base":
+            moved = process_group.all_reduce_mean(particles.mean_squared_displacements()).tolist()
+        _, errors, norm = self.amortization_engine.step(lr, *batch, moved and tuple(moved))
+        named = {}
+        for number, error in zip(self.upsamplers.learned, errors, strict=True):
+            size = self.grids[number].size
+            named[f"amortization/{size}"] = error
+            if moved:
+                named[f"absorbed/{size}"] = 1 - error / moved[number]
         return {**named, "upsampler_gradient_norm": norm}
 
     def update_averages(self, step: int, particles: Particles | None) -> None:

@@ -80,19 +80,33 @@ class EnergyObjective(nn.Module):
 
 
 class AmortizationObjective(nn.Module):
-    """Sum over grids of |U(input) - chain end|^2 per pixel: the up-samplers amortize the chains."""
+    """Sum over grids of |U(input, noise) - chain end|^2 per pixel: the up-samplers amortize the chains, of whose noise
+    they see what is in the starts."""
 
     def __init__(self, upsamplers: Upsamplers) -> None:
         super().__init__()
         self.upsamplers = upsamplers
 
-    def forward(self, inputs: list[Tensor], ends: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """inputs: z and coarser chain ends; ends: per grid [n, c, size, size].
+    def forward(
+        self,
+        inputs: list[Tensor],
+        starts: list[Tensor],
+        ends: list[Tensor],
+        costs: Sequence[float] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """inputs: z and coarser chain ends; starts, ends: per grid [n, c, size, size]; costs: per grid what its error
+        is divided by in the loss, 1 by default.
 
         Returns the loss, and the error of each grid whose up-sampler learns, [learned grids].
         """
+        learned = self.upsamplers.learned
         errors = [
-            (self.upsamplers.start(number, inputs[number]) - ends[number]).square().mean()
-            for number in self.upsamplers.learned
+            (self.upsamplers.foreseen_end(number, inputs[number], starts[number]) - ends[number])
+            .square()
+            .mean()
+            for number in learned
         ]
-        return torch.stack(errors).sum(), torch.stack(errors).detach()
+        if costs is None:
+            return torch.stack(errors).sum(), torch.stack(errors).detach()
+        weighted = [error / costs[number] for number, error in zip(learned, errors, strict=True)]
+        return torch.stack(weighted).sum(), torch.stack(errors).detach()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ggcn.config.schema import Config, EnergyConfig, ModelConfig
 from ggcn.distributed.lanes import bits
+from ggcn.models.chain_unet import ChainUpsampler
 from ggcn.models.energy import ConvEnergy, LevelEnergy
 from ggcn.models.frame import FrameEnergy
 from ggcn.models.upsampler import (
@@ -104,17 +105,23 @@ class Upsamplers(nn.Module):
         super().__init__()
         config, sizes = model.upsampler, model.grids
         norm = normalization(config.norm, lane_width)
+        hidden: dict[str, Callable[[], nn.Module]] = {
+            "convnet": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
+            "unet": lambda: ChainUpsampler(config.z_dim, sizes[0], CHANNELS, config, bilinear=False),
+        }
         coarsest: dict[str, Callable[[], nn.Module]] = {
-            "hidden": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
+            "hidden": lambda: hidden[config.kind](),
             "data": lambda: ColourUpsampler(sizes[0], CHANNELS),
         }
         first = coarsest.get(model.chain_init, NoUpsampler)()
-        steps: list[nn.Module] = [
-            GridUpsampler(size, target, CHANNELS, config, norm)
-            if config.kind == "convnet"
-            else BlockUpsampler(target)
-            for size, target in pairwise(sizes)
-        ]
+        finer: dict[str, Callable[[int, int], nn.Module]] = {
+            "convnet": lambda size, target: GridUpsampler(size, target, CHANNELS, config, norm),
+            "unet": lambda size, target: ChainUpsampler(
+                CHANNELS * size**2, target, CHANNELS, config, bilinear=True
+            ),
+            "fixed": lambda size, target: BlockUpsampler(target),
+        }
+        steps = [finer[config.kind](size, target) for size, target in pairwise(sizes)]
         self.grids = nn.ModuleList([first, *steps])
         self.precision, self.chains_from = precision, model.chain.init_from
 
@@ -132,7 +139,7 @@ class Upsamplers(nn.Module):
     def base(self, grid: int, inputs: Tensor) -> Tensor:
         """The output of the linear map alone, without the network's, float32."""
         net = self.grids[grid]
-        assert isinstance(net, HiddenUpsampler | GridUpsampler)
+        assert isinstance(net, HiddenUpsampler | GridUpsampler | ChainUpsampler)
         return net.linear(inputs)
 
     def chain_start(self, grid: int, inputs: Tensor) -> Tensor:
@@ -144,6 +151,13 @@ class Upsamplers(nn.Module):
         the starts themselves; else the chain ends of the grid before."""
         with autocast(inputs, self.precision):
             return self.grids[grid](inputs)
+
+    def foreseen_end(self, grid: int, inputs: Tensor, start: Tensor) -> Tensor:
+        """What the up-sampler makes of `inputs`, to be the end of the chain from `start` [n, c, size, size], with whose
+        noise it begins; an up-sampler without a place for noise sees the inputs alone."""
+        net = self.grids[grid]
+        with autocast(inputs, self.precision):
+            return net.foresee(start) if isinstance(net, ChainUpsampler) else net(inputs)
 
 
 def build(config: Config) -> tuple[Energies, Upsamplers]:

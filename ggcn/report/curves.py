@@ -51,6 +51,11 @@ CURVES = (
         {"amortization": "amortization"},
     ),
     Curve(
+        "Absorbed",
+        "share of the chains' squared displacement that the up-samplers foresee; 1: all of it",
+        {"absorbed": "up-samplers"},
+    ),
+    Curve(
         "Gradient norms",
         "of the weights, before clipping",
         {"energy_gradient_norm": "energies", "upsampler_gradient_norm": "up-samplers"},

@@ -27,6 +27,10 @@ class Particles:
     """chain ends [n, c, size, size]"""
     reports: list[ChainReport]
 
+    def mean_squared_displacements(self) -> Tensor:
+        """Per grid the mean over samples and pixels of the square of chain end minus chain start, above 0, [grids]."""
+        return torch.stack([report.displacement.square().mean() for report in self.reports]).clamp(min=1e-20)
+
 
 def draw(
     energies: Energies,
@@ -54,11 +58,12 @@ def draw(
 
 
 def chain_start(upsamplers: Upsamplers, number: int, grid: Grid, x: Tensor, noise: Noise) -> Tensor:
-    """The starts of the chains of grid `number`, with the grid's noise. `x`: its up-sampler's input."""
+    """The starts of the chains of grid `number`, with the grid's noise. `x`: its up-sampler's input. Where the grid is
+    amortized, chains start from where the up-sampler foresees that they end."""
     start = upsamplers.chain_start(number, x)
-    if not grid.start_noise:
-        return start
-    return start + grid.start_noise * noise.normal(*start.shape)
+    if grid.start_noise:
+        start = start + grid.start_noise * noise.normal(*start.shape)
+    return upsamplers.foreseen_end(number, x, start) if grid.amortized else start
 
 
 def in_micro_batches(

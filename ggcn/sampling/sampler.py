@@ -20,7 +20,7 @@ from ggcn.run import checkpoint
 from ggcn.run.directory import RunDir
 from ggcn.sampling.draw import Particles, draw, initial_noise
 from ggcn.sampling.noise import Noise, host_normal
-from ggcn.sampling.settings import PerGrid, SamplerSettings
+from ggcn.sampling.settings import AMORTIZED, CHAIN, MODES, PerGrid, SamplerSettings, check_mode
 
 WEIGHTS = "ema.pt"
 
@@ -44,7 +44,7 @@ class Sampler:
     ) -> None:
         """folder: the checkpoint's, or an exported file; metadata: its meta.json, or the file's own."""
         self.config, self.folder, self.metadata = config, folder, metadata or {}
-        self.calibrated = SamplerSettings(time=calibrated_time(self.metadata))
+        self.calibrated = {mode: SamplerSettings(time=calibrated_time(self.metadata, mode)) for mode in MODES}
         _ = self.grids  # raises what does not fit them
         self.energies = energies.eval().requires_grad_(False)
         self.upsamplers = upsamplers.eval().requires_grad_(False)
@@ -57,16 +57,26 @@ class Sampler:
         time: PerGrid = None,
         temperature: PerGrid = None,
         noise: PerGrid = None,
+        mode: str | None = None,
     ) -> "Sampler":
-        """A sampler of the same networks with other chains; each setting is a number, or one per grid.
+        """A sampler of the same networks with other chains; each setting but mode is a number, or one per grid.
 
+        mode: "chain", the default, starts chains from the linear maps' images; "amortized" from those of the
+        up-samplers, which have learned where these chains end, so that short ones remain (steps=0: none).
         steps: Langevin steps. time: steps * step size; by default what was calibrated when the checkpoint was
         written, or else the config's. Models with model.chain.time keep their time when they take other steps, and
         others their step size. noise: standard deviation of what is added to
         chain starts, 0 by default. Raises UserError for numbers that are out of range or do not fit the grids.
         """
         other = copy(self)
-        other.settings = self.settings.updated(SamplerSettings(steps, time, temperature, noise))
+        other.settings = self.settings.updated(SamplerSettings(mode, steps, time, temperature, noise))
+        check_mode(other.settings.mode)
+        if other.settings.mode == AMORTIZED and not self.amortizable:
+            raise UserError(
+                f"mode amortized is for models whose up-samplers learn from chains that start below them "
+                f"(model.chain.init_from=base, as in model=ggcn); those of {self.config.model.name} start from the "
+                "up-samplers in every mode"
+            )
         _ = other.grids  # raises what there is to raise now
         return other
 
@@ -89,13 +99,18 @@ class Sampler:
         return initial_noise(self.config.model, keys, 1, self.energies.shape, self.device)
 
     @property
+    def amortizable(self) -> bool:
+        """Whether chains start below the up-samplers, which may take the chains' place in mode "amortized"."""
+        return self.config.model.chain.init_from == "base" and bool(self.upsamplers.learned)
+
+    @property
     def grids(self) -> list[Grid]:
         """The grids with this sampler's settings; chains that had a replay buffer in training run longer here by
         default, since they begin in noise."""
         first, *rest = grids(self.config.model)
         if self.config.model.chain_init == "replay_buffer":
             first = replace(first, steps=first.steps * self.config.model.replay_buffer.cold_start_factor)
-        settings = self.calibrated.updated(self.settings)
+        settings = self.calibrated[self.settings.mode or CHAIN].updated(self.settings)
         return settings.apply([first, *rest], keep_time=self.config.model.chain.time > 0)
 
     def batches(self, count: int, seed: int = 0, batch: int = 64, first: int = 0) -> Iterator[Tensor]:
@@ -116,22 +131,26 @@ class Sampler:
         time: PerGrid = None,
         temperature: PerGrid = None,
         noise: PerGrid = None,
+        mode: str | None = None,
     ) -> Tensor:
         """`count` images [count, channels, size, size], about [-1, 1], on the CPU. The settings of the chains are
         those of `with_settings`."""
-        sampler = self.with_settings(steps, time, temperature, noise)
+        sampler = self.with_settings(steps, time, temperature, noise, mode)
         shape = (0, self.energies.shape[0], *[self.grids[-1].size] * 2)
         empty = torch.empty(shape, dtype=torch.float32, device="cpu")
         return torch.cat([empty, *sampler.batches(count, seed, batch)])
 
 
-def calibrated_time(metadata: Mapping[str, Any]) -> list[float] | None:
-    """The chain time per grid that a checkpoint's meta.json or an exported file's metadata tell, if they do. Raises
-    UserError when they are damaged."""
+def calibrated_time(metadata: Mapping[str, Any], mode: str) -> list[float] | None:
+    """The chain time per grid in a mode that a checkpoint's meta.json or an exported file's metadata tell, if they do.
+    Raises UserError when they are damaged."""
     if "sampling" not in metadata:
         return None
+    key = {CHAIN: "time", AMORTIZED: "amortized_time"}[mode]
     try:
-        return [float(time) for time in metadata["sampling"]["time"]]
+        if mode == AMORTIZED and key not in metadata["sampling"]:  # of an earlier version
+            return None
+        return [float(time) for time in metadata["sampling"][key]]
     except (KeyError, TypeError, ValueError):
         raise UserError(f"the sampling settings {metadata['sampling']} of this model are damaged") from None
 

@@ -147,7 +147,7 @@ def test_chains_may_go_in_parts(rank_pool: RankPool, reference: Reference, at_on
 
 
 def test_lane_norm_sees_whole_lanes_in_every_micro_batch(rank_pool: RankPool) -> None:
-    overrides = [*OVERRIDES, "model.upsampler.norm=lane", "engine.precision=fp32"]
+    overrides = [*OVERRIDES, "model.upsampler.kind=convnet", "model.upsampler.norm=lane", "engine.precision=fp32"]
     one = rank_pool.run(1, learn, [*overrides, "engine.kind=plain"], STEPS)[0]
     two = rank_pool.run(2, learn, [*overrides, "train.accumulation=2", "model.chain.micro_batch=4"], STEPS)[0]
     assert too_far(differences(one, two), "fp32") == {}

@@ -97,9 +97,15 @@ def test_a_killed_run_ends_like_one_that_was_not(overrides: list[str], tmp_path:
         assert a["energy_loss"] == b["energy_loss"]
 
 
-@pytest.mark.parametrize("norm", ["none", pytest.param("lane", marks=pytest.mark.slow)])
-def test_one_and_two_ranks_train_the_same_run(overrides: list[str], tmp_path: Path, norm: str) -> None:
-    overrides = [*overrides, FP32, "train.steps=20", f"model.upsampler.norm={norm}"]
+@pytest.mark.parametrize(
+    "upsampler",
+    [["kind=unet"], pytest.param(["kind=convnet", "norm=lane"], marks=pytest.mark.slow)],
+    ids=["unet", "lane norm"],
+)
+def test_one_and_two_ranks_train_the_same_run(
+    overrides: list[str], tmp_path: Path, upsampler: list[str]
+) -> None:
+    overrides = [*overrides, FP32, "train.steps=20", *(f"model.upsampler.{word}" for word in upsampler)]
     for ranks in (1, 2):
         done = launch(*overrides, f"cluster.ranks={ranks}", f"run=ranks{ranks}")
         assert done.returncode == 0, done.stderr
@@ -109,6 +115,7 @@ def test_one_and_two_ranks_train_the_same_run(overrides: list[str], tmp_path: Pa
             "transport_error/16",
             "transport_target/4",
             "amortization/16",
+            "absorbed/4",
             "energy_gradient_norm",
         ):
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (one["step"], name)

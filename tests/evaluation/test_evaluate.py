@@ -83,6 +83,7 @@ def test_the_command_prints_a_table_and_writes_all_numbers(
     assert str(written) in done.stdout
     assert list(result["distances"]) == [
         "real half against half", "held-out", "PCA-50 Gaussian", "chain starts", "samples",
+        "up-samplers alone", "up-samplers, then 1 step",
     ]  # fmt: skip
     assert f"{result['distances']['samples']['fid']:.2f}" in done.stdout
     assert result["data"]["trained_on_these"] is True
@@ -91,6 +92,10 @@ def test_the_command_prints_a_table_and_writes_all_numbers(
     settings = result["distances"]["samples"]["settings"]
     assert (settings["step"], settings["seed"], settings["chain_step"]) == (2, 0, 3)
     assert [chain["grid"] for chain in settings["chains"]] == [4, 16]
+    short = [result["distances"][f"up-samplers{row}"]["settings"] for row in (" alone", ", then 1 step")]
+    assert [(row["mode"], row["chain_step"], row["chains"][0]["steps"]) for row in short] == [
+        ("amortized", 0, 0), ("amortized", 1, 1),
+    ]  # fmt: skip
     assert result["energy"]["sets"][f"ood {other}"]["auroc_against"] == "held-out"
 
 
@@ -99,9 +104,11 @@ def test_the_same_again_from_the_cache_and_from_an_exported_file(
 ) -> None:
     net = Coarse()
     first = evaluate(sampler, net, request_)
-    assert net.seen == 400 + 3 * 24  # training pictures, Gaussian, starts and ends
+    assert (
+        net.seen == 400 + 5 * 24
+    )  # training pictures, Gaussian, starts and ends, up-samplers without and with a step
     again = evaluate(ggcn.load(run, step=2), net, request_)
-    assert net.seen == 400 + 5 * 24
+    assert net.seen == 400 + 9 * 24
     assert again == first
     export(run, tmp_path / "tiny.safetensors")
     alone = evaluate(ggcn.load(tmp_path / "tiny.safetensors"), net, request_)
@@ -121,12 +128,12 @@ def test_another_manifest_is_noticed(
     shutil.copytree(faces, moved)
     before = net.seen
     same = evaluate(sampler, net, replace(request_, data=str(moved)))
-    assert net.seen == before + 2 * 24  # the place of the shards does not matter
+    assert net.seen == before + 4 * 24  # the place of the shards does not matter
     assert same["distances"] == cached["distances"]
     shards.build(tmp_path / "noise", [400], size=16).save(tmp_path / "noise")
     before = net.seen
     result = evaluate(sampler, net, replace(request_, data=str(tmp_path / "noise")))
-    assert net.seen == before + 400 + 3 * 24
+    assert net.seen == before + 400 + 5 * 24
     assert result["data"]["trained_on_these"] is False
     assert result["distances"]["samples"]["fid"] != cached["distances"]["samples"]["fid"]
 

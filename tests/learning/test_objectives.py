@@ -151,7 +151,7 @@ def test_teaching_is_the_mean_squared_distance_to_the_chain_ends() -> None:
     _, upsamplers = build(config)
     z, coarse = torch.randn(4, 8), torch.randn(4, 3, 4, 4)
     fine = torch.randn(4, 3, 16, 16)
-    loss, errors = AmortizationObjective(upsamplers)([z, coarse], [coarse, fine])
+    loss, errors = AmortizationObjective(upsamplers)([z, coarse], [coarse, fine], [coarse, fine])
     expected = [
         (upsamplers.start(0, z) - coarse).square().mean(),
         (upsamplers.start(1, coarse) - fine).square().mean(),

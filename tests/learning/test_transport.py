@@ -179,9 +179,30 @@ def test_chains_come_in_every_nth_step_and_start_at_the_linear_maps() -> None:
     assert one.learn_upsamplers(None, 3) == {}
 
 
+@pytest.mark.usefixtures("alone")
+def test_up_samplers_learn_where_the_averaged_energies_chains_end() -> None:
+    one = learner("train.upsampler.warmup=5", "train.upsampler.lr=0.003", "model.upsampler.width=16")
+    dice = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in one.ema_energies.module.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=dice))
+        one.upsamplers.grids[0].base.weight.normal_(std=0.3, generator=dice)
+    absorbed = []
+    for step in range(60):
+        particles = one.sample(step, one.prepare_data(blobs(16, step), step))
+        metrics = one.learn_upsamplers(particles, step)
+        absorbed.append(metrics["absorbed/16"].item())
+    assert absorbed[0] == pytest.approx(0, abs=1e-5)
+    assert sum(absorbed[-10:]) / 10 > 0.5
+    assert particles is not None
+    assert particles.mean_squared_displacements().min() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
+        ("model.chain.init_from=upsampler", "set model.chain.init_from=base"),
+        ("model.upsampler.norm=lane", "is for model.upsampler.kind=convnet"),
         ("model.upsampler.base=plain", "set model.chain_init=hidden and model.upsampler.base=fitted"),
         ("model.chain_init=noise", "set model.chain_init=hidden"),
         ("model.energy.kind=frame", "transport needs convnet"),

@@ -51,6 +51,44 @@ def test_noise_is_added_to_the_starts_of_chains(transport: Sampler) -> None:
     assert (noisy - plain).std().item() == pytest.approx(0.3, rel=0.05)
 
 
+def test_up_samplers_take_the_place_of_chains(transport: Sampler) -> None:
+    alone = transport.with_settings(mode="amortized", steps=0)
+    particles = alone.draw(0, 4, 0)
+    coarse = transport.upsamplers.start(0, particles.inputs[0])
+    assert torch.equal(particles.ends[0], coarse)
+    assert torch.equal(particles.ends[1], transport.upsamplers.start(1, coarse))
+    short = transport.with_settings(mode="amortized")
+    assert [(grid.steps, grid.step_size, grid.amortized) for grid in short.grids] == [(1, 0.4, True)] * 2
+    assert torch.equal(short.draw(0, 4, 0).starts[0], coarse)
+    assert not torch.equal(short.sample(4), alone.sample(4))
+    assert torch.equal(transport.with_settings(mode="chain").sample(4), transport.sample(4))
+
+
+def test_up_samplers_see_the_noise_of_their_chains(transport: Sampler) -> None:
+    with torch.no_grad():
+        transport.upsamplers.grids[0].correction.to_image.weight.normal_(
+            generator=torch.Generator().manual_seed(1)
+        )
+    noisy = transport.with_settings(mode="amortized", steps=0, noise=0.3)
+    chain = transport.with_settings(noise=0.3).draw(0, 4, 0)
+    foreseen = transport.upsamplers.foreseen_end(0, chain.inputs[0], chain.starts[0])
+    assert torch.equal(noisy.draw(0, 4, 0).ends[0], foreseen)
+    assert not torch.equal(foreseen, transport.upsamplers.start(0, chain.inputs[0]))
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "sentence"),
+    [
+        ("ggcn", "fast", "mode must be chain or amortized, not fast"),
+        ("ggcn_contrastive", "amortized", "those of ggcn_contrastive start from the up-samplers"),
+        ("gcn", "amortized", "mode amortized is for models"),
+    ],
+)
+def test_modes_that_do_not_exist_are_one_sentence(model: str, mode: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tiny_sampler(f"model={model}").with_settings(mode=mode)
+
+
 def test_without_a_time_of_their_own_models_keep_their_step_size() -> None:
     sampler = tiny_sampler("model=ggcn_contrastive")
     assert sampler.with_settings(steps=9).grids == [
