@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -18,8 +18,9 @@ Point = tuple[float, float]
 
 COLOURS = 6
 WIDTH, HEIGHT = 460, 220
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 8, 24
-"""margins of the plot in the chart, in the units of WIDTH and HEIGHT: pixels of a small screen"""
+LEFT, RIGHT, TOP, BOTTOM = 58, WIDTH - 12, 8, HEIGHT - 24
+"""the edges of the plot in the chart, in the units of WIDTH and HEIGHT: pixels of a small screen"""
+EDGES = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "width": WIDTH, "height": HEIGHT}
 MAX_POINTS = 240
 """points drawn of a line; of a longer one the minimum and the maximum of each interval"""
 NOISY = 80
@@ -111,7 +112,7 @@ class Plot:
         """The figure; `last_values` of the lines are in the legend, as thinning may drop them."""
         pairs = zip(self.chart.lines, last_values, strict=True)
         shapes = [self._shape(line, self.form(value)) for line, value in pairs]
-        return templates.element("chart", self.chart, self, shapes)
+        return templates.element("chart", self.chart, self, shapes, EDGES)
 
     def form(self, value: float) -> str:
         """A value of the y axis as text."""
@@ -119,11 +120,11 @@ class Plot:
 
     def x(self, value: float) -> float:
         """Where a value of the x axis lies, in units of the SVG."""
-        return round(LEFT + self.x_axis.position(value) * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + self.x_axis.position(value) * (RIGHT - LEFT), 1)
 
     def y(self, value: float) -> float:
         """Where a value of the y axis lies, in units of the SVG."""
-        return round(HEIGHT - BOTTOM - self.y_axis.position(value) * (HEIGHT - TOP - BOTTOM), 1)
+        return round(BOTTOM - self.y_axis.position(value) * (BOTTOM - TOP), 1)
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
@@ -153,10 +154,9 @@ class Plot:
             [line.key, line.label, [[x, _rounded(y)] for x, y in line.points if isfinite(y)]]
             for line in self.chart.lines
         ]
-        about = {"percent": self.chart.percent, "name": self.chart.x_name, "lines": lines}
-        return json.dumps(
-            about | {"x": _limits(self.x_axis), "y": _limits(self.y_axis)}, separators=(",", ":")
-        )
+        about: dict[str, Any] = {"percent": self.chart.percent, "name": self.chart.x_name, "lines": lines}
+        about |= {"x": _limits(self.x_axis), "y": _limits(self.y_axis), "edges": [*EDGES.values()]}
+        return json.dumps(about, separators=(",", ":"))
 
     def _shape(self, line: Line, last: str) -> Shape:
         noisy = len(line.points) > NOISY

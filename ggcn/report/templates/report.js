@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const LEFT = 50, RIGHT = 448, TOP = 8, BOTTOM = 196, WIDTH = 460, SHOWN = 12;
+  const SHOWN = 12;
   const NAMESPACE = document.querySelector("svg")?.namespaceURI;
 
   /* The legends: a button shows and hides what has its key, in its chart or, outside of charts, on the page. */
@@ -44,6 +44,7 @@
     constructor(figure) {
       this.figure = figure;
       this.data = JSON.parse(figure.dataset.chart);
+      [this.left, this.right, this.top, this.bottom, this.width] = this.data.edges;
       this.svg = figure.querySelector("svg:not(.key)");
       this.x = null;
       this.box = document.createElement("div");
@@ -58,14 +59,14 @@
       this.svg.addEventListener("blur", () => this.hide());
       this.svg.addEventListener("keydown", (event) => this.walk(event));
     }
-    place(x) { return LEFT + position(this.data.x, x) * (RIGHT - LEFT); }
+    place(x) { return this.left + position(this.data.x, x) * (this.right - this.left); }
     visible() {
       const hidden = new Set([...this.svg.querySelectorAll("g.hidden")].map((group) => group.dataset.key));
       return this.data.lines.filter(([key]) => !hidden.has(key));
     }
     follow(event) {
       const area = this.svg.getBoundingClientRect();
-      const x = (event.clientX - area.left) / area.width * WIDTH;
+      const x = (event.clientX - area.left) / area.width * this.width;
       const all = this.visible().flatMap(([, , points]) => points);
       const point = nearest(all, (value) => this.place(value), x);
       if (point) this.show(point[0]); else this.hide();
@@ -82,7 +83,7 @@
     show(x) {
       this.x = x;
       const rows = [];
-      const reach = (RIGHT - LEFT) / 40;
+      const reach = (this.right - this.left) / 40;
       for (const [key, label, points] of this.visible()) {
         const point = nearest(points, (value) => this.place(value), this.place(x));
         if (point && Math.abs(this.place(point[0]) - this.place(x)) <= reach) rows.push([key, label, point]);
@@ -99,10 +100,10 @@
       };
       const at = this.place(x);
       this.layer.replaceChildren(
-        shape("line", {class: "cursor", x1: at, x2: at, y1: TOP, y2: BOTTOM}),
+        shape("line", {class: "cursor", x1: at, x2: at, y1: this.top, y2: this.bottom}),
         ...rows.map(([key, , [px, py]]) => shape("circle", {
           class: this.style(key), r: 3.5, cx: this.place(px),
-          cy: BOTTOM - position(this.data.y, py) * (BOTTOM - TOP)})));
+          cy: this.bottom - position(this.data.y, py) * (this.bottom - this.top)})));
     }
     style(key) {
       const group = [...this.svg.querySelectorAll("g[data-key]")].find((one) => one.dataset.key === key);
@@ -125,7 +126,7 @@
       this.box.replaceChildren(line("head", this.data.name, format(x, false)), ...shown, ...more);
       this.box.hidden = false;
       const area = this.svg.getBoundingClientRect(), frame = this.figure.getBoundingClientRect();
-      const at = area.left - frame.left + this.place(x) / WIDTH * area.width;
+      const at = area.left - frame.left + this.place(x) / this.width * area.width;
       const right = at + 14 + this.box.offsetWidth <= frame.width;
       const left = right ? at + 14 : Math.max(at - 14 - this.box.offsetWidth, 0);
       this.box.style.left = `${Math.max(Math.min(left, frame.width - this.box.offsetWidth), 0)}px`;
