@@ -4,12 +4,11 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, get_args
 
-from ggcn.cli.main import COMMANDS, parser
 from ggcn.errors import UserError
 
 SHELLS = ("bash", "zsh")
@@ -34,17 +33,17 @@ _ggcn_keys() {{ compadd -S '' -- {keys}; }}
 """
 
 
-def script(shell: str) -> str:
-    """The completion of `ggcn` for a shell, as text for `eval`. Raises UserError where shtab is not installed."""
+def script(shell: str, root: argparse.ArgumentParser, modules: Mapping[str, str]) -> str:
+    """The completion of `ggcn` for a shell, as text for `eval`. root: the parser of the flags before a command;
+    modules: {command: its module in ggcn.cli}. Raises UserError where shtab is not installed."""
     try:
         import shtab
     except ImportError:
         raise UserError("completion needs shtab; install it with `pip install 'ggcn[terminal]'`") from None
-    root = parser()
     commands = root.add_subparsers(dest="command")
-    for name, command in COMMANDS.items():
-        built = parser_of(name, command.module)
-        complete = commands.add_parser(name, parents=[built], add_help=False, help=command.summary)
+    for name, module in modules.items():
+        built = parser_of(name, module)
+        complete = commands.add_parser(name, parents=[built], add_help=False)
         for action in complete._actions:
             _add_completion(action, shtab.FILE)
     preamble = ZSH.format(keys=" ".join(map(shlex.quote, _keys()))) if shell == "zsh" else ""

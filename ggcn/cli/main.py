@@ -69,10 +69,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _own_flags(argv: list[str]) -> int:
     """What the flags before a command ask for; --help and --version end the program."""
-    shell = parser().parse_args(argv).completion
+    own = parser()
+    shell = own.parse_args(argv).completion
     from ggcn.cli import completion
 
-    print(completion.script(shell))
+    print(completion.script(shell, own, {name: command.module for name, command in COMMANDS.items()}))
     return 0
 
 

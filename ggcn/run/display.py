@@ -225,6 +225,7 @@ class LiveLines:
         """A bar below the lines, for work between two steps."""
         task = Subtask(self, total, label)
         self.subtasks.append(task)
+        self._draw()
         try:
             yield task
         finally:
