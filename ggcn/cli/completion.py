@@ -33,17 +33,17 @@ _ggcn_keys() {{ compadd -S '' -- {keys}; }}
 """
 
 
-def script(shell: str, root: argparse.ArgumentParser, modules: Mapping[str, str]) -> str:
+def script(shell: str, root: argparse.ArgumentParser, commands: Mapping[str, tuple[str, str]]) -> str:
     """The completion of `ggcn` for a shell, as text for `eval`. root: the parser of the flags before a command;
-    modules: {command: its module in ggcn.cli}. Raises UserError where shtab is not installed."""
+    commands: {name: (module in ggcn.cli, summary)}. Raises UserError where shtab is not installed."""
     try:
         import shtab
     except ImportError:
         raise UserError("completion needs shtab; install it with `pip install 'ggcn[terminal]'`") from None
-    commands = root.add_subparsers(dest="command")
-    for name, module in modules.items():
+    subparsers = root.add_subparsers(dest="command")
+    for name, (module, summary) in commands.items():
         built = parser_of(name, module)
-        complete = commands.add_parser(name, parents=[built], add_help=False)
+        complete = subparsers.add_parser(name, parents=[built], add_help=False, help=summary)
         for action in complete._actions:
             _add_completion(action, shtab.FILE)
     preamble = ZSH.format(keys=" ".join(map(shlex.quote, _keys()))) if shell == "zsh" else ""

@@ -73,7 +73,7 @@ def _own_flags(argv: list[str]) -> int:
     shell = own.parse_args(argv).completion
     from ggcn.cli import completion
 
-    print(completion.script(shell, own, {name: command.module for name, command in COMMANDS.items()}))
+    print(completion.script(shell, own, COMMANDS))
     return 0
 
 
