@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name.startswith("-"):
-        parser().parse_args([name])
+        return _own_flags([name, *rest])
     if name not in COMMANDS:
         raise UserError(_unknown(name))
     sys.argv = [f"ggcn {name}", *rest]  # its usage line, and what its messages say to type
@@ -59,7 +59,22 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cli.add_argument("--version", action="version", version=f"ggcn {__version__}")
+    cli.add_argument(
+        "--completion",
+        choices=("bash", "zsh"),
+        help='print the completion for a shell; in ~/.bashrc: eval "$(ggcn --completion bash)"',
+    )
     return cli
+
+
+def _own_flags(argv: list[str]) -> int:
+    """What the flags before a command ask for; --help and --version end the program."""
+    own = parser()
+    shell = own.parse_args(argv).completion
+    from ggcn.cli import completion
+
+    print(completion.script(shell, own, COMMANDS))
+    return 0
 
 
 def _unknown(name: str) -> str:

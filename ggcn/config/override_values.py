@@ -14,6 +14,7 @@ from ggcn.config.keys import key_types, unknown
 from ggcn.errors import UserError
 
 QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+RANGE = re.compile(r"(log|uniform)\(")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 TRUTH = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
@@ -119,6 +120,10 @@ def _value(override: Override, kind: Any) -> Any:
         return [_text(override, entry) for entry in _texts(override)]
     if "${" in override.text:
         return override.text
+    if RANGE.match(override.text):
+        raise UserError(
+            f"{override.argument} is a range; draw points of it with --search N, or give one value"
+        )
     parsed = parsed_by_hydra(override)
     if parsed.is_sweep_override():
         raise UserError(f"{override.argument} has several values; run all of them with --sweep, or give one")

@@ -19,6 +19,7 @@ from ggcn.config.override_values import (
     unquoted,
     wrong_type,
 )
+from ggcn.config.ranges import range_of
 from ggcn.config.renamed import no_preset
 from ggcn.errors import UserError
 
@@ -92,9 +93,10 @@ def split(argument: str) -> Override:
 
 
 def sweep_values(argument: str) -> list[str]:
-    """An override with several values (a,b or range(1,4) or choice(a,b)) as one override for each; else itself.
+    """An override with several values (a,b or range(1,4) or choice(a,b) or log(1e-4,1e-2,5)) as one override for each;
+    else itself.
 
-    Raises UserError for what is no override.
+    Raises UserError for what is no override, and for a range of which nobody says how many values.
     """
     override = split(argument)
     kind = key_types().get(override.key)
@@ -106,6 +108,13 @@ def sweep_values(argument: str) -> list[str]:
         return [f"{override.key}={piece.strip()}" for piece in pieces] or [argument]
     if is_mixture(override.key) or kind == list[str]:
         return [argument]
+    if span := range_of(override):
+        if span.count is None:
+            raise UserError(
+                f"{argument} is a range; draw points of it with --search N, or say how many values as in "
+                f"{argument[:-1]},5)"
+            )
+        return [f"{override.key}={value}" for value in span.values()]
     parsed = parsed_by_hydra(override)
     if not parsed.is_sweep_override():
         return [argument]

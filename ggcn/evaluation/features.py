@@ -9,12 +9,12 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ggcn import files, progress
 from ggcn.errors import UserError
 from ggcn.evaluation.images import ImageArray, chunk_size
 from ggcn.precision import numeric_flags
+from ggcn.run import display
 
 NAMES = ("efficientnet-lite2", "inception")
 INSTALL = "install what evaluation needs with `pip install -e .[eval]`"
@@ -115,7 +115,7 @@ def features(net: Network, pixels: ImageArray, label: str = "features") -> Tenso
     with (
         torch.inference_mode(),
         numeric_flags(),  # cached features must not depend on the process's own flags
-        tqdm(total=len(pixels), unit="image", desc=label, disable=None, leave=False) as bar,
+        display.bar(len(pixels), "image", label) as bar,
     ):
         for part in pixels.split(min(BATCH.get(device.type, 32), chunk_size(pixels))):
             parts.append(net(part.to(device)).cpu())

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ggcn.evaluation.images import ImageArray, chunk_size, to_bytes, to_floats
+from ggcn.run import display
 from ggcn.sampling.sampler import Sampler, check_finite
 
 
@@ -38,7 +38,7 @@ def draw_samples(sampler: Sampler, count: int, seed: int, batch: int = 64) -> Sa
 def sample_batches(sampler: Sampler, count: int, seed: int, batch: int = 64) -> Iterator[Samples]:
     """What `draw_samples` returns, `batch` samples at a time. Raises as `draw_samples`."""
     batch = max(batch // sampler.lane_width, 1) * sampler.lane_width
-    with tqdm(total=count, unit="image", desc="samples", disable=None, leave=False) as bar:
+    with display.bar(count, "image", "samples") as bar:
         for first in range(0, count, batch):
             size = min(batch, count - first)
             yield _sample_batch(sampler, first, size, seed)

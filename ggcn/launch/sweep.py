@@ -17,7 +17,7 @@ from ggcn.redact import redact
 def points(overrides: Sequence[str]) -> list[Config]:
     """One validated config per combination; run directories are RUNS/NAME/KEY-VALUE_KEY-VALUE.
 
-    Overrides may have several values: a,b or range(1,4) or choice(a,b).
+    Overrides may have several values: a,b or range(1,4) or choice(a,b) or log(1e-4,1e-2,5).
     Raises UserError when there is none, when two points have one name, or for what compose() refuses.
     """
     values = [sweep_values(override) for override in overrides]
@@ -26,18 +26,26 @@ def points(overrides: Sequence[str]) -> list[Config]:
     if not swept:
         raise UserError("--sweep needs an override with several values, such as seed=1,2,3")
     keys = [choices[0].partition("=")[0].lstrip("+") for choices in swept]
-    if reserved := {"run", "paths.runs"}.intersection(keys):
-        raise UserError(
-            f"--sweep names the runs of its points itself; give one value of {reserved.pop()}, and several of others"
-        )
+    refuse_reserved(keys)
     base = compose([*fixed, *(choices[0] for choices in swept)])
     folder = Path(base.paths.runs).resolve() / base.run
-    configs = [_point([*fixed, *choice], _name(_short(keys), choice), folder) for choice in product(*swept)]
+    configs = [
+        named_point([*fixed, *choice], short_names(keys, choice), folder) for choice in product(*swept)
+    ]
     _refuse_shared([config.run for config in configs], folder)
     return configs
 
 
-def _point(overrides: Sequence[str], name: str, folder: Path) -> Config:
+def refuse_reserved(keys: Sequence[str]) -> None:
+    """Raises UserError where a sweep would vary what tells its runs apart."""
+    if reserved := {"run", "paths.runs"}.intersection(keys):
+        raise UserError(
+            f"--sweep names the runs of its points itself; give one value of {reserved.pop()}, and several of others"
+        )
+
+
+def named_point(overrides: Sequence[str], name: str, folder: Path) -> Config:
+    """The validated config of a point whose run directory is FOLDER/NAME. Raises UserError."""
     config = compose(overrides)
     config.run, config.paths.runs = name, str(folder)
     config.typed.pop("paths.runs", None)
@@ -45,8 +53,9 @@ def _point(overrides: Sequence[str], name: str, folder: Path) -> Config:
     return config
 
 
-def _name(keys: Sequence[str], overrides: Sequence[str]) -> str:
-    pairs = zip(keys, overrides, strict=True)
+def short_names(keys: Sequence[str], overrides: Sequence[str]) -> str:
+    """The name of a point by the values of its overrides: KEY-VALUE_KEY-VALUE."""
+    pairs = zip(_short(keys), overrides, strict=True)
     return "_".join(f"{key}-{_file_name(override)}" for key, override in pairs)
 
 
@@ -59,10 +68,10 @@ def _refuse_shared(names: list[str], folder: Path) -> None:
         )
 
 
-def _short(keys: list[str]) -> list[str]:
+def _short(keys: Sequence[str]) -> list[str]:
     """The last parts of the keys, where those are all different."""
     short = [key.rpartition(".")[2] for key in keys]
-    return short if len(set(short)) == len(short) else keys
+    return short if len(set(short)) == len(short) else list(keys)
 
 
 def _file_name(override: str) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from ggcn.report import page
 from ggcn.report.run_data import RunData, text, value
 from ggcn.run import event_log
@@ -73,23 +75,37 @@ def _attempt(
     return Attempt(begin, max(begin, end), "killed", f"{title}; killed from outside")
 
 
-def attempts(data: RunData) -> str:
-    """The time line of the attempts, and the last events as a table; HTML."""
+def of_run(data: RunData) -> list[Attempt]:
+    """The attempts of a run."""
+    heartbeat = max((value(each, "time") for each in data.status.heartbeats), default=0.0)
+    return timeline(data.status.events, data.now, data.running, heartbeat, data.state == "complete")
+
+
+def trained_s(attempts: Sequence[Attempt]) -> float:
+    """The seconds that all attempts lasted."""
+    return sum(attempt.end - attempt.begin for attempt in attempts)
+
+
+def attempts(data: RunData) -> Markup:
+    """The time line of the attempts, and the last events as a table."""
     events = data.status.events
     if not events:
         return page.note("Not started yet.")
-    heartbeat = max((value(each, "time") for each in data.status.heartbeats), default=0.0)
-    result = timeline(events, data.now, data.running, heartbeat, data.state == "complete")
+    result = of_run(data)
     shown = events[-page.ROWS :]
     rows = [[page.clock(value(event, "time")), event["event"], _details(event)] for event in shown]
     omitted = len(events) - len(rows)
-    note = page.note(f"{omitted} earlier events are in {event_log.NAME}.", soft=True) if omitted else ""
-    return (_time_bar(result) if result else "") + page.table(["time", "event", "details"], rows) + note
+    note = (
+        page.note(f"{omitted} earlier events are in {event_log.NAME}.", soft=True) if omitted else Markup("")
+    )
+    return (
+        (_time_bar(result) if result else Markup("")) + page.table(["time", "event", "details"], rows) + note
+    )
 
 
-def _time_bar(attempts: Sequence[Attempt]) -> str:
+def _time_bar(attempts: Sequence[Attempt]) -> Markup:
     begin, end = attempts[0].begin, max(attempt.end for attempt in attempts)
-    total = max(end - begin, 1e-9)
+    total, trained = max(end - begin, 1e-9), duration(trained_s(attempts))
     blocks = [
         page.Block(
             OUTCOMES[attempt.outcome],
@@ -103,12 +119,10 @@ def _time_bar(attempts: Sequence[Attempt]) -> str:
     legend = page.legend(
         [(OUTCOMES[outcome], outcome, str(outcomes.count(outcome))) for outcome in dict.fromkeys(outcomes)]
     )
-    trained = sum(attempt.end - attempt.begin for attempt in attempts)
     note = page.note(
-        f"{page.count(len(attempts), 'attempt')}; trained for {duration(trained)} of {duration(end - begin)}."
+        f"{page.count(len(attempts), 'attempt')}; trained for {trained} of {duration(end - begin)}."
     )
-    axis = f'<div class="ends"><span>{page.clock(begin)}</span><span>{page.clock(end)}</span></div>'
-    return note + legend + page.bar(blocks) + axis
+    return note + legend + page.bar(blocks) + page.ends(page.clock(begin), page.clock(end))
 
 
 def _details(event: Event) -> str:

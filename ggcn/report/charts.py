@@ -1,24 +1,30 @@
-"""Line charts as inline SVG for self-contained pages. Colours are CSS classes of the page: c0 to c5."""
+"""Line charts: inline SVG that is drawn without a script, with the values that templates/report.js reads out.
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from math import asinh, ceil, floor, isfinite, log10
-from statistics import median
+Colours are CSS classes of the page: c0 to c5.
+"""
 
-from ggcn.report.text import escape
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from ggcn.report import axes, templates
+from ggcn.report.axes import Scale, number, percent
 
 Point = tuple[float, float]
 
 COLOURS = 6
 WIDTH, HEIGHT = 460, 220
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 8, 24
-"""margins of the plot in the chart, in the units of WIDTH and HEIGHT: pixels of a small screen"""
+LEFT, RIGHT, TOP, BOTTOM = 58, WIDTH - 12, 8, HEIGHT - 24
+"""the edges of the plot in the chart, in the units of WIDTH and HEIGHT: pixels of a small screen"""
+EDGES = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "width": WIDTH, "height": HEIGHT}
 MAX_POINTS = 240
 """points drawn of a line; of a longer one the minimum and the maximum of each interval"""
 NOISY = 80
 """lines of more points are drawn faint, with a moving average on top"""
-WIDE = 50
-"""an axis is logarithmic where the largest value exceeds the smallest, or the median, by this factor"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,15 @@ class Line:
     colour: int = 0
     dashed: bool = False
     dots: bool = False
-    """every point is marked, and shows its value on hover"""
+    """every point is marked"""
+    key: str = ""
+    """what shows and hides it on the whole page; by default its place in the legend of the chart"""
+
+    @property
+    def style(self) -> str:
+        """The CSS classes of its colour; the colours repeat, in other dashes."""
+        dashes = ("", " dashed", " dotted")[(self.colour // COLOURS + self.dashed) % 3]
+        return f"c{self.colour % COLOURS}{dashes}"
 
 
 @dataclass(frozen=True)
@@ -43,51 +57,123 @@ class Mark:
     text: str
 
 
+class Shape(NamedTuple):
+    """A line as the template draws it; lengths in units of the SVG."""
+
+    key: str
+    style: str
+    label: str
+    last: str
+    """its last value as text"""
+    paths: list[tuple[str, str]]
+    """(CSS classes, d)"""
+    dots: list[Point]
+
+
 @dataclass(frozen=True)
-class Scale:
-    """The range, the ticks and the monotone transform of an axis."""
+class Chart:
+    """A figure with caption, legend (with last values) and axes."""
 
-    low: float
-    high: float
-    ticks: list[float]
-    transform: Callable[[float], float] = float
+    title: str
+    lines: Sequence[Line]
+    marks: Sequence[Mark] = ()
+    note: str = ""
+    level: float | None = None
+    """a value at which to draw a thin line"""
+    percent: bool = False
+    x_name: str = "step"
+    legend: bool = True
+    """False where a legend of the page serves all charts"""
+    log_x: bool = False
+    """whether the x axis may be logarithmic"""
+    max_points: int = MAX_POINTS
 
-    def position(self, value: float) -> float:
-        """The position of a value on the axis: 0 at `low`, 1 at `high`."""
-        low, high = self.transform(self.low), self.transform(self.high)
-        return (self.transform(value) - low) / (high - low)
+    def html(self) -> Markup:
+        """The figure; empty where no line has a finite value."""
+        lines = [line for line in self.lines if any(isfinite(y) for _, y in line.points)]
+        if not lines:
+            return Markup("")
+        return Plot(replace(self, lines=_numbered(lines, self.max_points))).html(
+            [_last(line) for line in lines]
+        )
 
 
-def chart(
-    title: str,
-    lines: Sequence[Line],
-    marks: Sequence[Mark] = (),
-    note: str = "",
-    level: float | None = None,
-    form: Callable[[float], str] | None = None,
-) -> str:
-    """A figure with caption, legend (with last values) and axes; empty where no line has a finite value.
+class Plot:
+    """The shapes of a chart whose lines are thinned; `lines` of it have finite values."""
 
-    level: a value at which to draw a thin line; form: formats values.
-    """
-    lines = [line for line in lines if any(isfinite(y) for _, y in line.points)]
-    if not lines:
-        return ""
-    form = form or number
-    drawn = [thin(line.points) for line in lines]
-    values = [y for points in drawn for _, y in points if isfinite(y)]
-    xs = [x for points in drawn for x, _ in points]
-    x_axis, y_axis = linear(min(xs), max(xs), 6), scale([*values, *([] if level is None else [level])])
-    shapes = [*_axes(x_axis, y_axis, form), *_marks(marks, x_axis)]
-    if level is not None:
-        shapes.append(_rule(y_axis, level, "level"))
-    for line, points in zip(lines, drawn, strict=True):
-        shapes += _draw(line, points, x_axis, y_axis, form)
-    label = escape(title)
-    plot = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(shapes)}</svg>'
-    remark = f" <small>{escape(note)}</small>" if note else ""
-    caption = f"<figcaption>{label}{remark}</figcaption>"
-    return f'<figure class="chart">{caption}{_legend(lines, form)}{plot}</figure>'
+    def __init__(self, chart: Chart) -> None:
+        self.chart = chart
+        values = [y for line in chart.lines for _, y in line.points if isfinite(y)]
+        xs = [x for line in chart.lines for x, _ in line.points]
+        self.x_axis = axes.scale(xs, 6) if chart.log_x else axes.linear(min(xs), max(xs), 6)
+        self.y_axis = axes.scale([*values, *([] if chart.level is None else [chart.level])])
+
+    def html(self, last_values: Sequence[float]) -> Markup:
+        """The figure; `last_values` of the lines are in the legend, as thinning may drop them."""
+        pairs = zip(self.chart.lines, last_values, strict=True)
+        shapes = [self._shape(line, self.form(value)) for line, value in pairs]
+        return templates.element("chart", self.chart, self, shapes, EDGES)
+
+    def form(self, value: float) -> str:
+        """A value of the y axis as text."""
+        return percent(value) if self.chart.percent else number(value)
+
+    def x(self, value: float) -> float:
+        """Where a value of the x axis lies, in units of the SVG."""
+        return round(LEFT + self.x_axis.position(value) * (RIGHT - LEFT), 1)
+
+    def y(self, value: float) -> float:
+        """Where a value of the y axis lies, in units of the SVG."""
+        return round(BOTTOM - self.y_axis.position(value) * (BOTTOM - TOP), 1)
+
+    @property
+    def y_ticks(self) -> list[tuple[float, str]]:
+        """(y, text) of the ticks."""
+        ticks = self.y_axis.ticks
+        return list(zip(map(self.y, ticks), axes.tick_texts(ticks, self.chart.percent), strict=True))
+
+    @property
+    def x_ticks(self) -> list[tuple[float, str, str]]:
+        """(x, text, how the text is anchored) of the ticks."""
+        ticks, position = self.x_axis.ticks, self.x_axis.position
+        return [
+            (self.x(tick), text, "end" if position(tick) > 0.97 else "middle")
+            for tick, text in zip(ticks, axes.tick_texts(ticks), strict=True)
+        ]
+
+    @property
+    def marks(self) -> list[tuple[float, Mark]]:
+        """(x, mark) of the marks within the axis."""
+        low, high = self.x_axis.low, self.x_axis.high
+        return [(self.x(mark.x), mark) for mark in self.chart.marks if low <= mark.x <= high]
+
+    @property
+    def data(self) -> str:
+        """What the script needs, as JSON: the axes, and every point that is drawn."""
+        lines = [
+            [line.key, line.label, [[x, _rounded(y)] for x, y in line.points if isfinite(y)]]
+            for line in self.chart.lines
+        ]
+        about: dict[str, Any] = {"percent": self.chart.percent, "name": self.chart.x_name, "lines": lines}
+        about |= {"x": _limits(self.x_axis), "y": _limits(self.y_axis), "edges": [*EDGES.values()]}
+        return json.dumps(about, separators=(",", ":"))
+
+    def _shape(self, line: Line, last: str) -> Shape:
+        noisy = len(line.points) > NOISY
+        paths = [(f"{line.style}{' faint' if noisy else ''}", self._path(line.points))]
+        if noisy:
+            paths.append((line.style, self._path(_smooth(line.points))))
+        marked = line.points if line.dots or len(line.points) == 1 else ()
+        dots = [(self.x(x), self.y(y)) for x, y in marked if isfinite(y)]
+        return Shape(line.key, line.style, line.label, last, paths, dots)
+
+    def _path(self, points: Sequence[Point]) -> str:
+        commands, broken = [], True
+        for x, y in points:
+            if isfinite(y):
+                commands.append(f"{'M' if broken else 'L'}{self.x(x)} {self.y(y)}")
+            broken = not isfinite(y)
+        return "".join(commands)
 
 
 def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
@@ -106,108 +192,12 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return kept
 
 
-def scale(values: Sequence[float]) -> Scale:
-    """A suitable axis for finite values: linear, logarithmic or, with both signs, logarithmic far from 0."""
-    low, high = min(values), max(values)
-    if low > 0:
-        return logarithmic(low, high) if high > WIDE * low else linear(low, high)
-    typical = median(abs(value) for value in values)
-    return symlog(low, high, typical) if typical and max(high, -low) > WIDE * typical else linear(low, high)
-
-
-def linear(low: float, high: float, count: int = 5) -> Scale:
-    """A linear axis from `low` to `high`, with about `count` round ticks."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        margin = abs(low) / 10 or 1.0
-        low, high = low - margin, high + margin
-    step = _round_step((high - low) / count)
-    ticks = [number * step for number in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
-    return Scale(low, high, ticks)
-
-
-def logarithmic(low: float, high: float) -> Scale:
-    """A logarithmic axis with ticks at powers of ten, also at 2 and 5 times these where they are few."""
-    first, last = floor(log10(low)), ceil(log10(high))
-    every = ceil((last - first) / 6)
-    factors = (1, 2, 5) if high < 200 * low else (1,)
-    ticks = [factor * 10.0**power for power in range(first, last + 1, every) for factor in factors]
-    return Scale(low, high, [tick for tick in ticks if low <= tick <= high], log10)
-
-
-def symlog(low: float, high: float, unit: float) -> Scale:
-    """A symmetric logarithmic axis: linear up to about `unit` on both sides of 0, logarithmic beyond."""
-    first, last = ceil(log10(unit)), floor(log10(max(high, -low)))
-    powers = [10.0**power for power in range(first, last + 1, ceil((last - first + 1) / 3))]
-    ticks = [-power for power in reversed(powers)] + [0.0] + powers
-    return Scale(
-        low, high, [tick for tick in ticks if low <= tick <= high], lambda value: asinh(value / unit)
-    )
-
-
-def number(value: float) -> str:
-    """A number as short text: 0.05, 12k, 3M, 2e-05."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size <= abs(value) < 1e12:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.3g}"
-
-
-def _round_step(rough: float) -> float:
-    power = 10.0 ** floor(log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-
-
-def _x(x_axis: Scale, x: float) -> float:
-    return LEFT + x_axis.position(x) * (WIDTH - LEFT - RIGHT)
-
-
-def _y(y_axis: Scale, y: float) -> float:
-    return HEIGHT - BOTTOM - y_axis.position(y) * (HEIGHT - TOP - BOTTOM)
-
-
-def _axes(x_axis: Scale, y_axis: Scale, form: Callable[[float], str]) -> Iterator[str]:
-    for tick in y_axis.ticks:
-        yield _rule(y_axis, tick, "rule")
-        yield f'<text x="{LEFT - 6}" y="{_y(y_axis, tick) + 4:.1f}" text-anchor="end">{escape(form(tick))}</text>'
-    for tick in x_axis.ticks:
-        anchor = "end" if x_axis.position(tick) > 0.97 else "middle"
-        yield f'<text x="{_x(x_axis, tick):.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{number(tick)}</text>'
-
-
-def _rule(y_axis: Scale, value: float, kind: str) -> str:
-    y = f"{_y(y_axis, value):.1f}"
-    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-
-
-def _marks(marks: Sequence[Mark], x_axis: Scale) -> Iterator[str]:
-    for mark in marks:
-        if x_axis.low <= mark.x <= x_axis.high:
-            x = f"{_x(x_axis, mark.x):.1f}"
-            ends = f'x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"'
-            yield f'<line class="mark {mark.kind}" {ends}><title>{escape(mark.text)}</title></line>'
-
-
-def _draw(
-    line: Line, points: Sequence[Point], x_axis: Scale, y_axis: Scale, form: Callable[[float], str]
-) -> Iterator[str]:
-    noisy = len(points) > NOISY
-    kind = f"c{line.colour % COLOURS}{' dashed' if line.dashed else ''}"
-    yield f'<path class="{kind}{" faint" if noisy else ""}" d="{_path(points, x_axis, y_axis)}"/>'
-    if noisy:
-        yield f'<path class="{kind}" d="{_path(_smooth(points), x_axis, y_axis)}"/>'
-    for x, y in points if line.dots or len(points) == 1 else ():
-        if isfinite(y):
-            title = f"<title>{escape(line.label)} {form(y)} at {number(x)}</title>"
-            yield f'<circle class="{kind}" cx="{_x(x_axis, x):.1f}" cy="{_y(y_axis, y):.1f}" r="3">{title}</circle>'
-
-
-def _path(points: Sequence[Point], x_axis: Scale, y_axis: Scale) -> str:
-    commands, broken = [], True
-    for x, y in points:
-        if isfinite(y):
-            commands.append(f"{'M' if broken else 'L'}{_x(x_axis, x):.1f} {_y(y_axis, y):.1f}")
-        broken = not isfinite(y)
-    return "".join(commands)
+def _numbered(lines: Sequence[Line], max_points: int) -> list[Line]:
+    """The lines, thinned, each with a key."""
+    return [
+        replace(line, points=thin(line.points, max_points), key=line.key or str(index))
+        for index, line in enumerate(lines)
+    ]
 
 
 def _smooth(points: Sequence[Point]) -> list[Point]:
@@ -220,11 +210,13 @@ def _smooth(points: Sequence[Point]) -> list[Point]:
     return smooth
 
 
-def _legend(lines: Sequence[Line], form: Callable[[float], str]) -> str:
-    entries = []
-    for line in lines:
-        last = [y for _, y in line.points if isfinite(y)][-1]
-        kind = f"c{line.colour % COLOURS}{' dashed' if line.dashed else ''}"
-        key = f'<svg class="key" viewBox="0 0 22 8"><path class="{kind}" d="M1 4L21 4"/></svg>'
-        entries.append(f"<span>{key}{escape(line.label)} <b>{escape(form(last))}</b></span>")
-    return f'<div class="legend">{"".join(entries)}</div>'
+def _last(line: Line) -> float:
+    return [y for _, y in line.points if isfinite(y)][-1]
+
+
+def _limits(axis: Scale) -> tuple[str, float, float, float]:
+    return axis.kind, axis.low, axis.high, axis.unit
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

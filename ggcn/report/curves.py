@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from markupsafe import Markup
+
 from ggcn.report import page
-from ggcn.report.charts import Line, Mark, chart, number
+from ggcn.report.axes import percent
+from ggcn.report.charts import Chart, Line, Mark
 from ggcn.report.run_data import Record, RunData, points, reasons, value
 from ggcn.run import event_log
 
@@ -74,8 +77,8 @@ MEMORY = Curve("Memory", "GB of rank 0", {"memory_gb": "resident", "gpu_memory_g
 PHASES = ("data", "sample", "energy", "upsampler")
 
 
-def curves(data: RunData) -> str:
-    """The charts of metrics; HTML."""
+def curves(data: RunData) -> Markup:
+    """The charts of metrics."""
     marks = _marks(data)
     figures = page.charts([_chart(curve, data, marks) for curve in CURVES])
     if not figures:
@@ -84,19 +87,17 @@ def curves(data: RunData) -> str:
     return page.note(f"By step.{legend}", soft=True) + figures
 
 
-def _chart(curve: Curve, data: RunData, marks: Sequence[Mark]) -> str:
+def _chart(curve: Curve, data: RunData, marks: Sequence[Mark]) -> Markup:
     lines = []
     for index, (name, label) in enumerate(curve.names.items()):
         lines.append(Line(label, points(data.metrics, name), index))
-        for colour, size in enumerate(_grids(data)):
+        for colour, size in enumerate(grids(data)):
             of_grid = points(data.metrics, f"{name}/{size}")
             lines.append(Line(f"{label} {size} px", of_grid, colour, dashed=index > 0))
-    return chart(
-        curve.title, lines, marks, curve.note, curve.level, page.percent if curve.percent else number
-    )
+    return Chart(curve.title, lines, marks, curve.note, curve.level, curve.percent).html()
 
 
-def _grids(data: RunData) -> list[int]:
+def grids(data: RunData) -> list[int]:
     """The grids of the run, from its config or else from the names of its metrics."""
     if data.status.config:
         return list(data.status.config.model.grids)
@@ -120,27 +121,27 @@ def _marks(data: RunData) -> list[Mark]:
     ]
 
 
-def throughput(data: RunData) -> str:
-    """Seconds by phase, images per second and memory; HTML."""
+def throughput(data: RunData) -> Markup:
+    """Seconds by phase, images per second and memory."""
     marks = _marks(data)
     phases = [
         Line(name, points(data.metrics, f"seconds/{name}"), colour) for colour, name in enumerate(PHASES)
     ]
-    seconds = chart("Seconds per step", phases, marks, "by phase, on rank 0")
+    seconds = Chart("Seconds per step", phases, marks, "by phase, on rank 0").html()
     figures = page.charts([_chart(IMAGES_PER_SECOND, data, marks), seconds, _chart(MEMORY, data, marks)])
     return _phase_shares(data.metrics[-RECENT:]) + figures
 
 
-def _phase_shares(records: Sequence[Record]) -> str:
+def _phase_shares(records: Sequence[Record]) -> Markup:
     """The share of each phase in the time of the last steps, as a bar."""
     seconds = {name: _sum(records, f"seconds/{name}") for name in PHASES}
     total = _sum(records, "seconds/step")
     if not total:
-        return ""
+        return Markup("")
     seconds["other"] = max(total - sum(seconds.values()), 0.0)
     shares = [(colour, name, part / total) for colour, (name, part) in enumerate(seconds.items())]
     blocks = [page.Block(colour, share, name) for colour, name, share in shares]
-    legend = page.legend([(colour, name, page.percent(share)) for colour, name, share in shares])
+    legend = page.legend([(colour, name, percent(share)) for colour, name, share in shares])
     note = page.note(f"Time by phase over the last {len(records)} logged steps.", soft=True)
     return note + legend + page.bar(blocks)
 

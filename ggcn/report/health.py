@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from markupsafe import Markup
+
 from ggcn.report import page
+from ggcn.report.axes import percent
 from ggcn.report.run_data import Record, RunData, reasons, text
 
 VERDICTS = {"healthy": 2, "suspect": 4, "diverged": 1}
 """colours of the verdicts"""
 
 
-def health(data: RunData) -> str:
-    """The verdicts as a bar, and the divergences as a table; HTML."""
+def health(data: RunData) -> Markup:
+    """The verdicts as a bar, and the divergences as a table."""
     steps = [record for record in data.metrics if "health" in record]
-    verdicts = _verdict_bar(steps) if steps else ""
+    verdicts = _verdict_bar(steps) if steps else Markup("")
     if not data.incidents:
         return verdicts + page.note("No divergence.")
     rows = [
@@ -27,7 +30,7 @@ def _rollback(incident: Record) -> str:
     return "gave up" if incident.get("gave_up") else f"step {text(incident, 'rolled_back_to')}"
 
 
-def _verdict_bar(steps: Sequence[Record]) -> str:
+def _verdict_bar(steps: Sequence[Record]) -> Markup:
     """The verdicts of the logged steps as a bar, their shares, and the reasons of the last one."""
     verdicts = [str(record["health"]) for record in steps]
     shares = {verdict: verdicts.count(verdict) / len(verdicts) for verdict in dict.fromkeys(verdicts)}
@@ -37,7 +40,7 @@ def _verdict_bar(steps: Sequence[Record]) -> str:
         title = f"{verdict} from step {stretch[0]['step']}"
         blocks.append(page.Block(VERDICTS.get(verdict, 5), len(stretch) / len(steps), title))
     legend = page.legend(
-        [(VERDICTS.get(verdict, 5), verdict, page.percent(share)) for verdict, share in shares.items()]
+        [(VERDICTS.get(verdict, 5), verdict, percent(share)) for verdict, share in shares.items()]
     )
     last = steps[-1]
     reason = f": {reasons(last)}" if last.get("reasons") else ""

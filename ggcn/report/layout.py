@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ggcn import files
-from ggcn.report import page
+from ggcn.report import page, templates
 from ggcn.report.attempts import attempts
 from ggcn.report.curves import curves, throughput
 from ggcn.report.health import health
@@ -39,4 +39,4 @@ def html(data: RunData) -> str:
     ]
     subtitle = f"{status.run.path}, as of {page.clock(data.now)}"
     title = status.config.run if status.config else status.run.path.name
-    return page.document(title, subtitle, sections)
+    return templates.document(title, subtitle, sections)

@@ -4,25 +4,26 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import isfinite
 
+from markupsafe import Markup
+
 from ggcn.report import page
-from ggcn.report.charts import Line, Mark, chart, number
+from ggcn.report.axes import number, percent
+from ggcn.report.charts import Chart, Line, Mark
 from ggcn.report.run_data import Record, RunData, by_step, points, text, value
 from ggcn.run import event_log
 from ggcn.run.status import duration
 
 
-def headline(data: RunData) -> str:
-    """The cards at the top; HTML."""
+def headline(data: RunData) -> Markup:
+    """The cards at the top."""
     status = data.status
     total, model = status.total, status.config.model if status.config else None
     state, _, reason = data.state.replace(": ", "; ", 1).partition("; ")
-    restarts, best = event_log.restarts(status.events), _best(data.evaluations)
+    restarts, best = event_log.restarts(status.events), best_evaluation(data.evaluations)
     fid = (f"{best['fid']:.4g}", f"at step {best['step']:,}") if best else (page.NONE, "no evaluation yet")
     cards = [
-        page.card("state", state, reason),
-        page.card(
-            "step", f"{status.step:,} of {total:,}", page.percent(status.step / total), status.step / total
-        )
+        page.card("state", state, reason, kind=_kind(state)),
+        page.card("step", f"{status.step:,} of {total:,}", percent(status.step / total), status.step / total)
         if total
         else page.card("step", f"{status.step:,}", "of an unknown number"),
         page.card("model", model.name, " → ".join(map(str, model.grids)) + " px")
@@ -32,7 +33,13 @@ def headline(data: RunData) -> str:
         page.card("throughput", *_throughput(data)),
         page.card("restarts", str(len(restarts)), page.count(len(data.incidents), "divergence")),
     ]
-    return f'<div class="cards">{"".join(cards)}</div>'
+    return page.cards(cards)
+
+
+def _kind(state: str) -> str:
+    """The CSS class of a state."""
+    kinds = {"running": "live", "waiting": "live", "complete": "good", "finished": "good"}
+    return kinds.get(state.split()[0], "bad" if state.startswith(("gave up", "killed")) else "")
 
 
 def _throughput(data: RunData) -> tuple[str, str]:
@@ -45,15 +52,15 @@ def _throughput(data: RunData) -> tuple[str, str]:
     return f"{number(train.batch / seconds)} images/s", f"{number(seconds)} s/step{left}"
 
 
-def evaluations(data: RunData) -> str:
-    """FID and KID by step, and the evaluations as a table; HTML."""
+def evaluations(data: RunData) -> Markup:
+    """FID and KID by step, and the evaluations as a table."""
     records = data.evaluations
     if not records:
         return page.note("No evaluation yet.")
-    best = _best(records)
+    best = best_evaluation(records)
     marks = [Mark(best["step"], "best", f"best FID at step {best['step']}")] if best else []
     figures = [
-        chart(name, _by_settings(records, name.lower(), factor), marks, note)
+        Chart(name, _by_settings(records, name.lower(), factor), marks, note).html()
         for name, factor, note in (("FID", 1, "lower is better"), ("KID", 1000, "x1000"))
     ]
     rows = [_row(record, best) for record in records[-page.ROWS :]]
@@ -62,21 +69,23 @@ def evaluations(data: RunData) -> str:
     return page.charts(figures) + page.fold(page.count(len(records), "evaluation"), table)
 
 
-def _settings(evaluation: Record) -> tuple[str, str]:
+def comparable_settings(evaluation: Record) -> tuple[str, str]:
     """The settings that comparable evaluations share."""
     return text(evaluation, "count"), text(evaluation, "features")
 
 
-def _best(evaluations: Sequence[Record]) -> Record | None:
+def best_evaluation(evaluations: Sequence[Record]) -> Record | None:
     """The evaluation with the smallest FID among those with the settings of the last one."""
     finite = [record for record in evaluations if isfinite(value(record, "fid"))]
-    comparable = [record for record in finite if _settings(record) == _settings(finite[-1])]
+    comparable = [
+        record for record in finite if comparable_settings(record) == comparable_settings(finite[-1])
+    ]
     return min(comparable, key=lambda record: record["fid"], default=None)
 
 
 def _by_settings(evaluations: Sequence[Record], name: str, factor: float) -> list[Line]:
     """A line for each group of comparable evaluations."""
-    groups = groupby(sorted(evaluations, key=_settings), _settings)
+    groups = groupby(sorted(evaluations, key=comparable_settings), comparable_settings)
     return [
         Line(f"{samples} samples, {features}", points(by_step(list(group)), name, factor), colour, dots=True)
         for colour, ((samples, features), group) in enumerate(groups)
@@ -88,7 +97,7 @@ def _row(evaluation: Record, best: Record | None) -> list[str]:
         f"{evaluation['step']:,}",
         number(value(evaluation, "fid")),
         number(1000 * value(evaluation, "kid")),
-        *_settings(evaluation),
+        *comparable_settings(evaluation),
         text(evaluation, "against"),
         page.clock(value(evaluation, "time")),
         "best" if evaluation is best else "",

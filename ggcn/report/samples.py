@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from PIL import Image
 
 from ggcn import files
@@ -30,8 +31,8 @@ class Jpeg:
     """width and height in pixels"""
 
 
-def samples(data: RunData) -> str:
-    """The newest sheet of samples, and the finest grid's samples over training; HTML."""
+def samples(data: RunData) -> Markup:
+    """The newest sheet of samples, and the finest grid's samples over training."""
     paths = evenly_spaced(_by_step(data.status.run.samples), MAX_SHEETS)
     jpegs = [(_step_of(path), *_jpegs(path, data.status.run.path, data.status.config)) for path in paths]
     sheets = [(step, sheet) for step, sheet, _ in jpegs if sheet]
@@ -43,8 +44,17 @@ def samples(data: RunData) -> str:
     if len(rows) < 2:
         return newest
     note = page.note("Samples of the finest grid, from the same chain starts at every step.", soft=True)
-    figures = "".join(page.jpeg(row.data, row.size, step, "row") for step, row in rows)
-    return f'{newest}<h3>Over training</h3>{note}<div class="wide">{figures}</div>'
+    figures = [page.jpeg(row.data, row.size, step, "row") for step, row in rows]
+    return newest + page.subheading("Over training") + note + page.scrolling(figures)
+
+
+def newest_row(data: RunData) -> tuple[str, Jpeg] | None:
+    """The newest sheet that can be shown: its step as text, and its samples of the finest grid or else all of it."""
+    for path in reversed(_by_step(data.status.run.samples)):
+        sheet, row = _jpegs(path, data.status.run.path, data.status.config)
+        if shown := row or sheet:
+            return _step_of(path), shown
+    return None
 
 
 def _by_step(folder: Path) -> list[Path]:

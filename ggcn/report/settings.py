@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from ggcn.config.compose import PUBLIC, parse, public
 from ggcn.config.grids import fill_defaults
 from ggcn.config.keys import flatten
@@ -9,8 +11,8 @@ from ggcn.config.schema import Config
 from ggcn.report import page
 
 
-def configuration(config: Config) -> str:
-    """The differences from the defaults, and the config, both without private keys such as paths; HTML."""
+def configuration(config: Config) -> Markup:
+    """The differences from the defaults, and the config, both without private keys such as paths."""
     text = public(config)
     default = Config()
     fill_defaults(default)

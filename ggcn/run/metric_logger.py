@@ -1,8 +1,6 @@
-"""metrics.jsonl, TensorBoard events and the progress line of a run."""
+"""metrics.jsonl, TensorBoard events and the progress of a run."""
 
 import json
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +9,10 @@ from typing import Any
 
 import psutil
 import torch
-from tqdm import tqdm
 
 from ggcn import files
 from ggcn.run.directory import RunDir
+from ggcn.run.display import display
 
 
 class PhaseTimer:
@@ -55,26 +53,19 @@ def memory_usage(device: torch.device) -> dict[str, float]:
 
 
 class MetricLogger:
-    """Writes metrics.jsonl and TensorBoard scalars and shows a progress bar; on rank 0 only."""
+    """Writes metrics.jsonl and TensorBoard scalars and shows the progress; on rank 0 only."""
 
-    def __init__(self, run: RunDir, done: int, total: int) -> None:
+    def __init__(self, run: RunDir, done: int, total: int, batch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         truncate_after(run.metrics, done)
         self.lines = run.metrics.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
-        tqdm.set_lock(threading.RLock())  # its default outlives a killed process, with a warning
-        interval = 0.5 if sys.stderr.isatty() else 20
-        self.bar = tqdm(total=total, initial=done, unit="step", mininterval=interval, dynamic_ncols=True)
+        self.display = display(run, done, total, batch)
 
-    def advance(self, metrics: dict[str, float]) -> None:
-        """Moves the progress bar by one step; it shows metrics of the finest grid."""
-        names = {"energy_gap": "gap", "amortization": "amortization", "relative_displacement": "drift"}
-        finest = {label: _last(metrics, name) for name, label in names.items()}
-        self.bar.set_postfix(
-            {label: f"{x:.3g}" for label, x in finest.items() if x is not None}, refresh=False
-        )
-        self.bar.update()
+    def advance(self, metrics: dict[str, float], health: str = "") -> None:
+        """Shows that one more step is done."""
+        self.display.advance(metrics, health)
 
     def log(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
         """Writes a line and its scalars, flushed; the guard's verdict goes into the line only."""
@@ -85,14 +76,9 @@ class MetricLogger:
 
     def close(self) -> None:
         """Closes all files."""
-        self.bar.close()
+        self.display.close()
         self.lines.close()
         self.board.close()
-
-
-def _last(metrics: dict[str, float], name: str) -> float | None:
-    values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
-    return values[-1] if values else None
 
 
 def truncate_after(path: Path, step: int) -> None:

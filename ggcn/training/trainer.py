@@ -161,7 +161,7 @@ class Trainer:
         process_group.barrier()  # a rank may have more shards to verify, and a step's collectives do not wait so long
         if is_main:
             truncate_after(self.run.evaluations, step)
-            self.logger = MetricLogger(self.run, step, self.config.train.steps)
+            self.logger = MetricLogger(self.run, step, self.config.train.steps, self.config.train.batch)
         return step
 
     def open_data(self, step: int) -> None:
@@ -247,7 +247,7 @@ class Trainer:
         if self.fit_monitor and measure_fit:
             values = values | self.fit_monitor.measure(self.learner, step)
         if self.logger:
-            self.logger.advance(values)
+            self.logger.advance(values, verdict.health)
             if measure_fit or self.due(step, settings.every):
                 self.logger.log(step, values | self.throughput(), verdict.log_fields())
 

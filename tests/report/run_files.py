@@ -133,3 +133,21 @@ def sheet(run: RunDir, step: int, start: str = "hidden") -> torch.Tensor:
 
 def figures(text: str) -> list[str]:
     return re.findall(r"<figcaption>([^<]*)", text)
+
+
+def compared(folder: Path) -> Path:
+    """A sweep's folder: three runs that differ in their learning rate and in their numbers, and one without steps."""
+    for place, rate in enumerate((0.0001, 0.001, 0.01)):
+        run = full(folder / "tmp", f"train.energy.lr={rate}")
+        lines(run.metrics, [_scaled(record, 1 + place / 4) for record in metric_lines(300)])
+        fids = [(100, 180.0), (200, 95.0 + 9 * place), (300, 90.0 + 8 * place)]
+        settings = {"count": 400, "features": "efficientnet-lite2"}
+        lines(run.evaluations, [{"step": s, "fid": f, "kid": f / 1e3, **settings} for s, f in fids])
+        run.path.rename(folder / f"lr-{rate:g}")
+    begun(folder / "tmp", "train.energy.lr=0.1").path.rename(folder / "lr-0.1")
+    (folder / "tmp").rmdir()
+    return folder
+
+
+def _scaled(record: dict, factor: float) -> dict:
+    return {name: x if name in ("step", "health") else x * factor for name, x in record.items()}

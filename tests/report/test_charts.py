@@ -2,7 +2,8 @@
 
 import pytest
 
-from ggcn.report.charts import Line, chart, linear, logarithmic, number, scale, symlog, thin
+from ggcn.report.axes import linear, logarithmic, number, scale, symlog, tick_texts
+from ggcn.report.charts import Chart, Line, thin
 
 
 def test_axes_have_few_round_ticks() -> None:
@@ -45,6 +46,11 @@ def test_numbers_are_short() -> None:
     ]
 
 
+def test_neighbouring_ticks_have_different_texts() -> None:
+    assert tick_texts([13.52, 13.54, 13.56]) == ["13.52", "13.54", "13.56"]
+    assert tick_texts([0, 0.5, 1]) == ["0", "0.5", "1"]
+
+
 def test_there_is_no_chart_without_a_finite_value() -> None:
-    assert chart("x", [Line("a", [(0, float("nan"))])]) == ""
-    assert "<circle" in chart("x", [Line("a", [(5, 1.0)])])
+    assert Chart("x", [Line("a", [(0, float("nan"))])]).html() == ""
+    assert "<circle" in Chart("x", [Line("a", [(5, 1.0)])]).html()

@@ -1,5 +1,7 @@
 """The report of a run: complete, self-contained, and robust against damaged and hostile files."""
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -56,10 +58,20 @@ def test_the_page_shows_all_and_refers_to_nothing_outside(tmp_path: Path) -> Non
     ):
         assert text_shown in page.text
     assert page.links
-    assert all(link.startswith("data:image/") for link in page.links)
-    assert not re.search(
-        r"https?:|//|url\(|@import|<script|<link|<iframe", re.sub(r"base64,[^\"]*", "", text)
-    )
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    assert not re.search(r"https?:|//|url\(|@import|<link|<iframe", re.sub(r"base64,[^\"]*", "", text))
+    assert not re.search(r"<[^>]* (style|on\w+)=", text)
+
+
+def test_the_policy_of_the_page_allows_its_own_script_and_style_alone(tmp_path: Path) -> None:
+    text = report.write(full(tmp_path)).read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    for tag in ("script", "style"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
 
 
 def test_restarts_and_the_divergence_are_marked_in_the_curves(tmp_path: Path) -> None:
@@ -129,7 +141,7 @@ def test_html_in_a_runs_files_is_escaped(tmp_path: Path) -> None:
     lines(run.metrics, [{"step": 2, "health": HOSTILE, "reasons": [HOSTILE]}])
     lines(run.incidents, [{"step": 1, "reasons": [HOSTILE], "rolled_back_to": HOSTILE, "time": HOSTILE}])
     text = report.write(run).read_text()
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert HOSTILE in Page(text).text
 
 
@@ -195,8 +207,9 @@ def test_the_command_writes_the_report_and_imports_no_torch(tmp_path: Path) -> N
     done = call("tools/report.py", run.path, "--out", out)
     assert (done.returncode, done.stdout.strip()) == (0, str(out))
     Page(out.read_text())
-    wrong = call("tools/report.py", tmp_path)
+    (tmp_path / "empty").mkdir()
+    wrong = call("tools/report.py", tmp_path / "empty")
     assert wrong.returncode == 2
-    assert re.fullmatch(r"error: .* is no run directory .*\n", wrong.stderr)
+    assert re.fullmatch(r"error: no run in .*; name a run directory, such as runs/NAME\n", wrong.stderr)
     loaded = "import sys, ggcn.report; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"
