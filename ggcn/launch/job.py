@@ -43,7 +43,7 @@ def run_rank(
     """Trains as one rank of the run with its frozen config, until its end or until `stop` is requested.
 
     `watched`: end the process, after writing its stack traces, when no step completes for cluster.hang_s. `mode`: how
-    the run was started, local, debug or slurm; by default slurm in a job that a launcher submitted, else local.
+    the run was started, local, debug, env or slurm; by default slurm in a job that a launcher submitted, else local.
     Returns the last saved step, and whether the run is finished.
     """
     from ggcn.distributed import process_group
@@ -87,7 +87,7 @@ def exit_code(run: RunDir, rank_info: "RankInfo", stop: StopSignal, mode: str | 
     group could hang, because other ranks may still wait in a collective.
     """
     rank = rank_info.rank
-    rank_log.configure(run.log(rank), rank)
+    rank_log.configure(run.log(rank), rank, own_terminal=mode == "env")
     for path in (run.error(rank), run.transient_error(rank)):
         path.unlink(missing_ok=True)
     try:

@@ -5,7 +5,7 @@
     submit      job, nodes, ranks_per_node, gpus_per_node
                                   by the launcher
     start       job, mode, device, world, step, host, pid, restart, gpus_per_node
-                                  by rank 0; mode: local, debug or slurm; device: such as "2 x NVIDIA H100"; world:
+                                  by rank 0; mode: local, debug, env or slurm; device: such as "2 x NVIDIA H100"; world:
                                   number of ranks; step: of the checkpoint it starts from; GPUs as requested
     stop        reason, step      by rank 0, after the checkpoint is saved
     finish      step              by rank 0
