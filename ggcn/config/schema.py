@@ -326,6 +326,9 @@ class ClusterConfig:
     nodes: Any = 1
     """-m slurm: nodes, or a list of acceptable numbers: [4, 2] starts on 4 where they are free and on 2 where not,
     decided again at each restart; lanes carry over. Every number times the ranks of a node must divide lanes"""
+    spares: int = ranged(0, 0)
+    """-m slurm: nodes more than the ranks use, which a job asks for; one steps in within the allocation where a node
+    goes down, fails its check, or is named as the cause by two attempts"""
     ranks_per_node: int | None = ranged(None, 1)
     """-m slurm: processes on each node; by default one per GPU, and one where there is none"""
     gpus_per_node: int | None = ranged(None, 0)

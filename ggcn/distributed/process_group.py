@@ -17,6 +17,7 @@ from ggcn.errors import UserError
 from ggcn.precision import set_numeric_flags
 
 _progress_barrier: ProgressBarrier | None = None
+_store: dist.Store | None = None
 
 
 def free_port() -> int:
@@ -24,6 +25,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def connect(rank_info: RankInfo, timeout_s: float) -> dist.Store:
+    """The key-value store of the ranks, which rank 0 hosts: opened by the first call, once all ranks have called it.
+
+    Raises torch's DistError when they do not meet within `timeout_s`.
+    """
+    global _store
+    if _store is None:
+        address, port = rank_info.address, rank_info.port or free_port()
+        os.environ.update({"MASTER_ADDR": address, "MASTER_PORT": str(port)})
+        timeout = timedelta(seconds=timeout_s)
+        _store = dist.TCPStore(address, port, rank_info.world, rank_info.rank == 0, timeout)
+    return _store
 
 
 def init_distributed(rank_info: RankInfo, timeout_s: int, device: torch.device | None = None) -> torch.device:
@@ -38,8 +53,7 @@ def init_distributed(rank_info: RankInfo, timeout_s: int, device: torch.device |
     limits.require_open_files(rank_info.world)
     _export(rank_info, device)
     timeout = timedelta(seconds=timeout_s)
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, rank_info.world, rank_info.rank == 0, timeout)
+    store = connect(rank_info, timeout_s)
     _progress_barrier = ProgressBarrier(dist.PrefixStore("ggcn", store), timeout_s)
     options: dict[str, Any] = {
         "store": store,
@@ -64,7 +78,6 @@ def _export(rank_info: RankInfo, device: torch.device) -> None:
     local = rank_info.local_rank if device.index is None else device.index
     names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world, "LOCAL_RANK": local}
     os.environ.update({name: str(value) for name, value in names.items()})
-    os.environ.update({"MASTER_ADDR": rank_info.address, "MASTER_PORT": str(rank_info.port or free_port())})
     os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # DeepSpeed insists that it equals LOCAL_RANK
 
 
@@ -80,12 +93,12 @@ def _refuse_shared_gpu(device: torch.device, store: dist.Store) -> None:
 
 def shutdown() -> None:
     """Leaves the process group; rank 0 waits for the others to leave first."""
-    global _progress_barrier
+    global _progress_barrier, _store
     if dist.is_initialized():
         if _progress_barrier is not None:
             _progress_barrier.leave(dist.get_world_size())
         dist.destroy_process_group()
-    _progress_barrier = None
+    _progress_barrier = _store = None
 
 
 def progress_barrier() -> ProgressBarrier:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.launch import sbatch_options, submitit_private
+from ggcn.launch import requeue, sbatch_options, submitit_private
 from ggcn.launch.resources import ResourceRequest
 from ggcn.run import heartbeat
 from ggcn.run.directory import RunDir
@@ -30,13 +30,14 @@ def parameters(config: Config, runs: list[RunDir], signal_lead_s: int, array: st
         _refuse_patterns(run.path)
     for key in ("container", "python"):
         sbatch_options.shell_command(f"cluster.{key}", getattr(config.cluster, key))
-    tasks, sizes = _tasks_per_node(request), request.nodes
+    tasks, sizes = _tasks_per_node(request), [size + config.cluster.spares for size in request.nodes]
     options: dict[str, object] = {
         "chdir": runs[0].code,
         "comment": f"{title}?{array}" if array else title,
         "job-name": title.name,
         "nodes": f"{sizes[-1]}-{sizes[0]}" if len(sizes) > 1 else sizes[0],
         **({"ntasks-per-node": tasks} if tasks else {}),
+        **({"no-kill": None} if sizes[0] > 1 else {}),  # the job outlives the failure of a node
         **request.options,
     }
     lines = {
@@ -46,7 +47,7 @@ def parameters(config: Config, runs: list[RunDir], signal_lead_s: int, array: st
         "job_name": lines.pop("job-name"),
         "comment": lines.pop("comment"),
         "time": config.cluster.time_min,
-        "nodes": sizes[0],
+        "nodes": sizes[0],  # replaced by the option, which may be a range
         "signal_delay_s": signal_lead_s,
         "stderr_to_stdout": True,
         "wckey": None,  # clusters that track these keys refuse unknown ones
@@ -130,16 +131,18 @@ def _setup(config: Config, runs: list[RunDir], request: ResourceRequest, signal_
         "GGCN_RUN=${GGCN_RUNS[${SLURM_ARRAY_TASK_ID:-0}]}",
         # one element of an array has the array's own id as SLURM_JOB_ID
         "export GGCN_JOB=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
-        "export GGCN_ATTEMPT=$(cat /proc/sys/kernel/random/uuid)",
         f"export PYTHONUTF8=1 GGCN_LEAD_S={signal_lead_s} GGCN_GPUS_PER_NODE={request.gpus_per_node}",
         *_find_end(),
-        *_clear_logs(),
-        *_choose_nodes(request),
+        *_choose_nodes(config, request),
         *([f"export OMP_NUM_THREADS={request.cpus_per_rank}"] if request.cpus_per_rank else []),
         *config.cluster.setup,
         "set +eu",  # a rank's failure must not skip the teardown
         f"cd {shlex.quote(str(runs[0].code))} || exit",  # the snapshot of the code, which the ranks import
         'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"',
+        *_start_ranks(request),
+        "while true; do",  # until the teardown exits
+        "export GGCN_ATTEMPT=$(cat /proc/sys/kernel/random/uuid)",
+        *_clear_logs(),
     ]
 
 
@@ -162,32 +165,71 @@ def _find_end() -> list[str]:
 def _clear_logs() -> list[str]:
     """Removes the error files of earlier attempts and renames their stack traces."""
     return [
-        'rm -f "$GGCN_RUN"/logs/*.error "$GGCN_RUN"/logs/*.transient',
+        'rm -f "$GGCN_RUN"/logs/*.error "$GGCN_RUN"/logs/*.transient "$GGCN_RUN"/logs/*.failed',
         'for file in "$GGCN_RUN"/logs/*.stacks; do',
         '  if [ -s "$file" ]; then mv -f "$file" "$file.old"; else rm -f "$file"; fi',
         "done",
     ]
 
 
-def _choose_nodes(request: ResourceRequest) -> list[str]:
+def _choose_nodes(config: Config, request: ResourceRequest) -> list[str]:
     """Uses the largest acceptable number of the nodes that SLURM allocated."""
-    if len(request.nodes) == 1:
+    if len(request.nodes) == 1 and not config.cluster.spares:
         return []
     sizes = " ".join(map(str, request.nodes))
     return [
         f"for nodes in {sizes}; do [ $nodes -le $SLURM_JOB_NUM_NODES ] && break; done",
-        f"ranks=$((nodes * {request.ranks_per_node}))",
-        "export SLURM_NNODES=$nodes SLURM_JOB_NUM_NODES=$nodes SLURM_NTASKS=$ranks SLURM_NPROCS=$ranks",
+        *_use(request, "$nodes"),
+    ]
+
+
+def _use(request: ResourceRequest, nodes: str) -> list[str]:
+    """Has srun use so many nodes."""
+    return [
+        f"ranks=$(({nodes.removeprefix('$')} * {request.ranks_per_node}))",
+        f"export SLURM_NNODES={nodes} SLURM_JOB_NUM_NODES={nodes} SLURM_NTASKS=$ranks SLURM_NPROCS=$ranks",
+    ]
+
+
+def _start_ranks(request: ResourceRequest) -> list[str]:
+    """Defines what starts ranks again within the allocation: srun on chosen nodes, its messages kept for the decision
+    what follows, and the choice of nodes."""
+    return [
+        "GGCN_MESSAGES_FILE=$(mktemp)",
+        "srun() {",
+        '  command srun $GGCN_WHERE "$@" 2> >(exec tee "$GGCN_MESSAGES_FILE" >&2)',
+        "  local code=$?",
+        "  wait $!",  # for the last of the messages
+        "  return $code",
+        "}",
+        "use_nodes() {",  # their names, with commas in between
+        "  export GGCN_USED=$1",
+        "  local names=${1//[!,]/}",
+        "  nodes=$((${#names} + 1))",
+        *(f"  {line}" for line in _use(request, "$nodes")),
+        '  GGCN_WHERE="--nodelist=$1 --nodes=$nodes --ntasks=$ranks"',
+        "}",
+        "names_of() {",  # of a list as SLURM writes it, with commas in between
+        '  [ -n "$1" ] && scontrol show hostnames "$1" | paste -sd,',
+        "}",
     ]
 
 
 def _teardown(config: Config) -> list[str]:
-    """Shell code that runs after the ranks, on the job's first node: requeues the job, which ends this shell, if
-    ggcn.launch.requeue decides so."""
+    """Shell code that runs after the ranks, on the job's first node: starts them again within the allocation, requeues
+    the job, which ends this shell, or ends it, as ggcn.launch.requeue decides."""
     decide = f'{python(config)} -m ggcn.launch.requeue "$GGCN_RUN"'
     return [
         "code=$?",
-        f"if {decide} $code; then",
+        "if [ $code != 0 ]; then",
+        '  export GGCN_NODES=$(names_of "$(squeue -h -j "$GGCN_JOB" -o %N 2>/dev/null)")',
+        '  [ -n "$GGCN_NODES" ] && export GGCN_ALLOCATION=$(names_of "$SLURM_JOB_NODELIST")',
+        '  export GGCN_MESSAGES=$(head -c 4000 "$GGCN_MESSAGES_FILE")',
+        "fi",
+        f"where=$({decide} $code)",
+        "action=$?",
+        f"if [ $action = {requeue.IN_PLACE} ]; then use_nodes \"${{where##*$'\\n'}}\"; continue; fi",
+        f"if [ $action = {requeue.REQUEUE} ]; then",
         "  for pause in 0 5 20; do",  # slurmctld may be unreachable for a moment
         "    sleep $pause",
         '    if message=$(scontrol requeue "$GGCN_JOB" 2>&1); then sleep 60; exit $code; fi',
@@ -195,7 +237,9 @@ def _teardown(config: Config) -> list[str]:
         "  done",
         f'  {decide} refused "$message"',
         "fi",
+        'rm -f "$GGCN_MESSAGES_FILE"',
         "exit $code",
+        "done",
     ]
 
 
@@ -205,6 +249,7 @@ def _srun(request: ResourceRequest) -> list[str]:
     cpus = request.cpus_per_rank
     return [
         "--kill-on-bad-exit=1",
+        "--open-mode=append",  # a later start in the same job must not erase the log
         "--export=ALL",
         f"--ntasks-per-node={request.ranks_per_node}",
         *([f"--cpus-per-task={cpus}"] if cpus else []),

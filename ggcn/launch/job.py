@@ -6,13 +6,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from ggcn import environment, limits
 from ggcn.config.compose import load
 from ggcn.config.interpolation import resolved
-from ggcn.config.schema import ClusterConfig
+from ggcn.config.schema import ClusterConfig, Config
 from ggcn.errors import TransientError, UserError, is_transient
 from ggcn.launch import rank_errors, rank_log
 from ggcn.launch.signals import StopSignal
@@ -43,7 +44,7 @@ def run_rank(
     """Trains as one rank of the run with its frozen config, until its end or until `stop` is requested.
 
     `watched`: end the process, after writing its stack traces, when no step completes for cluster.hang_s. `mode`: how
-    the run was started, local, debug or slurm; by default slurm in a job that a launcher submitted, else local.
+    the run was started, local, debug, env or slurm; by default slurm in a job that a launcher submitted, else local.
     Returns the last saved step, and whether the run is finished.
     """
     from ggcn.distributed import process_group
@@ -52,7 +53,8 @@ def run_rank(
 
     config = resolved(load(run.config), strict=True)
     mode = mode or ("slurm" if event_log.job() else "local")
-    device = _choose_device(config.cluster, rank_info, mode)
+    choose = partial(_choose_device, config.cluster, rank_info, mode)
+    device = _check_nodes(config, run, rank_info, choose) if mode == "slurm" else choose()
     is_main = rank_info.rank == 0
     with _run_lock(run) if is_main else nullcontext():
         if is_main:
@@ -87,7 +89,7 @@ def exit_code(run: RunDir, rank_info: "RankInfo", stop: StopSignal, mode: str | 
     group could hang, because other ranks may still wait in a collective.
     """
     rank = rank_info.rank
-    rank_log.configure(run.log(rank), rank)
+    rank_log.configure(run.log(rank), rank, own_terminal=mode == "env")
     for path in (run.error(rank), run.transient_error(rank)):
         path.unlink(missing_ok=True)
     try:
@@ -130,6 +132,19 @@ def _choose_device(cluster: ClusterConfig, rank_info: "RankInfo", mode: str) -> 
     summary = devices.device_summary(device, rank_info)
     log.info("rank %d of %d uses %s (%s)", rank_info.rank, rank_info.world, device, summary)
     return device
+
+
+def _check_nodes(
+    config: Config, run: RunDir, rank_info: "RankInfo", choose: Callable[[], "torch.device"]
+) -> "torch.device":
+    """The device of a rank of a job whose nodes have passed their check; see ggcn.launch.node_check."""
+    import torch
+
+    from ggcn.launch import node_check
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        choose()  # raises where GPUs were requested, which is no node's fault
+    return node_check.check(config, run, rank_info, choose)
 
 
 def _log_start(run: RunDir, rank_info: "RankInfo", device: "torch.device", mode: str) -> None:

@@ -17,6 +17,7 @@ from ggcn.distributed.process_group import free_port
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.errors import UserError
 from ggcn.launch import job, rank_errors
+from ggcn.launch.prepare import clear_errors
 from ggcn.launch.signals import StopSignal
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
@@ -46,9 +47,7 @@ def launch(run: RunDir, world: int) -> int:
             "or hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
     limits.require_open_files(world)
-    for kind in ("error", "transient", "stacks"):
-        for path in run.logs.glob(f"*.{kind}"):
-            path.unlink()
+    clear_errors(run)
     os.environ[event_log.ATTEMPT] = uuid4().hex
     with SignalForwarder() as forwarder:
         args = (str(run.path), world, free_port())

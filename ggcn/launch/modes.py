@@ -1,4 +1,4 @@
-"""The launcher's modes: local, debug and slurm, for one run or for the points of a sweep."""
+"""The launcher's modes: local, debug, env and slurm, for one run or for the points of a sweep."""
 
 import sys
 
@@ -11,8 +11,9 @@ from ggcn.launch.submission import Point, print_scripts, submit
 from ggcn.run.directory import RunDir
 
 MODES_HELP = (
-    "local: all ranks on this machine, one per GPU or cluster.ranks=N; debug: one rank in this process; "
-    "slurm: a job of cluster.nodes=N nodes, with cluster.ranks_per_node=N or one rank per GPU"
+    "local: all ranks on this machine, one per GPU or cluster.ranks=N; debug: one rank in this process; env: this "
+    "process is one of the ranks that torchrun, srun, mpirun or PyTorchJob started; slurm: a job of cluster.nodes=N "
+    "nodes, with cluster.ranks_per_node=N or one rank per GPU"
 )
 
 
@@ -52,7 +53,14 @@ def slurm(config: Config, run: RunDir) -> int:
     return submit([(config, run)])
 
 
-MODES = {"local": local, "debug": debug, "slurm": slurm}
+def env(config: Config, run: RunDir, force: bool = False) -> int:
+    """Trains as one rank of those that another launcher started; returns the exit code."""
+    from ggcn.launch import env_ranks
+
+    return env_ranks.launch(config, run, force)
+
+
+MODES = {"local": local, "debug": debug, "env": env, "slurm": slurm}
 
 
 def start(config: Config, mode: str, force: bool = False, dry_run: bool = False) -> int:
@@ -61,6 +69,8 @@ def start(config: Config, mode: str, force: bool = False, dry_run: bool = False)
     Raises UserError for what keeps it from starting.
     """
     run = RunDir.of(config)
+    if mode == "env" and not dry_run:
+        return env(config, run, force)  # where rank 0 alone does what follows here
     if not force:
         run.refuse_changes(config)
     if dry_run:
@@ -75,6 +85,8 @@ def start(config: Config, mode: str, force: bool = False, dry_run: bool = False)
 
 def start_sweep(points: list[Point], mode: str, force: bool = False, dry_run: bool = False) -> int:
     """Starts or resumes all runs of a sweep that are not complete; returns the exit code. Raises UserError."""
+    if mode == "env":
+        raise UserError("-m env trains one run at a time; take -m local or -m slurm for a --sweep")
     for config, run in points:
         if not force:
             run.refuse_changes(config)

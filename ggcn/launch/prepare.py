@@ -23,6 +23,13 @@ def is_complete(config: Config, run: RunDir) -> bool:
     return newest is not None and checkpoint.meta(newest)["step"] >= config.train.steps
 
 
+def clear_errors(run: RunDir) -> None:
+    """Removes what the ranks of earlier attempts left about their failures."""
+    for kind in ("error", "transient", "stacks"):
+        for path in run.logs.glob(f"*.{kind}"):
+            path.unlink()
+
+
 def refuse_queued(run: RunDir) -> None:
     """Raises UserError while the run has a SLURM job, running or waiting."""
     result = status.read(run, slurm.queued_jobs([run])) if run.config.exists() else None
@@ -72,8 +79,8 @@ def warn_of_changed_code(run: RunDir) -> None:
         print(f"warning: {run.path} resumes with other code than it last ran with: {change}", file=sys.stderr)
 
 
-def print_outcome(run: RunDir, complete: bool) -> None:
-    """Prints how the run ended and how to resume it."""
+def print_outcome(run: RunDir, complete: bool, resume: str | None = None) -> None:
+    """Prints how the run ended and how to resume it, by default with this process's command."""
     from ggcn.run import checkpoint
 
     newest = checkpoint.newest_valid(run.checkpoints, deep=False)
@@ -81,4 +88,4 @@ def print_outcome(run: RunDir, complete: bool) -> None:
     if complete:
         print(f"complete, {where}; samples: {run.samples}")
     else:
-        print(f"stopped, {where}; to resume: {redact(this_command())}")
+        print(f"stopped, {where}; to resume: {resume or redact(this_command())}")

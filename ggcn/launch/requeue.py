@@ -1,22 +1,25 @@
-"""The one place that decides whether a job is requeued: its batch script asks this when its ranks have ended.
+"""The one place that decides what follows the end of a job's ranks: its batch script asks this.
 
-    python -m ggcn.launch.requeue RUN CODE      exit code 0: requeue; 1: do not. CODE is srun's exit code
+    python -m ggcn.launch.requeue RUN CODE      CODE is srun's exit code. Exit code 0: requeue the job; 3: start the
+                                                ranks again within it, on the nodes in the last line of the output;
+                                                anything else: neither
     python -m ggcn.launch.requeue RUN refused WHY   logs that SLURM refused to requeue, with its message
 
-This covers every end that leaves the batch script alive, so a job is requeued once. Where the script dies too (node
-down, scontrol requeue, end of the grace time) SLURM itself requeues.
+This covers every end that leaves the batch script alive, so a job is requeued once. Where the script dies too (its node
+goes down, scontrol requeue, end of the grace time) SLURM itself requeues.
 """
 
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ggcn import environment
 from ggcn.config.compose import load
 from ggcn.errors import UserError
-from ggcn.launch import rank_errors
+from ggcn.launch import node_errors, rank_errors, restart
+from ggcn.launch.restart import Restart
 from ggcn.run import event_log
 from ggcn.run.directory import RunDir
 from ggcn.run.event_log import Event
@@ -24,15 +27,21 @@ from ggcn.run.event_log import Event
 EARLY_SIGNALS = {128 + 10: "USR1", 128 + 12: "USR2", 128 + 15: "TERM"}
 """exit codes of ranks that a signal ended before they had installed their handlers"""
 CRASHES = ("crash", "hang")
+RESTARTED = (*CRASHES, "node_down", "node_check")
+"""kinds of ends after which the ranks start again within the allocation, where it suffices; a node that fails counts
+as a crash of the run only where it does not"""
+REQUEUE, END, IN_PLACE = 0, 1, 3
+"""exit codes"""
 
 
 class Verdict(NamedTuple):
     """How a job's ranks ended, and whether to requeue it."""
 
     kind: str
-    """finished, cancelled, stop, user_error, hang or crash"""
+    """finished, cancelled, stop, user_error, hang, crash, node_down or node_check"""
     reason: str
     requeue: bool
+    """whether the run goes on, in this job"""
 
 
 def main() -> int:
@@ -42,10 +51,45 @@ def main() -> int:
     if code == "refused":
         return _log_refusal(run, " ".join(sys.argv[3:]))
     decision = verdict(run, int(code))
-    event_log.add(run, "end", **decision._asdict(), step=event_log.saved_step(run), code=int(code))
-    action = "requeue" if decision.requeue else "no requeue"
-    print(f"ggcn.launch.requeue: {decision.reason}; {action}", flush=True)
-    return 0 if decision.requeue else 1
+    again, facts = _restart(run, decision) if decision.kind in RESTARTED else (Restart([], []), {})
+    if decision.kind == "node_check" and not again.nodes:
+        decision = _crash(run, _job_events(run), *decision[:2])
+    in_place = decision.requeue and bool(again.nodes)
+    action = {"requeue": decision.requeue and not in_place, **({"in_place": True} if in_place else {})}
+    event_log.add(
+        run, "end", **decision._asdict() | action | facts, step=event_log.saved_step(run), code=int(code)
+    )
+    then = (
+        f"restart on {', '.join(again.nodes)}"
+        if in_place
+        else "requeue"
+        if decision.requeue
+        else "no requeue"
+    )
+    print(f"ggcn.launch.requeue: {decision.reason}; {then}", file=sys.stderr, flush=True)
+    if in_place:
+        print(",".join(again.nodes), flush=True)
+        return IN_PLACE
+    return REQUEUE if decision.requeue else END
+
+
+def _restart(run: RunDir, decision: Verdict) -> tuple[Restart, dict[str, Any]]:
+    """Where the ranks may start again within the allocation, and the fields of the event "end" about nodes."""
+    events, job_id = _job_events(run), event_log.job()
+    lost, checked = restart.lost_nodes(events), sorted(node_errors.failed_nodes(run))
+    failed = [*lost, *checked]
+    cause = restart.cause() if decision.kind == "crash" else None
+    again = restart.choose(load(run.config), events, failed, cause)
+    if again.nodes and job_id and _preempted(job_id):
+        again = Restart([], again.left_out)
+    facts = {"cause": cause, "failed": failed, "left_out": again.left_out, "nodes": again.nodes}
+    kept = {name: value for name, value in facts.items() if value}
+    return again, {**kept, "restart": environment.integer("SLURM_RESTART_COUNT") or 0}
+
+
+def _job_events(run: RunDir) -> list[Event]:
+    """The events of this job since its submission."""
+    return event_log.after_last(event_log.of_job(event_log.read(run), event_log.job()), "submit")
 
 
 def _log_refusal(run: RunDir, message: str) -> int:
@@ -53,8 +97,8 @@ def _log_refusal(run: RunDir, message: str) -> int:
     reason = f"SLURM refused to requeue the job ({message}); run the same command again"
     step = event_log.saved_step(run)
     event_log.add(run, "end", kind="refused", reason=reason, requeue=False, step=step)
-    print(f"ggcn.launch.requeue: {reason}", flush=True)
-    return 1
+    print(f"ggcn.launch.requeue: {reason}", file=sys.stderr, flush=True)
+    return END
 
 
 def verdict(run: RunDir, code: int) -> Verdict:
@@ -68,6 +112,11 @@ def verdict(run: RunDir, code: int) -> Verdict:
         return Verdict("cancelled", "cancelled", False)
     if stop := event_log.last(events, "stop"):
         return Verdict("stop", _stop_reason(stop["reason"]), True)
+    if failed := node_errors.failed_nodes(run):
+        faults = "; ".join(f"{node} failed its check: {fault}" for node, fault in failed.items())
+        return Verdict("node_check", faults, True)
+    if lost := restart.lost_nodes(job_events):
+        return Verdict("node_down", f"{' and '.join(lost)} went down", True)
     if code in EARLY_SIGNALS:
         return Verdict("stop", _stop_reason(f"SIG{EARLY_SIGNALS[code]}"), True)
     if sentence := rank_errors.first(run, "error"):
@@ -100,7 +149,10 @@ def _crash(run: RunDir, events: list[Event], kind: str, reason: str) -> Verdict:
 def crashes(events: list[Event], step: int) -> int:
     """The number of crashes among a job's events since its submission that got no further than checkpoint `step`."""
     ends = [event for event in event_log.after_last(events, "submit") if event["event"] == "end"]
-    return sum(end["kind"] in CRASHES and end["step"] == step for end in ends)
+    counted = [
+        end for end in ends if end["kind"] in CRASHES or (end["kind"] == "node_check" and end["requeue"])
+    ]
+    return sum(end["step"] == step for end in counted)
 
 
 def _exit_reason(code: int) -> str:
@@ -143,6 +195,6 @@ if __name__ == "__main__":
     try:
         code = main()
     except UserError as error:
-        print(f"ggcn.launch.requeue: {error}", flush=True)
-        code = 1
+        print(f"ggcn.launch.requeue: {error}", file=sys.stderr, flush=True)
+        code = END
     raise SystemExit(code)

@@ -48,8 +48,9 @@ def slurm_rank_info() -> "RankInfo":
 
     rank, world, local = (_required(f"SLURM_{name}") for name in ("PROCID", "NTASKS", "LOCALID"))
     nodes = environment.integer("SLURM_STEP_NUM_NODES", minimum=1) or 1
-    # elements of an array have consecutive ids, and restarts of their own
-    unique = _required("SLURM_JOB_ID") * 101 + (environment.integer("SLURM_RESTART_COUNT") or 0)
+    # elements of an array have consecutive ids, restarts of their own, and a step for every start in place
+    restarts, step = (environment.integer(f"SLURM_{name}") or 0 for name in ("RESTART_COUNT", "STEP_ID"))
+    unique = _required("SLURM_JOB_ID") * 101 + restarts * 13 + step
     return RankInfo(rank, world, local, max(world // nodes, 1), _main_address(), 10000 + unique % 20000)
 
 

@@ -5,12 +5,16 @@
     submit      job, nodes, ranks_per_node, gpus_per_node
                                   by the launcher
     start       job, mode, device, world, step, host, pid, restart, gpus_per_node
-                                  by rank 0; mode: local, debug or slurm; device: such as "2 x NVIDIA H100"; world:
+                                  by rank 0; mode: local, debug, env or slurm; device: such as "2 x NVIDIA H100"; world:
                                   number of ranks; step: of the checkpoint it starts from; GPUs as requested
     stop        reason, step      by rank 0, after the checkpoint is saved
     finish      step              by rank 0
-    end         kind, reason, step, requeue
-                                  by the job's batch script; kind and requeue: see ggcn.launch.requeue.Verdict
+    end         kind, reason, step, requeue, code, in_place, nodes, cause, failed, left_out, restart
+                                  by the job's batch script; kind: see ggcn.launch.requeue.Verdict; requeue: the job is
+                                  queued again; in_place: its ranks start again within the allocation, on `nodes`;
+                                  cause: the node whose rank ended first; failed: nodes that went down or failed their
+                                  check; left_out: those and nodes that several attempts name; restart: how often the
+                                  job was requeued before
     cancel      job               by the command that cancelled the job
 
 submit and start also record the code: code, the hash of its copy in runs/NAME/code; commit and dirty, of the git
@@ -132,7 +136,8 @@ def restarts(events: list[Event]) -> list[Event]:
             outside = ", then ended from outside: requeued, or its node went down" if event.get("job") else ""
             reason = f"stopped by {event.get('reason', 'an unknown cause')}{outside}"
         elif event["event"] == "end":
-            reason = str(event.get("reason", "ended for an unknown reason"))
+            in_place = "; started again in the same allocation" if event.get("in_place") else ""
+            reason = f"{event.get('reason', 'ended for an unknown reason')}{in_place}"
         elif event["event"] == "finish":
             reason = "finished; then train.steps was raised"
     return result

@@ -70,7 +70,7 @@ NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 Boards=1 SocketsPerBoard=1 "
     "CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 State=UNKNOWN\n"
 )
-PARTITION = "PartitionName={name} Nodes=node[1-2] MaxTime=INFINITE DefaultTime=10 State=UP {rest}\n"
+PARTITION = "PartitionName={name} Nodes=node[1-{count}] MaxTime=INFINITE DefaultTime=10 State=UP {rest}\n"
 
 
 def missing() -> str | None:
@@ -84,15 +84,18 @@ def missing() -> str | None:
 class Machine:
     """One cluster. `user_signal`: whether preemption sends the jobs' own signal before SIGTERM."""
 
-    def __init__(self, root: Path, user_signal: bool = True, grace: int = 20) -> None:
+    def __init__(
+        self, root: Path, user_signal: bool = True, grace: int = 20, nodes: int = len(NODES)
+    ) -> None:
         self.root = root
+        self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.environment = {**quiet_environment(), "PATH": PATH, "SLURM_CONF": str(root / "slurm.conf")}
         self.host = socket.gethostname().split(".")[0]
         self._write(user_signal, grace)
 
     def start(self) -> None:
         """Starts the daemons and waits until both nodes are idle; raises RuntimeError with their logs."""
-        for folder in ("munge", "state", "log", "run", *(f"spool.{name}" for name in NODES)):
+        for folder in ("munge", "state", "log", "run", *(f"spool.{name}" for name in self.nodes)):
             (self.root / folder).mkdir()
         (self.root / "munge/key").write_bytes(os.urandom(128))
         (self.root / "munge/key").chmod(0o600)
@@ -105,10 +108,10 @@ class Machine:
         }
         self.run("munged", "--num-threads=2", *(f"--{k}={self.root}/munge/{v}" for k, v in parts.items()))
         self.run("slurmctld", "-f", self.root / "slurm.conf")
-        for name in NODES:
+        for name in self.nodes:
             self.run("slurmd", "-f", self.root / "slurm.conf", "-N", name)
         try:
-            self.wait(lambda: self.run("sinfo", "-hNplow", "-o%T").split() == ["idle"] * len(NODES), 30)
+            self.wait(lambda: self.run("sinfo", "-hNplow", "-o%T").split() == ["idle"] * len(self.nodes), 30)
         except TimeoutError:
             raise RuntimeError(self.logs()) from None
 
@@ -203,24 +206,26 @@ class Machine:
 
     def _write(self, user_signal: bool, grace: int) -> None:
         self.root.chmod(0o755)  # munged insists that all may enter the folder of its socket
-        port = _free_ports(1 + len(NODES))
+        port = _free_ports(1 + len(self.nodes))
         option = "SlurmctldParameters=preempt_send_user_signal" if user_signal else ""
         text = CONFIG.format(host=self.host, port=port, root=self.root, user_signal=option, kill_wait=5)
-        for number, name in enumerate(NODES, 1):
+        for number, name in enumerate(self.nodes, 1):
             text += NODE.format(name=name, host=self.host, port=port + number)
         low = f"Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}"
-        text += PARTITION.format(name="low", rest=low)
-        text += PARTITION.format(name="high", rest="Default=NO PriorityTier=10 PreemptMode=OFF")
+        text += PARTITION.format(name="low", count=len(self.nodes), rest=low)
+        text += PARTITION.format(
+            name="high", count=len(self.nodes), rest="Default=NO PriorityTier=10 PreemptMode=OFF"
+        )
         (self.root / "slurm.conf").write_text(text)
 
 
 @contextmanager
-def cluster(user_signal: bool = True) -> Iterator[Machine]:
+def cluster(user_signal: bool = True, nodes: int = len(NODES)) -> Iterator[Machine]:
     """A started cluster in a short path of its own (sockets allow 108 characters); skips where none can start."""
     if reason := missing():
         pytest.skip(reason)
     root = Path(tempfile.mkdtemp(prefix="slurm-"))
-    machine = Machine(root, user_signal)
+    machine = Machine(root, user_signal, nodes=nodes)
     try:
         try:
             machine.start()

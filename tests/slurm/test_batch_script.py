@@ -224,3 +224,40 @@ def test_a_refused_requeue_is_logged_with_slurms_message(
     assert (crash["kind"], crash["requeue"]) == ("crash", True)
     assert (end["kind"], end["requeue"]) == ("refused", False)
     assert f"refused to requeue the job (slurm_requeue: {message})" in end["reason"]
+
+
+def test_ranks_that_crash_start_again_within_the_allocation_on_nodes_that_are_left(
+    script: Callable[..., Script], fake_slurm: FakeSlurm
+) -> None:
+    """Twice on node2, which is left out then; then node1 goes down, and without enough nodes the job is requeued."""
+    run = script("cluster.nodes=2", "cluster.spares=1", "cluster.max_crashes=9")
+    crash = "srun: error: node2: task 1: Killed"
+    fake_slurm.write(
+        srun=f'echo "$@" >> "$0.calls"; echo $GGCN_ATTEMPT $SLURM_NTASKS >> "$0.env"; echo "{crash}" >&2\n'
+        '[ $(wc -l < "$0.calls") = 3 ] && touch "$0.down"; exit 137',
+        squeue=f'case "$*" in *%N) [ -e {fake_slurm.folder}/srun.down ] && echo node3 || echo "node[1-3]";; esac',
+        scontrol='echo "$@" >> "$0.calls"\n'
+        'case "$*" in *"node[1-3]") printf "node1\\nnode2\\nnode3\\n";; *hostnames*) echo "${@: -1}";; esac',
+    )
+    done = run(SLURM_JOB_NODELIST="node[1-3]", SLURM_JOB_NUM_NODES="3")
+    starts = fake_slurm.calls("srun").splitlines()
+    assert ["--nodelist" in start for start in starts] == [False, True, True], done.stderr
+    assert "--nodelist=node1,node2 --nodes=2 --ntasks=2" in starts[1]
+    assert "--nodelist=node1,node3 --nodes=2 --ntasks=2" in starts[2]
+    attempts, tasks = zip(
+        *(line.split() for line in (fake_slurm.folder / "srun.env").read_text().splitlines()), strict=True
+    )
+    assert tasks == ("2", "2", "2")
+    first, second, third = events(run.run.path)
+    assert tuple(end["attempt"] for end in (first, second, third)) == attempts
+    assert (first["kind"], first["requeue"], first["in_place"], first["cause"]) == (
+        "crash",
+        False,
+        True,
+        "node2",
+    )
+    assert (second["left_out"], second["nodes"]) == (["node2"], ["node1", "node3"])
+    assert (third["kind"], third["reason"], third["requeue"]) == ("node_down", "node1 went down", True)
+    assert "in_place" not in third
+    assert fake_slurm.calls("scontrol").splitlines()[-1] == "requeue 40"
+    assert done.stderr.count(crash) == 3, "its log has srun's messages"
