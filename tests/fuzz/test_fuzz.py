@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY
+from foreign_run import commit, foreign_run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mutations import altered, answers_in_time, damaged, edits, is_sentence, replacements, to_bytes
@@ -20,14 +20,12 @@ from PIL import Image
 from safetensors.torch import load_file as tensors_of
 from safetensors.torch import save_file
 
-from ggcn import files
 from ggcn.applications import export
 from ggcn.cli import inspect_checkpoint, status_text
 from ggcn.config import compose
 from ggcn.data import manifest_file, verification
 from ggcn.errors import UserError
 from ggcn.evaluation import samples
-from ggcn.models import build
 from ggcn.report import layout
 from ggcn.run import checkpoint, status
 from ggcn.run.directory import RunDir
@@ -80,38 +78,8 @@ def sentence_or(call: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a tiny model that was saved before its first step, as another person would hand it over."""
-    run = RunDir(tmp_path_factory.mktemp("runs") / "tiny")
-    config = compose.compose([*TINY, "model.grids=[4,8]", "data.shards=nowhere", "run=tiny"])
-    folder = run.checkpoints / checkpoint.name(5)
-    folder.mkdir(parents=True)
-    run.config.write_text(compose.to_yaml(config), encoding="utf-8")
-    nets = dict(zip(("energies", "upsamplers"), build(config), strict=True))
-    torch.save({name: net.state_dict() for name, net in nets.items()}, folder / "ema.pt")
-    entry = {"bytes": (folder / "ema.pt").stat().st_size, "sha256": files.sha256(folder / "ema.pt")}
-    meta = {"step": 5, "world": 1, "data": "0" * 64, "health": "healthy", "sampling": {"time": [1.5, 1.6]}}
-    commit(folder, to_bytes({**meta, "files": {"ema.pt": entry}}))
-    files.write_json(run.checkpoints / "best", {"checkpoint": folder.name, "fid": 9.5})
-    start = {"event": "start", "time": 1e9, "host": "here", "pid": 1, "step": 0, "mode": "local", "world": 1}
-    write_lines(
-        run.path / "submissions.jsonl", [start, {"event": "stop", "time": 2e9, "reason": "TERM", "step": 5}]
-    )
-    write_lines(
-        run.metrics, [{"step": n, "energy_loss": 0.5, "r2/8": 0.1, "seconds/step": 0.1} for n in (1, 5)]
-    )
-    write_lines(run.evaluations, [{"step": 5, "fid": 9.5, "kid": 0.1, "seconds": 3.0}])
-    write_lines(run.incidents, [{"step": 4, "reasons": ["gap"], "signals": {"gap": 9.0}, "time": 1e9}])
-    return run.path
-
-
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-
-def commit(folder: Path, meta: bytes) -> None:
-    """Writes a meta.json and the COMPLETE that fits it, as a forger would."""
-    (folder / "meta.json").write_bytes(meta)
-    (folder / "COMPLETE").write_text(files.sha256(folder / "meta.json") + "\n", encoding="utf-8")
+    """A run that another person handed over."""
+    return foreign_run(tmp_path_factory.mktemp("runs") / "tiny").path
 
 
 @pytest.fixture
