@@ -1,6 +1,7 @@
 # make quickstart   from demo faces to samples of a trained model, some minutes on two cores
 # make test         everything the tests need, then the tests; ARGS=... runs a part of them
 # make check        format, lint, types, and that imports run downwards
+# make audit        asks PyPI for known holes in the installed packages
 
 override PYTHON := $(or $(PYTHON),python3)
 override VENV := $(or $(VENV),.venv)
@@ -10,7 +11,7 @@ RUN := runs/quickstart
 RECENT = import sys; sys.version_info >= (3, 10) or sys.exit( \
 	"error: %s is Python %s, and 3.10 or newer is needed; %s" % (sys.executable, sys.version.split()[0], sys.argv[1]))
 
-.PHONY: quickstart test check recent
+.PHONY: quickstart test check audit recent
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/demo.done
@@ -36,6 +37,10 @@ check: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/test.done
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7'
+	$(BIN)/pip-audit --skip-editable
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c '$(RECENT)' "choose another: make PYTHON=python3.12"

@@ -78,7 +78,8 @@ def load_file(path: Path, device: str | torch.device = "cpu", step: int | None =
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}); export it again") from None
-    if metadata.get("format") != FORMAT or not {"config", "step"} <= metadata.keys():
+    known = metadata.get("format") == FORMAT and metadata.get("step", "").isdecimal()
+    if not known or "config" not in metadata:
         raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
     if "sha256" in metadata and metadata["sha256"] != digest(tensors):
         raise UserError(f"{path} is damaged: its weights are not those that were exported; export it again")

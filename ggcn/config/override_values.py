@@ -190,6 +190,6 @@ def _weight(override: Override, folder: str, weight: Any) -> tuple[str, float]:
 def _yaml(text: str) -> Any:
     """The lists and mappings of a text in YAML, every scalar as it is typed; None for what is no YAML."""
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)  # makes nothing but text
+        return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but text)
     except yaml.YAMLError:
         return None

@@ -151,8 +151,8 @@ def calibrated_time(metadata: Mapping[str, Any], mode: str) -> list[float] | Non
         if mode == AMORTIZED and key not in metadata["sampling"]:  # of an earlier version
             return None
         return [float(time) for time in metadata["sampling"][key]]
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"the sampling settings {metadata['sampling']} of this model are damaged") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError("the sampling settings of this model are damaged; take another checkpoint") from None
 
 
 def check_finite(values: Tensor, sampler: Sampler) -> None:
@@ -185,15 +185,20 @@ def _read_checkpoint(
     one while it is read."""
     folder = _choose_checkpoint(run_dir, step)
     try:
-        return (
-            folder,
-            torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True),
-            checkpoint.meta(folder),
-        )
+        weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+        return folder, weights, _checked(checkpoint.meta(folder), folder)
     except OSError:
         if folder.exists() or not retries:
             raise
     return _read_checkpoint(run_dir, step, retries - 1)
+
+
+def _checked(metadata: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's meta.json. Raises UserError where it lacks the step."""
+    step = metadata.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise UserError(f"{folder / 'meta.json'} names no step; take another checkpoint with --step")
+    return metadata
 
 
 def build_sampler(

@@ -162,7 +162,7 @@ def _with_repairs(function: Callable[[bytes], T], data: bytes) -> T:
                 return function(plain)
             except (MemoryError, image_file.UnusableImage):
                 raise
-            except Exception:
+            except Exception:  # noqa: S112 (the first error is raised below)
                 continue
         raise error
 
