@@ -44,15 +44,19 @@ def local_path(url: str) -> str | None:
 
 def read_manifest_text(url: str, allow_pipe: bool) -> bytes:
     """The bytes of a manifest. Raises UserError when it is endless, OSError when it was cut off."""
+    return read_whole(url, MAX_MANIFEST_BYTES, "no manifest of shards", allow_pipe)
+
+
+def read_whole(url: str, most: int, otherwise: str = "no image", allow_pipe: bool = False) -> bytes:
+    """All bytes of a file. Raises UserError when it has more than `most`: that is `otherwise`; OSError when it was
+    cut off."""
     with contextlib.closing(open_stream(url, allow_pipe)) as stream:
-        chunks, left = [], MAX_MANIFEST_BYTES + 1
+        chunks, left = [], most + 1
         while left and (chunk := stream.read(min(left, 1 << 20))):
             chunks.append(chunk)
             left -= len(chunk)
         if left == 0:
-            raise UserError(
-                f"{shard_folder(url)} is longer than {MAX_MANIFEST_BYTES} bytes; that is no manifest of shards"
-            )
+            raise UserError(f"{shard_folder(url)} is longer than {most} bytes; that is {otherwise}")
         if getattr(stream, "length", None):  # a web server announced more
             raise OSError(f"{stream.length} bytes are missing")  # type: ignore[attr-defined]
         return b"".join(chunks)
@@ -140,7 +144,7 @@ def read_range(url: str, offset: int, size: int) -> bytes:
 def _object_store(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it. Raises UserError without the plug-in for it."""
     try:
-        import fsspec  # type: ignore[import-untyped]  # comes with torch, which does not promise it
+        import fsspec  # comes with torch, which does not promise it
 
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -27,6 +27,11 @@ class SourceImage:
     def _data(self) -> bytes:
         return sources.read(self.location, self.entry)
 
+    @cached_property
+    def annotation(self) -> dict[str, Any]:
+        """See `sources.annotation`."""
+        return sources.annotation(self.location, self.entry)
+
     def samples(self, options: Options) -> list[tuple[Box, bytes]]:
         """See `crop.samples_of`. The file is read once, and decoded once at each requested scale."""
         return crop.samples_of(self._data, options, self._decoded)
@@ -35,7 +40,7 @@ class SourceImage:
     def content_hash(self) -> str:
         """See `sources.content_hash`."""
         try:
-            return sources.digest(self._data)
+            return sources.digest(self._data, self.annotation)
         except MemoryError:
             raise
         except Exception as error:
@@ -62,6 +67,7 @@ class ShardBuilder:
         self.contents: list[str] = []
         self.pixels: list[int] = []
         self.warnings: list[tuple[str, str]] = []
+        self.annotations: dict[str, dict[str, Any]] = {}
 
     def add(self, image: SourceImage) -> None:
         """Adds an image's samples; writes tar and sidecar after the shard's last image."""
@@ -74,6 +80,8 @@ class ShardBuilder:
             self.rejects.append((name, crop.reject_reason(error)))
         else:
             self.warnings += [(name, warning) for warning in image.warnings()]
+            if image.annotation:
+                self.annotations[name] = image.annotation
         self.contents.append(image.content_hash)
         self.pixels.append(image.pixels())
         advance()
@@ -87,6 +95,8 @@ class ShardBuilder:
         self.samples.sort(key=lambda sample: name_hash(sample[0], seed, *sample[1]))
         packed = write_tar(self.spec, [data for _, _, data in self.samples])
         facts = {**packed, "contents": self.contents, "pixels": self.pixels, "remarks": self.warnings}
+        if self.annotations:
+            facts["annotations"] = self.annotations
         write_sidecar(self.spec, self.samples, self.rejects, facts)
         self.spec.store_stamps(self.contents)
         self.samples.clear()

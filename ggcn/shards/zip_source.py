@@ -11,7 +11,7 @@ from ggcn.errors import UserError
 from ggcn.shards.entry import Entry, size_and_stamp
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=64)
 def _zip(location: str, process: int) -> zipfile.ZipFile:
     """The zip opened in this process: a forked one would share its file position."""
     return zipfile.ZipFile(location)
@@ -56,7 +56,9 @@ def list_zip(location: str, encoding: str) -> Iterator[Entry]:
         ) from None
     for member in members:
         if not (member.is_dir() or member.filename.endswith("\\")):
-            yield Entry(zip_name(member, encoding), member.filename, member.file_size, stamp=stamp)
+            yield Entry(
+                zip_name(member, encoding), member.filename, member.file_size, stamp=stamp, kind="zip"
+            )
 
 
 def read_zip_member(location: str, entry: Entry) -> bytes:
