@@ -14,6 +14,9 @@ from ggcn.shards.entry import Entry
 from ggcn.shards.pool import advance
 from ggcn.shards.shard_spec import ShardSpec, name_hash
 
+WRITE_BYTES = 4 << 20
+"""of a tar, written at once"""
+
 
 class SourceImage:
     """An image file from which samples of one or more sizes are extracted."""
@@ -134,8 +137,8 @@ def write_sidecar(
         "sources": [(name, box) for name, box, _ in samples],
         "rejects": rejects,
     }
-    # not synced: a power cut costs no more than this shard
-    with files.atomic_write(spec.sidecar_path, sync_folder=False) as temporary:
+    # not synced: a power cut costs no more than this shard, since half a sidecar is no JSON
+    with files.atomic_write(spec.sidecar_path, sync_folder=False, sync_file=False) as temporary:
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
@@ -145,7 +148,10 @@ def write_tar(spec: ShardSpec, images: list[bytes]) -> dict[str, Any]:
         spec.tar_path.unlink(missing_ok=True)
         return {"bytes": 0, "sha256": "", "offsets": [], "sizes": []}
     offsets, at, digest = [], 0, hashlib.sha256()
-    with files.atomic_write(spec.tar_path, sync_folder=False) as temporary, temporary.open("wb") as file:
+    with (
+        files.atomic_write(spec.tar_path, sync_folder=False) as temporary,
+        temporary.open("wb", WRITE_BYTES) as file,
+    ):
         for header, data in tar_members(spec, images):
             offsets.append(at + len(header))
             member = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)

@@ -48,7 +48,8 @@ def plan_splits(source: sources.Source, out: Path, options: Options) -> list[Spl
     }
     splits: dict[Path, list[Entry]] = {out / HOLDOUT: [], out: []} if options.holdout else {out: []}
     for entry in entries:
-        splits[out / HOLDOUT if in_holdout(entry.name, options.holdout) else out].append(entry)
+        held_out = options.holdout and in_holdout(entry.name, options.holdout)
+        splits[out / HOLDOUT if held_out else out].append(entry)
     for folder, images in splits.items():
         if not images:
             raise UserError(f"of {len(entries)} images none would be in {folder}; change --holdout")

@@ -28,7 +28,11 @@ def bucket(folder: Path) -> Iterator[str]:
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name, value in (("ACCESS_KEY_ID", "user"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+        for name, value in (
+            ("ACCESS_KEY_ID", "user"),
+            ("SECRET_ACCESS_KEY", "x"),
+            ("DEFAULT_REGION", "us-east-1"),
+        ):
             patch.setenv(f"AWS_{name}", value)
         store = s3fs.S3FileSystem(skip_instance_cache=True)
         store.mkdir("lab")
