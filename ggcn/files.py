@@ -64,15 +64,17 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, sync_folder: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, sync_folder: bool = True, sync_file: bool = True) -> Iterator[Path]:
     """Yields a temporary path next to `path`; on success it atomically replaces `path`, on error it is removed.
 
-    Without `sync_folder` the folder's entry is not flushed to the disk, and a power cut may undo the replacement.
+    Without `sync_folder` the folder's entry is not flushed to the disk, and a power cut may undo the replacement;
+    without `sync_file` it may leave a damaged file, which its reader must recognize.
     """
     temporary = _temporary(path)
     try:
         yield temporary
-        sync(temporary)
+        if sync_file:
+            sync(temporary)
         os.replace(temporary, path)
         if sync_folder:
             sync(path.parent)

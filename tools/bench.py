@@ -2,6 +2,7 @@
 
     python tools/bench.py data --images PHOTOS.zip --out speed.md     # reading, building and resuming shards
     python tools/bench.py index                                       # opening 100 million samples
+    python tools/bench.py store --local shards/faces --url s3://bucket/faces   # an object store next to files
     python tools/bench.py chain --sizes 32 64                         # a Langevin step
     python tools/bench.py step experiment=faces64                     # a training step, phase by phase
 
@@ -19,7 +20,7 @@ from ggcn import files
 from ggcn.console import run_cli
 from ggcn.paths import user_path
 from ggcn.precision import set_numeric_flags
-from tools.benchmarks import chain, data, index, step
+from tools.benchmarks import chain, data, index, step, store
 from tools.benchmarks.report import header
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="WHAT")
-    for benchmark in (data, index, chain, step):
+    for benchmark in (data, index, store, chain, step):
         benchmark.add(commands)
     for command in commands.choices.values():
         command.add_argument(

@@ -1,9 +1,12 @@
 """Images -> WebDataset shards: python tools/make_shards.py SOURCE OUT --size N[,N...]
 
-SOURCE is a folder (including its subfolders), a zip or a tar of images, or photographs inside installed
-packages: demo:faces (400 portraits of 40 people) or demo:scenes (8 colour photographs). OUT becomes a
-folder of shards with a manifest.json, ready for training. A build that was stopped continues when the same
-command runs again.
+SOURCE is a folder (including its subfolders), a zip or a tar of images; Parquet or Arrow files as Hugging Face
+has them, LMDB as LSUN ships it, WebDataset tars, CIFAR's batches, or a folder of any of these; a text file,
+CSV or JSON lines of image URLs; or photographs inside installed packages: demo:faces (400 portraits of 40
+people) or demo:scenes (8 colour photographs). OUT becomes a folder of shards with a manifest.json, ready for
+training. A build that was stopped continues when the same command runs again.
+
+    python tools/make_shards.py SOURCE --look [--size N]    # what would be taken, with a contact sheet
 """
 
 import argparse
@@ -13,7 +16,7 @@ from pathlib import Path
 
 from ggcn.errors import UserError
 from ggcn.paths import user_path
-from ggcn.shards import assembly, build, sources
+from ggcn.shards import assembly, build, contact_sheet, declared_splits, sources
 from ggcn.shards.assembly import Built
 from ggcn.shards.crop import Options
 from ggcn.shards.image_file import MAX_PIXELS
@@ -27,11 +30,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", type=expanduser)
-    add("out", metavar="OUT", type=user_path)
+    add("out", metavar="OUT", type=user_path, nargs="?")
+    add(
+        "--look",
+        type=user_path,
+        nargs="?",
+        const=Path("look.png"),
+        metavar="SHEET.png",
+        help="builds nothing: prints what would be taken, and draws a sheet of samples (default: look.png)",
+    )
     add(
         "--size",
         type=sizes,
-        required=True,
         metavar="N[,N...]",
         help="pixels along a side of the square samples; several, like 32,128, build OUT/32 and OUT/128 at once, "
         "each the same as in a build of its own",
@@ -89,8 +99,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="of the file names in an old zip that does not declare it, like cp932 from a Japanese Windows (default: "
         "%(default)s); the order and the held-out set depend on names",
     )
+    add(
+        "--column",
+        default="",
+        metavar="NAME",
+        help="of a table: the column that holds the images, if not image",
+    )
+    add(
+        "--split",
+        default="",
+        metavar="NAME",
+        help="takes only train, validation or test, where the source declares splits (default: all images)",
+    )
     add("--workers", type=int, default=cores(), help="processes (default: every core)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.look and not (args.out and args.size):
+        parser.error("OUT and --size are required (or --look)")
+    return args
 
 
 def sizes(text: str) -> list[int]:
@@ -148,13 +173,41 @@ def printable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def find_source(args: argparse.Namespace) -> sources.Source:
+    """The images that the arguments select. Raises UserError and OSError."""
+    return sources.find(args.source, args.zip_encoding, args.column, args.split)
+
+
+def look(args: argparse.Namespace) -> int:
+    """Prints what would be taken, and draws the contact sheet. Raises UserError."""
+    options = options_of(args, (args.size or [64])[0])
+    try:
+        source = find_source(args)
+        lines = [*contact_sheet.describe(source, options, args.look)]
+    except OSError as error:
+        raise UserError(f"{error.filename or args.source}: {error.strerror or error}") from None
+    for line in lines:
+        print(printable(line))
+    return 0
+
+
+def print_splits(source: sources.Source, split: str) -> None:
+    """Prints that a source declares several splits, all of which are taken."""
+    counts = declared_splits.counts(source.entries)
+    if len(counts) > 1 and not split:
+        found = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        print(f"{source.location} declares splits ({found}) and all are taken; see --split")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Builds the shards and prints a summary. Raises UserError."""
     args = parse(argv)
+    if args.look:
+        return look(args)
     start = time.monotonic()
     folders = folders_of(args)
     try:
-        source = sources.find(args.source, args.zip_encoding)
+        source = find_source(args)
         built = build.build(source, folders, args.workers)
     except OSError as error:
         raise UserError(
@@ -170,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"{args.source} does not declare the encoding of its names; they were read as cp437, see --zip-encoding"
         )
+    print_splits(source, args.split)
     if source.skipped:
         print(f"{source.skipped} other files of {args.source} are not images by their names")
     seconds = time.monotonic() - start

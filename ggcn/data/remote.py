@@ -3,17 +3,25 @@
 import contextlib
 import hashlib
 import http.client
+import itertools
 import os
 import shlex
 import subprocess
 import urllib.error
 import urllib.request
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, NamedTuple
 
 from ggcn.errors import UserError
 from ggcn.redact import shard_folder
 
 TIMEOUT_S = 60  # without a byte from a server
+PART_BYTES = 8 << 20
+"""of an object that is downloaded"""
+PARTS_AHEAD = 4
+"""parts of an object that are requested at once"""
 MAX_MANIFEST_BYTES = 64 << 20  # 100,000 shards take 15 MB
 
 
@@ -42,17 +50,26 @@ def local_path(url: str) -> str | None:
     return None if "://" in url or url.startswith("pipe:") else url
 
 
+def is_object_store(url: str) -> bool:
+    """Whether a URL is read through fsspec: it is neither local nor a command nor on a web server."""
+    return local_path(url) is None and not url.startswith(("pipe:", "http://", "https://"))
+
+
 def read_manifest_text(url: str, allow_pipe: bool) -> bytes:
     """The bytes of a manifest. Raises UserError when it is endless, OSError when it was cut off."""
+    return read_whole(url, MAX_MANIFEST_BYTES, "no manifest of shards", allow_pipe)
+
+
+def read_whole(url: str, most: int, otherwise: str = "no image", allow_pipe: bool = False) -> bytes:
+    """All bytes of a file. Raises UserError when it has more than `most`: that is `otherwise`; OSError when it was
+    cut off."""
     with contextlib.closing(open_stream(url, allow_pipe)) as stream:
-        chunks, left = [], MAX_MANIFEST_BYTES + 1
+        chunks, left = [], most + 1
         while left and (chunk := stream.read(min(left, 1 << 20))):
             chunks.append(chunk)
             left -= len(chunk)
         if left == 0:
-            raise UserError(
-                f"{shard_folder(url)} is longer than {MAX_MANIFEST_BYTES} bytes; that is no manifest of shards"
-            )
+            raise UserError(f"{shard_folder(url)} is longer than {most} bytes; that is {otherwise}")
         if getattr(stream, "length", None):  # a web server announced more
             raise OSError(f"{stream.length} bytes are missing")  # type: ignore[attr-defined]
         return b"".join(chunks)
@@ -123,9 +140,9 @@ def read_range(url: str, offset: int, size: int) -> bytes:
         raise UserError(
             f"{shard_folder(url)} can only be read from front to back; set data.cache_dir, or raise data.cache_gb"
         )
-    if not url.startswith(("http://", "https://")):
+    if is_object_store(url):
         store, path = _object_store(url)
-        return store.cat_file(path, offset, offset + size)
+        return store.cat_file(path, start=offset, end=offset + size)
     expected = f"bytes {offset}-{offset + size - 1}/"
     request = urllib.request.Request(url, headers={"Range": expected.replace(" ", "=").rstrip("/")})
     with _uncompressed(urllib.request.urlopen(request, timeout=TIMEOUT_S), url) as response:
@@ -138,25 +155,26 @@ def read_range(url: str, offset: int, size: int) -> bytes:
 
 
 def _object_store(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it. Raises UserError without the plug-in for it."""
+    """fsspec's file system of a URL, and the path in it. Raises UserError without the plug-in for it.
+
+    fsspec keeps one for each process and store, hence one pool of connections; credentials are the environment's.
+    """
     try:
-        import fsspec  # type: ignore[import-untyped]  # comes with torch, which does not promise it
+        import fsspec  # comes with torch, which does not promise it
 
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
+        extra = " (pip install 'ggcn[s3]')" if url.startswith("s3://") else ""
         raise UserError(
-            f"{url} needs an fsspec plug-in ({error}); install it, or copy the shards here"
+            f"{url} needs an fsspec plug-in{extra} ({error}); install it, or copy the shards here"
         ) from None
 
 
 def download(source: RemoteFile, file: int, allow_pipe: bool = False) -> None:
     """Copies a remote file into an open one. Raises OSError unless its size and sha256 are the manifest's."""
     digest, left = hashlib.sha256(), source.bytes
-    with (
-        contextlib.closing(open_stream(source.url, allow_pipe)) as stream,
-        os.fdopen(os.dup(file), "wb") as copy,
-    ):
-        while block := stream.read(min(1 << 20, left + 1)):
+    with contextlib.closing(_blocks(source, allow_pipe)) as blocks, os.fdopen(os.dup(file), "wb") as copy:
+        for block in blocks:
             left -= len(block)
             if left < 0:
                 raise OSError(f"it is longer than the manifest's {source.bytes} bytes")
@@ -167,3 +185,33 @@ def download(source: RemoteFile, file: int, allow_pipe: bool = False) -> None:
     if digest.hexdigest() != source.sha256:
         raise OSError("the received bytes differ from the manifest's sha256")
     os.fsync(file)
+
+
+def _blocks(source: RemoteFile, allow_pipe: bool) -> Generator[bytes, None, None]:
+    """The bytes of a file, up to one more than the manifest's: of an object store several ranges at once."""
+    if is_object_store(source.url) and source.bytes > PART_BYTES:
+        yield from _parts(source)
+        return
+    with contextlib.closing(open_stream(source.url, allow_pipe)) as stream:
+        left = source.bytes
+        while left >= 0 and (block := stream.read(min(1 << 20, left + 1))):
+            left -= len(block)
+            yield block
+
+
+def _parts(source: RemoteFile) -> Generator[bytes, None, None]:
+    """The parts of an object, of which a few are requested ahead."""
+    store, path = _object_store(source.url)
+    if (size := store.info(path)["size"]) > source.bytes:
+        raise OSError(f"it is longer than the manifest's {source.bytes} bytes")
+    with ThreadPoolExecutor(PARTS_AHEAD) as pool:
+        starts, parts = iter(range(0, size, PART_BYTES)), deque[Future[bytes]]()
+        try:
+            for start in itertools.chain(starts, [None] * PARTS_AHEAD):
+                if start is not None:
+                    parts.append(pool.submit(read_range, source.url, start, min(PART_BYTES, size - start)))
+                if parts and (start is None or len(parts) == PARTS_AHEAD):
+                    yield parts.popleft().result()
+        finally:
+            for part in parts:
+                part.cancel()

@@ -2,6 +2,9 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from ggcn.config.data import DataConfig
@@ -9,7 +12,27 @@ from ggcn.data.remote import RemoteFile, local_path, read_range
 from ggcn.data.retries import FILE_LIMIT_ERRNOS, with_retries
 from ggcn.data.shard_cache import ShardCache
 
+MAX_REQUESTS = 8
+"""requests to a server or store at once, per process"""
+MAX_GAP_BYTES = 16 << 10
+"""bytes between two ranges that are read for nothing rather than make another request"""
+MAX_SPAN_BYTES = 8 << 20
 MAX_OPEN_FILES = 64  # per process: a few lanes' blocks; well below the usual limit of 1024
+
+
+@dataclass
+class Span:
+    """A range of a shard that is read at once, and the parts of it that were asked for."""
+
+    shard: RemoteFile
+    start: int
+    end: int
+    parts: list[tuple[int, int]]
+    """offset in the shard and size of each"""
+
+    def request(self) -> tuple[RemoteFile, int, int]:
+        """Shard, offset and size."""
+        return self.shard, self.start, self.end - self.start
 
 
 class ShardReader:
@@ -23,10 +46,47 @@ class ShardReader:
         )
         self._open: OrderedDict[str, int] = OrderedDict()
         self._max_open = MAX_OPEN_FILES
+        self._pool: ThreadPoolExecutor | None = None
+        self._answered = False
 
     def read(self, shard: RemoteFile, offset: int, size: int) -> bytes:
         """The `size` bytes of a shard from `offset` on. Raises UserError naming it when retries do not help."""
         return with_retries(lambda: self._read(shard, offset, size), shard.url, self.retries, self.backoff)
+
+    def read_many(self, requests: Sequence[tuple[RemoteFile, int, int]]) -> list[bytes]:
+        """The bytes of several (shard, offset, size), sorted by where they lie.
+
+        Of shards that are neither local nor cached, neighbouring ranges are requested as one, and several at once.
+        Raises UserError as `read` does.
+        """
+        if all(local_path(shard.url) is not None for shard, _, _ in requests) or self.cache:
+            return [self.read(*request) for request in requests]
+        spans = list(_merged(requests))
+        blocks = self._read_spans(spans)
+        return [
+            block[offset - span.start : offset - span.start + size]
+            for span, block in zip(spans, blocks, strict=True)
+            for offset, size in span.parts
+        ]
+
+    def _read_spans(self, spans: list[Span]) -> list[bytes]:
+        """The bytes of each span. A server that has not answered yet, or failed, is asked for the first one alone."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(MAX_REQUESTS)
+        alone = 0 if self._answered else 1
+        self._answered = False
+        blocks = [self._read_remote(*span.request()) for span in spans[:alone]]
+        blocks += self._pool.map(lambda span: self._read_remote(*span.request()), spans[alone:])
+        self._answered = True
+        return blocks
+
+    def _read_remote(self, shard: RemoteFile, offset: int, size: int) -> bytes:
+        return with_retries(
+            lambda: _complete(read_range(shard.url, offset, size), offset, size),
+            shard.url,
+            self.retries,
+            self.backoff,
+        )
 
     def close(self) -> None:
         """Closes all files, so that cached ones can be evicted."""
@@ -37,9 +97,7 @@ class ShardReader:
         try:
             file = self._descriptor(shard)
             data = read_range(shard.url, offset, size) if file is None else os.pread(file, size, offset)
-            if len(data) != size:
-                raise OSError(f"{len(data)} of {size} bytes at {offset}")
-            return data
+            return _complete(data, offset, size)
         except OSError:
             self.close()  # a handle may be stale, as after a network file system's restart
             raise
@@ -71,3 +129,26 @@ class ShardReader:
             file = self.cache.open(shard)
         path = local_path(shard.url)
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK) if file is None and path is not None else file
+
+
+def _complete(data: bytes, offset: int, size: int) -> bytes:
+    """The data. Raises OSError unless it has `size` bytes."""
+    if len(data) != size:
+        raise OSError(f"{len(data)} of {size} bytes at {offset}")
+    return data
+
+
+def _merged(requests: Sequence[tuple[RemoteFile, int, int]]) -> Iterator[Span]:
+    """Ranges with at most MAX_GAP_BYTES between them as one; in the order of the requests."""
+    span: Span | None = None
+    for shard, offset, size in requests:
+        near = span is not None and span.shard.url == shard.url and 0 <= offset - span.end <= MAX_GAP_BYTES
+        if span is not None and near and offset + size - span.start <= MAX_SPAN_BYTES:
+            span.end = offset + size
+            span.parts.append((offset, size))
+            continue
+        if span is not None:
+            yield span
+        span = Span(shard, offset, offset + size, [(offset, size)])
+    if span is not None:
+        yield span

@@ -70,7 +70,7 @@ def find_changes(splits: list[Split], pool: Pool) -> Changes:
             )
             sizes = zip(spec.entries, sidecar["pixels"], strict=True)
             changes.oversized.update(entry.name for entry, pixels in sizes if pixels > max_pixels)
-            if not spec.stamps_match():
+            if not spec.stamps_match(sidecar["contents"]):
                 candidates.append((spec, sidecar["contents"]))
     entries = {entry.name: entry for spec, _ in candidates for entry in spec.entries}
     now = hash_contents(splits[0].source.location, list(entries.values()), pool)

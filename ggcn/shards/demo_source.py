@@ -57,4 +57,4 @@ def _packaged(location: str, package: str, patterns: list[str]) -> Iterator[tupl
 def list_demo(location: str) -> Iterator[Entry]:
     for name, path in demo_paths(location).items():
         size, stamp = size_and_stamp(str(path))
-        yield Entry(name, name, size, stamp=stamp)
+        yield Entry(name, name, size, stamp=stamp, kind="demo")

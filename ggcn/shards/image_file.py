@@ -98,7 +98,12 @@ def formats() -> tuple[str, ...]:
     Without this list an EPS, whatever its name, starts Ghostscript.
     """
     Image.init()
-    return (*COMMON, *(name for name in Image.ID if name not in DELEGATING and name not in COMMON))
+    return _formats(tuple(Image.ID))
+
+
+@functools.lru_cache(maxsize=4)
+def _formats(registered: tuple[str, ...]) -> tuple[str, ...]:
+    return (*COMMON, *(name for name in registered if name not in DELEGATING and name not in COMMON))
 
 
 def _missing_package(data: bytes) -> str:

@@ -14,6 +14,9 @@ from ggcn.shards.entry import Entry
 from ggcn.shards.pool import advance
 from ggcn.shards.shard_spec import ShardSpec, name_hash
 
+WRITE_BYTES = 4 << 20
+"""of a tar, written at once"""
+
 
 class SourceImage:
     """An image file from which samples of one or more sizes are extracted."""
@@ -27,6 +30,11 @@ class SourceImage:
     def _data(self) -> bytes:
         return sources.read(self.location, self.entry)
 
+    @cached_property
+    def annotation(self) -> dict[str, Any]:
+        """See `sources.annotation`."""
+        return sources.annotation(self.location, self.entry)
+
     def samples(self, options: Options) -> list[tuple[Box, bytes]]:
         """See `crop.samples_of`. The file is read once, and decoded once at each requested scale."""
         return crop.samples_of(self._data, options, self._decoded)
@@ -35,7 +43,7 @@ class SourceImage:
     def content_hash(self) -> str:
         """See `sources.content_hash`."""
         try:
-            return sources.digest(self._data)
+            return sources.digest(self._data, self.annotation)
         except MemoryError:
             raise
         except Exception as error:
@@ -62,6 +70,7 @@ class ShardBuilder:
         self.contents: list[str] = []
         self.pixels: list[int] = []
         self.warnings: list[tuple[str, str]] = []
+        self.annotations: dict[str, dict[str, Any]] = {}
 
     def add(self, image: SourceImage) -> None:
         """Adds an image's samples; writes tar and sidecar after the shard's last image."""
@@ -74,6 +83,8 @@ class ShardBuilder:
             self.rejects.append((name, crop.reject_reason(error)))
         else:
             self.warnings += [(name, warning) for warning in image.warnings()]
+            if image.annotation:
+                self.annotations[name] = image.annotation
         self.contents.append(image.content_hash)
         self.pixels.append(image.pixels())
         advance()
@@ -87,6 +98,8 @@ class ShardBuilder:
         self.samples.sort(key=lambda sample: name_hash(sample[0], seed, *sample[1]))
         packed = write_tar(self.spec, [data for _, _, data in self.samples])
         facts = {**packed, "contents": self.contents, "pixels": self.pixels, "remarks": self.warnings}
+        if self.annotations:
+            facts["annotations"] = self.annotations
         write_sidecar(self.spec, self.samples, self.rejects, facts)
         self.spec.store_stamps(self.contents)
         self.samples.clear()
@@ -124,8 +137,8 @@ def write_sidecar(
         "sources": [(name, box) for name, box, _ in samples],
         "rejects": rejects,
     }
-    # not synced: a power cut costs no more than this shard
-    with files.atomic_write(spec.sidecar_path, sync_folder=False) as temporary:
+    # not synced: a power cut costs no more than this shard, since half a sidecar is no JSON
+    with files.atomic_write(spec.sidecar_path, sync_folder=False, sync_file=False) as temporary:
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
@@ -135,7 +148,10 @@ def write_tar(spec: ShardSpec, images: list[bytes]) -> dict[str, Any]:
         spec.tar_path.unlink(missing_ok=True)
         return {"bytes": 0, "sha256": "", "offsets": [], "sizes": []}
     offsets, at, digest = [], 0, hashlib.sha256()
-    with files.atomic_write(spec.tar_path, sync_folder=False) as temporary, temporary.open("wb") as file:
+    with (
+        files.atomic_write(spec.tar_path, sync_folder=False) as temporary,
+        temporary.open("wb", WRITE_BYTES) as file,
+    ):
         for header, data in tar_members(spec, images):
             offsets.append(at + len(header))
             member = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)

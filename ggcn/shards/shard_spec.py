@@ -64,8 +64,13 @@ class ShardSpec:
             with suppress(OSError):
                 os.setxattr(self.sidecar_path, STAMPS, stamps)
 
-    def stamps_match(self) -> bool:
-        """Whether no image has changed since `store_stamps`; False where that is unknown."""
+    def stamps_match(self, contents: list[str]) -> bool:
+        """Whether no image has changed since `store_stamps`; False where that is unknown.
+
+        Images at URLs have no stamps: they count as unchanged if all of them could be had, or never can.
+        """
+        if all(entry.kind == "urls" for entry in self.entries):
+            return not any(map(sources.is_unreadable, contents))
         try:
             return bool(stamps := self.stamps()) and os.getxattr(self.sidecar_path, STAMPS) == stamps
         except (OSError, AttributeError):

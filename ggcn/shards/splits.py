@@ -35,7 +35,10 @@ def in_holdout(name: str, share: float) -> bool:
 
 def plan_splits(source: sources.Source, out: Path, options: Options) -> list[Split]:
     """The splits to build, a held-out one first. Raises UserError if one has no images."""
-    entries = sorted(source.entries, key=lambda entry: name_hash(entry.name, options.shuffle_seed))
+    # images that can only be read one after another stay together, in their order; groups of them are permuted
+    entries = sorted(
+        source.entries, key=lambda entry: name_hash(entry.group or entry.name, options.shuffle_seed)
+    )
     build_spec = {
         **options.identity(),
         "scales": list(options.scales),
@@ -45,7 +48,8 @@ def plan_splits(source: sources.Source, out: Path, options: Options) -> list[Spl
     }
     splits: dict[Path, list[Entry]] = {out / HOLDOUT: [], out: []} if options.holdout else {out: []}
     for entry in entries:
-        splits[out / HOLDOUT if in_holdout(entry.name, options.holdout) else out].append(entry)
+        held_out = options.holdout and in_holdout(entry.name, options.holdout)
+        splits[out / HOLDOUT if held_out else out].append(entry)
     for folder, images in splits.items():
         if not images:
             raise UserError(f"of {len(entries)} images none would be in {folder}; change --holdout")

@@ -28,6 +28,7 @@ def list_tar(location: str) -> Iterator[Entry]:
             member.offset_data if member.isreg() else -1,
             tuple(sparse or ()),
             stamp,
+            "tar",
         )
 
 

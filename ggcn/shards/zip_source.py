@@ -11,10 +11,29 @@ from ggcn.errors import UserError
 from ggcn.shards.entry import Entry, size_and_stamp
 
 
-@functools.lru_cache(maxsize=1)
-def _zip(location: str, process: int) -> zipfile.ZipFile:
-    """The zip opened in this process: a forked one would share its file position."""
-    return zipfile.ZipFile(location)
+class _Archive(zipfile.ZipFile):
+    """A zip that forked processes inherit, its directory read once; each has a file position of its own."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location, self.process = location, os.getpid()
+
+    def here(self) -> "_Archive":
+        """The zip with a file that this process opened."""
+        if self.process != os.getpid():
+            self.fp, self.process = open(self.location, "rb"), os.getpid()  # noqa: SIM115
+        return self
+
+
+@functools.lru_cache(maxsize=64)
+def _open(location: str, stamp: tuple[int, ...]) -> _Archive:
+    return _Archive(location)
+
+
+def _zip(location: str) -> zipfile.ZipFile:
+    """The zip, opened; another one if its file was replaced."""
+    status = os.stat(location)
+    return _open(location, (status.st_ino, status.st_size, status.st_mtime_ns)).here()
 
 
 def zip_name(member: zipfile.ZipInfo, encoding: str) -> str:
@@ -49,18 +68,20 @@ def _unicode_path(extra: bytes, raw: bytes) -> bytes:
 def list_zip(location: str, encoding: str) -> Iterator[Entry]:
     _, stamp = size_and_stamp(location)
     try:
-        members = zipfile.ZipFile(location).infolist()
+        members = _zip(location).infolist()
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise UserError(
             f"{location} is damaged ({error}); restore it, or unpack it and give the folder"
         ) from None
     for member in members:
         if not (member.is_dir() or member.filename.endswith("\\")):
-            yield Entry(zip_name(member, encoding), member.filename, member.file_size, stamp=stamp)
+            yield Entry(
+                zip_name(member, encoding), member.filename, member.file_size, stamp=stamp, kind="zip"
+            )
 
 
 def read_zip_member(location: str, entry: Entry) -> bytes:
-    archive = _zip(location, os.getpid())
+    archive = _zip(location)
     if archive.getinfo(entry.path).flag_bits & 1:
         raise ValueError("encrypted; unpack the zip and give the folder")
     return archive.read(entry.path)
