@@ -288,6 +288,7 @@ def test_images_at_listed_urls(tmp_path: Path, web: tuple[str, list[str]], endin
     printed = capsys.readouterr().out
     assert "404" in printed
     assert "token" not in "".join(result) + printed
+    assert sorted(paths) == sorted(f"/{number}.png?token={number}" for number in range(10))
     if ending == "txt":
         assert "not a URL of a server or an object store" in printed
     else:
