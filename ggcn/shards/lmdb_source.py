@@ -20,10 +20,13 @@ def is_lmdb(path: str) -> bool:
 
 
 def list_lmdb(path: str) -> Iterator[Entry]:
-    """One entry for each key, in their order. Raises UserError for a damaged database, or without the package."""
+    """One entry for each key, in their order. Raises UserError for a truncated database, or without the package."""
     file = os.path.join(path, DATA) if os.path.isdir(path) else path
-    _, stamp = size_and_stamp(file)
+    size, stamp = size_and_stamp(file)
     environment = open_lmdb(path, os.getpid())
+    pages = environment.info()["last_pgno"] + 1
+    if pages * environment.stat()["psize"] > size:  # the library would read beyond the file, and be killed
+        raise UserError(f"{path} is truncated ({size} bytes, {pages} pages); restore it")
     try:
         with environment.begin(buffers=True) as reading:
             for key, value in reading.cursor():

@@ -1,9 +1,12 @@
 """Builds one shard: reads its images, extracts their samples, writes the tar and its sidecar."""
 
+import contextlib
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -16,19 +19,21 @@ from ggcn.shards.shard_spec import ShardSpec, name_hash
 
 WRITE_BYTES = 4 << 20
 """of a tar, written at once"""
+REQUESTS = 16
+"""for images at URLs, at once in each worker"""
 
 
 class SourceImage:
     """An image file from which samples of one or more sizes are extracted."""
 
-    def __init__(self, location: str, entry: Entry) -> None:
-        """`location`: of the source."""
-        self.location, self.entry = location, entry
+    def __init__(self, location: str, entry: Entry, request: Future[bytes] | None = None) -> None:
+        """`location`: of the source; `request`: for its bytes, if they were asked for already."""
+        self.location, self.entry, self._request = location, entry, request
         self._decoded: dict[tuple[int, int], crop.Decoded] = {}
 
     @cached_property
     def _data(self) -> bytes:
-        return sources.read(self.location, self.entry)
+        return self._request.result() if self._request else sources.read(self.location, self.entry)
 
     @cached_property
     def annotation(self) -> dict[str, Any]:
@@ -111,12 +116,31 @@ def write_shards(specs: list[ShardSpec]) -> None:
     Raises OSError when the disk fails, `Cancelled` when the build is cancelled.
     """
     builders = [ShardBuilder(spec) for spec in specs]
-    for index in sorted({index for spec in specs for index in spec.range}):
-        users = [builder for builder in builders if index in builder.spec.range]
-        spec = users[0].spec
-        image = SourceImage(spec.location, spec.entries[index - spec.range.start])
-        for builder in users:
-            builder.add(image)
+    entries = {index: entry for spec in specs for index, entry in zip(spec.range, spec.entries, strict=True)}
+    ordered = sorted(entries)
+    images = source_images(specs[0].location, [entries[index] for index in ordered])
+    with contextlib.closing(images):
+        for index, image in zip(ordered, images, strict=True):
+            for builder in builders:
+                if index in builder.spec.range:
+                    builder.add(image)
+
+
+def source_images(location: str, entries: list[Entry]) -> Generator[SourceImage, None, None]:
+    """The images of entries; those at URLs are requested ahead, REQUESTS at once."""
+    if not any(entry.kind == "urls" for entry in entries):
+        yield from (SourceImage(location, entry) for entry in entries)
+        return
+    pool, ahead = ThreadPoolExecutor(REQUESTS), deque[SourceImage]()
+    try:
+        for entry in entries:
+            ahead.append(SourceImage(location, entry, pool.submit(sources.read, location, entry)))
+            if len(ahead) > REQUESTS:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_sidecar(

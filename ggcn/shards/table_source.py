@@ -159,7 +159,7 @@ class _ArrowFile:
 
     def batches(self, group: int, columns: list[str]) -> Iterator[Any]:
         """The rows of a record batch."""
-        yield self._file.get_batch(group)
+        yield _validated(self._file.get_batch(group), columns)
 
 
 class _ArrowStream:
@@ -180,7 +180,14 @@ class _ArrowStream:
 
     def batches(self, group: int, columns: list[str]) -> Iterator[Any]:
         """The rows of a record batch."""
-        yield self._batches[group]
+        yield _validated(self._batches[group], columns)
+
+
+def _validated(batch: Any, columns: list[str]) -> Any:
+    """Columns of a batch. Raises pyarrow's error where a damaged one would lead outside of its memory."""
+    chosen = batch.select(columns)
+    chosen.validate(full=True)
+    return chosen
 
 
 def _open(path: str) -> _Parquet | _ArrowFile | _ArrowStream:

@@ -111,6 +111,19 @@ def test_an_lmdb_database_as_lsun_has_it(tmp_path: Path) -> None:
     assert tree(tmp_path / "again") == tree(tmp_path / f"out{path.name}")
 
 
+def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    with (
+        lmdb.open(str(tmp_path / "a_lmdb"), map_size=1 << 22) as database,
+        database.begin(write=True) as writing,
+    ):
+        for seed in range(20):
+            writing.put(b"%d" % seed, encoded(seed))
+    os.truncate(tmp_path / "a_lmdb" / "data.mdb", 40_000)
+    with pytest.raises(UserError, match="a_lmdb is truncated"):
+        sources.find(str(tmp_path))
+
+
 @pytest.mark.parametrize("how", ["pickled", "pickled by columns", "binary"])
 def test_cifars_batches(tmp_path: Path, how: str) -> None:
     if how == "binary":
@@ -275,6 +288,7 @@ def test_images_at_listed_urls(tmp_path: Path, web: tuple[str, list[str]], endin
     printed = capsys.readouterr().out
     assert "404" in printed
     assert "token" not in "".join(result) + printed
+    assert sorted(paths) == sorted(f"/{number}.png?token={number}" for number in range(10))
     if ending == "txt":
         assert "not a URL of a server or an object store" in printed
     else:
