@@ -1,6 +1,7 @@
 """The comparison at equal compute, with few seconds and small pictures."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from helpers import call
 
 from ggcn.errors import UserError
 from tools import compare as tool
+from tools.comparison import table, training
+from tools.comparison.methods import Job
+from tools.comparison.results import Results
 
 pytest.importorskip("torchmetrics")
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -63,3 +67,68 @@ def test_flags_that_leave_nothing_to_compare_are_refused(args: list[str], senten
     with pytest.raises(UserError, match=sentence):
         tool.check(tool.parser().parse_args(["shards", "--out", "out", *args]))
     tool.check(tool.parser().parse_args(["shards", "--out", "out"]))
+
+
+def results(tmp_path: Path, rows: dict[str, dict]) -> Results:
+    """Of a comparison whose images were not read."""
+    result = Results.__new__(Results)
+    result.path, result.rows, result.costs = tmp_path / "results.json", rows, {"ggcn": 0.1}
+    result.kinds = {"ggcn": ["ggcn"], "fitted-start": ["fitted-start"]}
+    result.args = tool.parser().parse_args(["shards", "--out", "out", "--seconds", "100"])
+    return result
+
+
+def test_a_run_counts_as_done_by_its_method_and_seed(tmp_path: Path) -> None:
+    row = {"method": "flow-matching heun-25", "run": "flow-matching-0"}
+    done = results(tmp_path, {"flow-matching heun-25-0": row})
+    assert done.has("flow-matching", 0)
+    assert not done.has("flow-matching", 1)
+    assert not done.has("ggcn", 0)
+
+
+def test_the_fitted_start_is_trained_for_the_one_step_that_fits_it(tmp_path: Path) -> None:
+    done = results(tmp_path, {})
+    assert done.steps("fitted-start") == 1
+    assert done.steps("ggcn") == 1000
+
+
+def test_a_method_of_which_a_run_diverged_says_so_in_the_table() -> None:
+    copies = {"copies": 0.0, "nearer_than_reference": 0.4}
+    memory = {"features": copies, "pixels": {**copies, "copies": 0.01}}
+    well = {"fid": 9.0, "kid": 0.01, "precision": 0.5, "recall": 0.4, "coverage": 0.6, "memorization": memory}
+    assert table.line("a", [well, {**well, "fid": 11.0}], "7 | 100") == (
+        "| a | 7 | 100 | 10.0 ± 1.4 | 10.0 ± 0.0 | 0.50 ± 0.00 | 0.40 ± 0.00 | 0.60 ± 0.00 | 0.010 | 0.40 | 9.0, 11.0 |"
+    )
+    assert "diverged, 1 of 2" in table.line("a", [well, {"fid": float("inf")}], "7 | 100")
+
+
+def job(tmp_path: Path, script: str) -> Job:
+    """A training that runs `script` in Python."""
+
+    class Script(Job):
+        def command(self) -> list[str]:
+            return [sys.executable, "-c", script]
+
+    return Script("x", "dcgan", (), [], tmp_path, tmp_path / "x-0", 1, 0, 1, 16)
+
+
+def test_only_a_training_that_diverged_is_a_result(tmp_path: Path) -> None:
+    with pytest.raises(training.DivergedError):
+        training.train(job(tmp_path, "raise SystemExit('error: training diverged at step 3 (loss)')"))
+    with pytest.raises(UserError, match="the same command goes on"):
+        training.train(job(tmp_path, "raise SystemExit('error: the disk is full')"))
+    with pytest.raises(UserError, match="the same command goes on"):
+        training.train(job(tmp_path, "import os; os.kill(os.getpid(), 9)"))
+
+
+@pytest.mark.parametrize("text", ["ggcn", "ggcn=", "ggcn=-1", "ggcn=nan", "ggcn=inf"])
+def test_a_cost_that_is_no_time_is_a_mistake(text: str) -> None:
+    with pytest.raises(UserError, match="NAME=SECONDS"):
+        tool.known_cost(text)
+
+
+def test_a_rivals_changed_settings_become_its_flags(tmp_path: Path) -> None:
+    rival = Job("x", "flow-matching", ("lr=0.001",), [], tmp_path, tmp_path / "x-0", 9, 2, 12, 16)
+    words = rival.command()
+    assert words[words.index("--lr") + 1] == "0.001"
+    assert words[words.index("--steps") + 1] == "9"

@@ -52,7 +52,8 @@ class Job:
         numbers = {"steps": self.steps, "seed": self.seed, "count": self.count, "size": self.size}
         words = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
         start = [sys.executable, str(ROOT / f"tools/benchmarks/{script}.py"), str(self.shards)]
-        return [*start, *flags, *self.changes, *words, "--out", str(self.samples)]
+        changed = [word for change in self.changes for word in f"--{change}".split("=", 1)]
+        return [*start, *flags, *changed, *words, "--out", str(self.samples)]
 
     def _launch(self) -> list[str]:
         settings = {
