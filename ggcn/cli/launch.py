@@ -8,6 +8,8 @@ The same command resumes a run where it stopped; a larger train.steps=N continue
 
     --dry-run            prints what would be submitted; writes nothing and needs no SLURM
     --sweep seed=1,2,3   a run per combination: a job array, or one after another with -m local
+    --search 30 train.energy.lr=log(1e-4,1e-2)   30 points that Optuna draws, by the last FID or held-out R^2 of
+                         the points before; with -m slurm it stays and submits at most cluster.max_concurrent at a time
     --help-config [KEY]  what every key means, or those of a group such as model.chain
     --config-dir DIR     a folder with GROUP/NAME.yaml files of your own, such as DIR/cluster/mysite.yaml
     --status, --follow, --cancel [RUN ...]   of runs/RUN, local or on SLURM; see cluster/status.py
@@ -35,6 +37,10 @@ def main() -> int:
         from ggcn.cli import status
 
         return status.show(overrides, args.follow, args.cancel)
+    if args.search:
+        from ggcn.launch.search import search
+
+        return search(overrides, args.search, args.mode, args.force, args.dry_run)
     if args.sweep:
         return sweep(overrides, args)
     return start(compose(overrides), args.mode, args.force, args.dry_run)
@@ -50,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the batch script and the config")
     parser.add_argument("--nodes", metavar="N", help="short for cluster.nodes=N, for a resume on other nodes")
     parser.add_argument("--sweep", action="store_true", help="run every combination of KEY=A,B,C")
+    parser.add_argument(
+        "--search", type=_count, metavar="N", help="draw N points of KEY=log(A,B) or uniform(A,B)"
+    )
     for name in ("status", "follow", "cancel"):
         parser.add_argument(f"--{name}", action="store_true", help=f"{name} the runs named")
     parser.add_argument(
@@ -58,6 +67,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-dir", metavar="DIR", help="folder with GROUP/NAME.yaml files of your own")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="experiment=NAME, run=NAME, ...")
     return parser
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError
+    return count
+
+
+_count.__name__ = "number of points"  # argparse's word for what it could not read
 
 
 def sweep(overrides: list[str], args: argparse.Namespace) -> int:

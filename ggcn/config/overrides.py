@@ -109,7 +109,7 @@ def sweep_values(argument: str) -> list[str]:
     if is_mixture(override.key) or kind == list[str]:
         return [argument]
     if span := range_of(override):
-        if span.count is None:
+        if span.size is None:
             raise UserError(
                 f"{argument} is a range; draw points of it with --search N, or say how many values as in "
                 f"{argument[:-1]},5)"

@@ -23,12 +23,12 @@ class Range(NamedTuple):
     """whether equal ratios, instead of equal differences, are equally likely"""
     whole: bool
     """whether only whole numbers are meant"""
-    count: int | None
+    size: int | None
     """how many values; None for all that lie between"""
 
     def values(self) -> list[str]:
-        """`count` evenly spaced values as they are typed; of whole numbers fewer where several would be the same."""
-        steps = (self.count or 2) - 1
+        """`size` evenly spaced values as they are typed; of whole numbers fewer where several would be the same."""
+        steps = (self.size or 2) - 1
         shares = [index / steps for index in range(steps + 1)] if steps else [0.0]
         return list(dict.fromkeys(self.text(self._at(share)) for share in shares))
 
@@ -56,9 +56,8 @@ def range_of(override: Override) -> Range | None:
         raise UserError(
             f"{override.argument}: {override.key} is no number, so it has no range; write choice(A,B)"
         )
-    numbers = _numbers(override, form[2])
-    whole, logarithmic = kinds == {int}, form[1] == "log"
-    result = Range(override.key, *numbers[:2], logarithmic, whole, int(numbers[2]) if numbers[2:] else None)
+    low, high, *size = _numbers(override, form[2])
+    result = Range(override.key, low, high, form[1] == "log", kinds == {int}, int(size[0]) if size else None)
     _check(override, result)
     return result
 
@@ -84,5 +83,5 @@ def _check(override: Override, found: Range) -> None:
         raise UserError(f"{override.argument}: log needs positive numbers; take uniform")
     if found.whole and (found.low != round(found.low) or found.high != round(found.high)):
         raise UserError(f"{override.argument}: {found.key} takes whole numbers")
-    if found.count is not None and found.count < 1:
+    if found.size is not None and found.size < 1:
         raise UserError(f"{override.argument}: the third number, of values, must be at least 1")

@@ -25,7 +25,7 @@ class Space:
         self.choices: dict[str, list[str]] = {}
         for argument in overrides:
             override = split(argument)
-            if (span := range_of(override)) and span.count is None:
+            if (span := range_of(override)) and span.size is None:
                 self.ranges[override.key] = span
             elif len(values := sweep_values(argument)) > 1:
                 self.choices[override.key] = [value.partition("=")[2] for value in values]
@@ -33,11 +33,11 @@ class Space:
                 self.fixed.append(argument)
         if not self.keys:
             raise UserError(
-                "--search needs an override with a range, such as train.energy.lr=log(1e-4,1e-2), or with several values"
+                "--search needs an override with a range, such as train.energy.lr=log(1e-4,1e-2), or several values"
             )
         refuse_reserved(self.keys)
-        self.base = compose([*self.fixed, *(f"{key}={values[0]}" for key, values in self._ends())])
-        compose([*self.fixed, *(f"{key}={values[-1]}" for key, values in self._ends())])
+        self.base = compose([*self.fixed, *(f"{key}={values[0]}" for key, values in self.examples())])
+        compose([*self.fixed, *(f"{key}={values[-1]}" for key, values in self.examples())])
 
     @property
     def keys(self) -> list[str]:
@@ -70,7 +70,8 @@ class Space:
         name = f"{number:04d}_{short_names([each.partition('=')[0] for each in drawn], drawn)}"
         return named_point([*self.fixed, *drawn], name, self.folder)
 
-    def _ends(self) -> list[tuple[str, list[str]]]:
+    def examples(self) -> list[tuple[str, list[str]]]:
+        """(key, values) of what is varied: the ends of a range, or the choices."""
         spans = [(key, [span.text(span.low), span.text(span.high)]) for key, span in self.ranges.items()]
         return [*spans, *self.choices.items()]
 

@@ -74,8 +74,18 @@ def test_the_wheel_holds_the_package_and_its_configs_alone(wheel: Path) -> None:
     info = f"ggcn-{ggcn.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"ggcn", info}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ggcn").rglob("*.py")}
+    pages = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "ggcn/report/templates").iterdir()
+        if path.is_file()
+    }
     configs = {f"ggcn/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert {name for name in names if name.startswith("ggcn/")} == {*modules, *configs, "ggcn/py.typed"}
+    assert {name for name in names if name.startswith("ggcn/")} == {
+        *modules,
+        *pages,
+        *configs,
+        "ggcn/py.typed",
+    }
 
 
 def test_every_command_works_without_a_checkout(installed: Path, tmp_path: Path) -> None:
