@@ -38,6 +38,7 @@ def test_a_run_in_a_container_is_preempted_crashes_and_resumes(run: Run, faces: 
     assert run.of("stop")[-1]["step"] >= known
     assert run.slurm.show(run.job)["Restarts"] == "1"
 
+    run._wait(lambda: Path(f"/proc/{run.pids()[1]}").exists())
     os.kill(run.pids()[1], signal.SIGKILL)
     run.wait_for_attempt(3)
     assert (run.of("end")[-1]["kind"], run.of("end")[-1]["in_place"]) == ("crash", True)
