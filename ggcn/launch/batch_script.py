@@ -63,7 +63,7 @@ def text(config: Config, runs: list[RunDir]) -> str:
     """The batch script that slurm.submit() would submit."""
     args = parameters(config, runs, stop_lead_s(config, runs))
     count = len(runs) if len(runs) > 1 else None
-    return submitit_private.batch_script(python(config), folder(runs), count, args)
+    return submitit_private.batch_script(rank_python(config), folder(runs), count, args)
 
 
 def groups(points: list[Point]) -> list[list[Point]]:
@@ -76,7 +76,7 @@ def groups(points: list[Point]) -> list[list[Point]]:
     for config, run in points:
         _refuse_patterns(run.path)
         script = parameters(config, [points[0][1]], config.cluster.stop_lead_s or 0)
-        key = repr((script, config.cluster.stop_lead_s, python(config)))
+        key = repr((script, config.cluster.stop_lead_s, rank_python(config)))
         shared.setdefault(key, []).append((config, run))
     return list(shared.values())
 
@@ -96,6 +96,13 @@ def python(config: Config) -> str:
     path = cluster.python or ("" if cluster.container else sys.executable)
     interpreter = shlex.quote(path) if Path(path).is_file() else path or "python3"
     return f"{cluster.container} {interpreter}".strip()
+
+
+def rank_python(config: Config) -> str:
+    """As `python`, for ranks, which SLURM signals: what waits outside for a container, as bubblewrap does, gets the
+    signals too and must outlive them. Python handles them although they were ignored when it was started."""
+    ignoring = """sh -c 'trap "" USR2 TERM; exec "$@"' rank """ if config.cluster.container else ""
+    return f"{ignoring}{python(config)}"
 
 
 def folder(runs: list[RunDir]) -> Path:

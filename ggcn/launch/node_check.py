@@ -99,8 +99,10 @@ def judge(reports: list[Report]) -> dict[str, str]:
 @contextmanager
 def _ended_when_it_hangs() -> Iterator[None]:
     faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _measure(config: Config, run: RunDir, device: torch.device, is_first: bool) -> Report:

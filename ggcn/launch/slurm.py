@@ -68,7 +68,7 @@ def _submit(config: Config, runs: list[RunDir], parameters: dict) -> list[str]:
     try:
         with clean_env():  # a job submitted from inside a job must not inherit its size
             os.environ.update(site)
-            executor = SlurmExecutor(batch_script.folder(runs), python=batch_script.python(config))
+            executor = SlurmExecutor(batch_script.folder(runs), python=batch_script.rank_python(config))
             executor.update_parameters(**parameters)
             return [job.job_id for job in executor.submit_array(ranks)]
     except (FailedJobError, FailedSubmissionError) as error:

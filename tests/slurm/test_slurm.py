@@ -66,7 +66,7 @@ def test_a_run_survives_its_ranks_and_its_nodes(run: Run) -> None:
     known = run.metrics[-1]["step"]
     os.kill(run.pids()[1], signal.SIGKILL)
     assert run.wait_for_attempt(2)["step"] > known - EVERY
-    assert run.of("end")[-1]["kind"] == "crash"
+    assert (run.of("end")[-1]["kind"], run.of("end")[-1]["in_place"]) == ("crash", True)
     assert "SIGKILL" in run.of("end")[-1]["reason"]
 
     known = run.metrics[-1]["step"]
@@ -75,7 +75,7 @@ def test_a_run_survives_its_ranks_and_its_nodes(run: Run) -> None:
     slurm.run("scontrol", "update", "nodename=node2", "state=resume", check=False)  # it may be back
     assert run.wait_for_attempt(3)["step"] > known - EVERY
     assert set(slurm.squeue()) == {run.job}
-    assert "from outside" in run.status()
+    assert "node2 went down" in run.status()
     run.cancel()
 
 
@@ -86,7 +86,7 @@ def test_a_hanging_rank_leaves_the_stacks_of_all_and_the_run_goes_on(run: Run) -
     os.kill(run.pids()[1], signal.SIGUSR1)
     assert run.wait_for_attempt(2)["step"] > known - EVERY
     (end,) = run.of("end")
-    assert (end["kind"], end["requeue"]) == ("hang", True)
+    assert (end["kind"], end["requeue"], end["in_place"]) == ("hang", False, True)
     assert "stack traces of 2 ranks" in end["reason"]
     stacks = [(run.path / f"logs/rank_000{rank}.stacks.old").read_text() for rank in (0, 1)]
     assert "trainer.py" in stacks[0]
@@ -168,7 +168,7 @@ def test_the_time_limit_is_a_pause_and_a_user_error_is_an_end(run: Run, faces: P
     run.status("--cancel")
     run.wait_until_over()
 
-    assert [event["requeue"] for event in broken.of("end")] == [True, False]
+    assert [event.get("in_place", False) for event in broken.of("end")] == [True, False]
     assert "gave up: 2 crashes in a row at step 0" in broken.status()
     (code,) = (broken.path / "code").iterdir()
     assert f"{code}/ggcn/distributed/process_group.py" in (broken.path / "logs/rank_0000.log").read_text()
