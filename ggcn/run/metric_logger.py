@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard events and the progress line of a run."""
+"""metrics.jsonl, what goes to the trackers, and the progress line of a run."""
 
 import json
 import sys
@@ -11,10 +11,12 @@ from typing import Any
 
 import psutil
 import torch
+from torch.profiler import record_function
 from tqdm import tqdm
 
 from ggcn import files
 from ggcn.run.directory import RunDir
+from ggcn.tracking import Trackers
 
 
 class PhaseTimer:
@@ -24,14 +26,18 @@ class PhaseTimer:
         self.device = device
         self.seconds: dict[str, float] = {}
         """of the last step"""
+        self.current = ""
+        """the innermost phase that is or, after an exception, was at work"""
         self.totals: dict[str, tuple[float, int]] = {}
         """sum and number of steps since the last call of pop_means"""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times the body of a with statement, including the GPU's work."""
-        began = time.perf_counter()
-        yield
+        """Times the body of a with statement, including the GPU's work, and names it in a profile."""
+        began, outer, self.current = time.perf_counter(), self.current, name
+        with record_function(name):
+            yield
+        self.current = outer
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
@@ -55,14 +61,12 @@ def memory_usage(device: torch.device) -> dict[str, float]:
 
 
 class MetricLogger:
-    """Writes metrics.jsonl and TensorBoard scalars and shows a progress bar; on rank 0 only."""
+    """Writes metrics.jsonl, sends its numbers to the trackers and shows a progress bar; on rank 0 only."""
 
-    def __init__(self, run: RunDir, done: int, total: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, run: RunDir, done: int, total: int, trackers: Trackers) -> None:
         truncate_after(run.metrics, done)
         self.lines = run.metrics.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
+        self.trackers = trackers
         tqdm.set_lock(threading.RLock())  # its default outlives a killed process, with a warning
         interval = 0.5 if sys.stderr.isatty() else 20
         self.bar = tqdm(total=total, initial=done, unit="step", mininterval=interval, dynamic_ncols=True)
@@ -77,17 +81,17 @@ class MetricLogger:
         self.bar.update()
 
     def log(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
-        """Writes a line and its scalars, flushed; the guard's verdict goes into the line only."""
+        """Writes a line, flushed, and sends its metrics to the trackers, which do not get the guard's verdict."""
+        metrics = metrics | self.trackers.lost()
         self.lines.write(json.dumps({"step": step, **verdict, **metrics}) + "\n")
         self.lines.flush()
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
+        self.trackers.log(step, metrics)
 
-    def close(self) -> None:
-        """Closes all files."""
+    def close(self, outcome: str) -> None:
+        """Closes all files, and lets the trackers finish, which goes on after this; `outcome` as in Tracker.finish."""
         self.bar.close()
         self.lines.close()
-        self.board.close()
+        self.trackers.finish(outcome)
 
 
 def _last(metrics: dict[str, float], name: str) -> float | None:
