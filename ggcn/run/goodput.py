@@ -50,6 +50,8 @@ class Segment:
     step: int
     """completed steps at its end"""
     seconds: dict[str, float] = field(default_factory=dict)
+    saves: int = 0
+    """checkpoints"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def _segment(record: dict[str, Any]) -> Segment | None:
     if not valid or not all(map(isfinite, times)):
         return None
     known = {str(kind): number(value) for kind, value in seconds.items()}  # type: ignore[union-attr]
-    return Segment(*times, *steps, {kind: value for kind, value in known.items() if isfinite(value)})  # type: ignore[arg-type]
+    finite = {kind: value for kind, value in known.items() if isfinite(value)}
+    saves = record.get("saves")
+    return Segment(*times, *steps, finite, saves if type(saves) is int else 0)  # type: ignore[arg-type]
 
 
 class Ledger:
@@ -157,6 +161,7 @@ class Ledger:
         yield
         self._add(kind, time.monotonic() - began)
         if self.current:
+            self.current.saves += kind == "checkpoint"
             self.write(self.current.step)
 
     def _add(self, kind: str, seconds: float) -> None:
