@@ -470,10 +470,35 @@ class LogConfig:
     """steps between sample images in samples/"""
     samples: int = ranged(16, 1)
     """samples in a row of such an image; fewer where it would have more than 8 megapixels"""
+    trackers: list[str] = listed("tensorboard")
+    """where metrics and sample images go besides metrics.jsonl and samples/: tensorboard (files in the run directory),
+    wandb, mlflow (the extras of the same names), or my_module:MyTracker. A resumed run continues the same tracker run;
+    a tracker that fails or is slow loses records, which are counted, and never holds up training"""
+    project: str = ""
+    """W&B project and MLflow experiment; empty: what WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME say, else ggcn"""
+    peak_tflops: float = ranged(0.0, 0)
+    """peak of a rank's device in TFLOP/s, which the logged mfu is a share of; 0: by the GPU's name, and no mfu where
+    that is not known or the device is a CPU"""
     samples_kept: int = ranged(50, 0)
     """images of this run that stay in samples/: the newest ones, and as many older ones at even distances over the
     whole run, which double when there are too many. Half a gigabyte at most, usually far less; 0: all stay. Files that
     the run did not write itself are never removed"""
+
+
+@dataclass
+class ProfileConfig:
+    """Traces of single steps, and what is kept of memory, in profile/ of the run directory."""
+
+    steps: list[int] = ranged([], 1)
+    """the first and the last step to profile, for example [20,24], or one step; empty: none. A trace and a table of the
+    operations that took longest; take steps after the first few, and one with chains"""
+    ranks: list[int] = ranged([0], 0)
+    """ranks that write a profile; other numbers than there are ranks are ignored"""
+    stacks: bool = False
+    """record the Python stack of every operation too: larger traces, slower steps while they are recorded"""
+    memory_history: bool = False
+    """on GPUs: remember where memory was allocated, for the snapshot that is written when memory runs out; costs some
+    time in every step"""
 
 
 @dataclass
@@ -497,6 +522,7 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     typed: dict[str, Any] = field(
         default_factory=dict, compare=False, repr=False, metadata={"omegaconf_ignore": True}
     )

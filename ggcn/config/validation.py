@@ -13,6 +13,10 @@ from ggcn.errors import UserError
 
 SMOOTH = ("silu", "softplus")
 """activations that can be differentiated twice"""
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""trackers that are known by name"""
+CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""module:class"""
 NAME = re.compile(r"[A-Za-z0-9_+=][A-Za-z0-9_+=.-]*")
 LONGEST_NAME = 200
 
@@ -58,6 +62,15 @@ def validate_packages(config: Config) -> None:
             f"evaluation.every={config.evaluation.every} needs {', '.join(missing)}; pip install 'ggcn[eval]', or set "
             "it to 0"
         )
+    for tracker in config.log.trackers:
+        module = tracker.partition(":")[0].partition(".")[0]
+        if tracker != "tensorboard" and find_spec(module) is None:
+            install = (
+                f"pip install 'ggcn[{tracker}]'" if tracker in TRACKERS else "add its folder to PYTHONPATH"
+            )
+            raise UserError(
+                f"log.trackers={config.log.trackers} needs {module}; {install}, or leave {tracker} out"
+            )
 
 
 def validate_world(config: Config, ranks: int) -> None:
@@ -89,6 +102,19 @@ def _conflicts(config: Config) -> Iterator[str]:
     yield from _cluster_conflicts(config)
     yield from _precision_conflicts(config)
     yield from _schedule_conflicts(config)
+    yield from _log_conflicts(config)
+
+
+def _log_conflicts(config: Config) -> Iterator[str]:
+    for tracker in config.log.trackers:
+        if tracker not in TRACKERS and not CLASS.fullmatch(tracker):
+            yield (
+                f"log.trackers={config.log.trackers} has the unknown entry {tracker}; known are {', '.join(TRACKERS)}, "
+                "or a class of yours as my_module:MyTracker"
+            )
+    steps = config.profile.steps
+    if len(steps) > 2 or steps != sorted(steps):
+        yield f"profile.steps={steps} must be the first and the last step to profile, as in [20,24], or one step"
 
 
 def _batch_conflicts(config: Config) -> Iterator[str]:

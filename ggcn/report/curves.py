@@ -63,6 +63,13 @@ CURVES = (
         "of the weights, before clipping",
         {"energy_gradient_norm": "energies", "upsampler_gradient_norm": "up-samplers"},
     ),
+    Curve(
+        "Clipped gradients",
+        "share of steps whose gradient was clipped",
+        {"energy_clipped": "energies", "upsampler_clipped": "up-samplers"},
+        percent=True,
+    ),
+    Curve("Learning rates", "", {"energy_lr": "energies", "upsampler_lr": "up-samplers"}),
     Curve("Energy gradient at the chain end", "|grad E| per sample", {"gradient": "chains"}),
     Curve(
         "Saturation",

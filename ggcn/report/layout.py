@@ -11,6 +11,7 @@ from ggcn.report.outcome import evaluations, headline
 from ggcn.report.run_data import Jobs, RunData, read
 from ggcn.report.samples import samples
 from ggcn.report.settings import configuration
+from ggcn.report.wall_time import wall_time
 from ggcn.run.directory import RunDir
 
 
@@ -35,6 +36,7 @@ def html(data: RunData) -> str:
         ("Health", health(data)),
         ("Attempts", attempts(data)),
         ("Throughput", throughput(data)),
+        ("Wall time", wall_time(data)),
         ("Config", configuration(status.config) if status.config else page.note(status.config_error)),
     ]
     subtitle = f"{status.run.path}, as of {page.clock(data.now)}"

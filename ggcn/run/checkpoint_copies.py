@@ -187,7 +187,7 @@ class CopyRecord:
 def _store(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it. Raises UserError without the plug-in for it."""
     try:
-        import fsspec  # type: ignore[import-untyped]  # comes with torch, which does not promise it
+        import fsspec  # comes with torch, which does not promise it
 
         store, path = fsspec.core.url_to_fs(url)
         return store, str(path)

@@ -20,6 +20,7 @@ MUTABLE = (
     "paths.",
     "cluster.",
     "log.",
+    "profile.",
     "checkpoint.",
     "guard.",
     "evaluation.",
@@ -98,6 +99,11 @@ class RunDir:
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of steps, snapshots of memory and the last collectives of ranks that hung."""
+        return self.path / "profile"
 
     @property
     def code(self) -> Path:

@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard events and the progress of a run."""
+"""metrics.jsonl, what goes to the trackers, and the progress of a run."""
 
 import json
 import time
@@ -9,10 +9,12 @@ from typing import Any
 
 import psutil
 import torch
+from torch.profiler import record_function
 
 from ggcn import files
 from ggcn.run.directory import RunDir
 from ggcn.run.display import display
+from ggcn.tracking import Trackers
 
 
 class PhaseTimer:
@@ -22,14 +24,18 @@ class PhaseTimer:
         self.device = device
         self.seconds: dict[str, float] = {}
         """of the last step"""
+        self.current = ""
+        """the innermost phase that is or, after an exception, was at work"""
         self.totals: dict[str, tuple[float, int]] = {}
         """sum and number of steps since the last call of pop_means"""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times the body of a with statement, including the GPU's work."""
-        began = time.perf_counter()
-        yield
+        """Times the body of a with statement, including the GPU's work, and names it in a profile."""
+        began, outer, self.current = time.perf_counter(), self.current, name
+        with record_function(name):
+            yield
+        self.current = outer
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
@@ -53,14 +59,12 @@ def memory_usage(device: torch.device) -> dict[str, float]:
 
 
 class MetricLogger:
-    """Writes metrics.jsonl and TensorBoard scalars and shows the progress; on rank 0 only."""
+    """Writes metrics.jsonl, sends its numbers to the trackers and shows the progress; on rank 0 only."""
 
-    def __init__(self, run: RunDir, done: int, total: int, batch: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, run: RunDir, done: int, total: int, batch: int, trackers: Trackers) -> None:
         truncate_after(run.metrics, done)
         self.lines = run.metrics.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
+        self.trackers = trackers
         self.display = display(run, done, total, batch)
 
     def advance(self, metrics: dict[str, float], health: str = "") -> None:
@@ -68,17 +72,17 @@ class MetricLogger:
         self.display.advance(metrics, health)
 
     def log(self, step: int, metrics: dict[str, float], verdict: dict[str, Any]) -> None:
-        """Writes a line and its scalars, flushed; the guard's verdict goes into the line only."""
+        """Writes a line, flushed, and sends its metrics to the trackers, which do not get the guard's verdict."""
+        metrics = metrics | self.trackers.lost()
         self.lines.write(json.dumps({"step": step, **verdict, **metrics}) + "\n")
         self.lines.flush()
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
+        self.trackers.log(step, metrics)
 
-    def close(self) -> None:
-        """Closes all files."""
+    def close(self, outcome: str) -> None:
+        """Closes all files, and lets the trackers finish, which goes on after this; `outcome` as in Tracker.finish."""
         self.display.close()
         self.lines.close()
-        self.board.close()
+        self.trackers.finish(outcome)
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -55,6 +55,11 @@ class Watchdog:
         self.expect_progress(startup=True)
         progress.listen(self.report_progress)
 
+    @property
+    def deadline(self) -> float:
+        """When this process counts as hanging unless it does something before, by time.monotonic; inf: never."""
+        return self._deadline if self._stacks else inf
+
     def step_done(self) -> None:
         """A step has ended, and another one begins."""
         if self._silence or time.monotonic() - self._armed >= self.poll_s:

@@ -38,16 +38,19 @@ class EvaluationHook:
             raise error
         self.evaluator = evaluator
 
-    def evaluate(self, sampler: Sampler, step: int, until_saved: Callable[[], None] = lambda: None) -> None:
+    def evaluate(
+        self, sampler: Sampler, step: int, until_saved: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """Adds a line to evaluations.jsonl, and with checkpoint.best_by=fid records the checkpoint of `step` if its FID
-        is the best so far; `until_saved` returns once that checkpoint is complete.
+        is the best so far; `until_saved` returns once that checkpoint is complete. Returns the distances on rank 0,
+        nothing on the others.
 
         Sample number i is the same at every evaluation and on any number of ranks, so that results compare.
         """
         began, settings = time.monotonic(), self.config.evaluation
         gathered = process_group.gather_to_main(self._features(sampler))
         if not isinstance(self.evaluator, Evaluator):
-            return
+            return {}
         distances = self.evaluator.distances(torch.cat(gathered)[: settings.count])
         line = {
             "step": step,
@@ -65,6 +68,7 @@ class EvaluationHook:
         truncate_after(self.run.evaluations, step - 1)
         with self.run.evaluations.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        return {name: value for name, value in distances.items() if isinstance(value, float)}
 
     def _features(self, sampler: Sampler) -> Tensor:
         """Features of this rank's share of the samples, in whole lanes."""

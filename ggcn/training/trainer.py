@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ggcn import report
+from ggcn.config.interpolation import unresolved
+from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.data import stream
 from ggcn.data.decoding import refuse_downsampling
@@ -22,17 +25,24 @@ from ggcn.learning import augmentation
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.run import checkpoint, sample_images
 from ggcn.run.directory import RunDir
+from ggcn.run.goodput import Ledger
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
-from ggcn.training import guard, rollback, sample_page
+from ggcn.tracking import TrackedRun, Trackers
+from ggcn.tracking.base import public, run_key
+from ggcn.training import guard, out_of_memory, rollback, sample_page
 from ggcn.training.background import BackgroundWork
 from ggcn.training.evaluation import EvaluationHook
 from ggcn.training.fit_monitor import FitMonitor
+from ggcn.training.flight_recorder import HangDump
 from ggcn.training.guard import Verdict
 from ggcn.training.linear_maps import fit_linear_maps
+from ggcn.training.optimizer_metrics import OptimizerMetrics
+from ggcn.training.profiling import StepProfiler
 from ggcn.training.samplers import Samplers
 from ggcn.training.saving import Saving
 from ggcn.training.state import State
+from ggcn.training.utilization import Utilization, device_peak
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +74,13 @@ def train(
     Every rank calls it. Raises UserError when the run cannot continue.
     """
     trainer = Trainer(config, run, device, heartbeat)
-    step = trainer.resume()
-    try:
-        return trainer.train(step, stop)
-    finally:
-        trainer.close()
+    rank = torch.distributed.get_rank()
+    with out_of_memory.explained(config, trainer.timer, device, run.profile, rank):
+        step = trainer.resume()
+        try:
+            return trainer.train(step, stop)
+        finally:
+            trainer.close()
 
 
 class Trainer:
@@ -89,6 +101,14 @@ class Trainer:
         self.timer = PhaseTimer(device)
         self.background = BackgroundWork()
         self.logger: MetricLogger | None = None  # on rank 0 only
+        self.ledger = Ledger(run.path if rank == 0 else None)
+        self.optimizer_metrics = OptimizerMetrics(config.train)
+        self.utilization = Utilization(
+            device_peak(device, config.engine.precision, config.log.peak_tflops), config.model
+        )
+        self.profiler = StepProfiler(config.profile, run.profile, rank, device)
+        self.hang_dump = HangDump(run.profile / f"collectives_rank_{rank:04d}.json", heartbeat.watchdog)
+        self.outcome = "failed"
         self.build()
 
     def build(self) -> None:
@@ -106,7 +126,7 @@ class Trainer:
         if self.evaluation_missing(step):
             self.evaluate(step)
         while step < self.config.train.steps and not stopping:
-            with timer.phase("step"):
+            with self.profiler.step(step + 1), self.utilization.step(step), timer.phase("step"):
                 with timer.phase("data"):
                     batch = self.next_batch()
                     data = self.learner.prepare_data(batch.images, step)
@@ -124,20 +144,27 @@ class Trainer:
                     continue
                 self.learner.update_averages(step, particles)
             step += 1
+            self.ledger.step_done(step, timer.seconds["seconds/step"])
+            self.utilization.add(step - 1, timer.seconds["seconds/step"])
             own_s = timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
             self.heartbeat.step_done(step, own_s)
             self.adapt_augmentation(step)
             self.saving.watch(step)
             self.log_metrics(step, values, verdict)
             if self.due(step, self.config.log.samples_every):
-                self.save_samples(step, batch.images)
+                with self.ledger.timed("samples"):
+                    self.save_samples(step, batch.images)
             evaluating = self.evaluation_due(step) and not stopping  # there may be only seconds left to stop
             if stopping or evaluating or self.checkpoints.due(step, self.config.train.steps):
-                self.save_checkpoint(step)
+                with self.ledger.timed("checkpoint"):
+                    self.save_checkpoint(step)
             if evaluating:
-                self.evaluate(step)
+                with self.ledger.timed("evaluation"):
+                    self.evaluate(step)
         finished = step >= self.config.train.steps
-        self.saving.finish(step, finished)
+        with self.ledger.timed("checkpoint"):
+            self.saving.finish(step, finished)
+        self.outcome = "finished" if finished else "stopped"
         return TrainResult(step, finished, self.background)
 
     def resume(self) -> int:
@@ -167,8 +194,17 @@ class Trainer:
         process_group.barrier()  # a rank may have more shards to verify, and a step's collectives do not wait so long
         if is_main:
             truncate_after(self.run.evaluations, step)
-            self.logger = MetricLogger(self.run, step, self.config.train.steps, self.config.train.batch)
+            trackers = Trackers(self.config.log.trackers, self.tracked_run(), step, self.learner.attempt)
+            steps, batch = self.config.train.steps, self.config.train.batch
+            self.logger = MetricLogger(self.run, step, steps, batch, trackers)
+        self.ledger.open(step)
         return step
+
+    def tracked_run(self) -> TrackedRun:
+        """What trackers are told of the run."""
+        settings = public(flatten(unresolved(self.config)))
+        key = run_key(self.run.path)
+        return TrackedRun(self.config.run, str(self.run.path), key, self.config.log.project, settings)
 
     def open_data(self, step: int) -> None:
         """Opens the stream of batches at `step`. Raises UserError when the shards do not suit the model."""
@@ -183,7 +219,8 @@ class Trainer:
         """Records that the run diverged at `step`, then does what a new process would do: it resumes from the last
         healthy checkpoint, or the initial weights. Returns the step. Raises UserError after too many rollbacks."""
         if self.logger:
-            self.logger.close()
+            self.logger.close("stopped")
+            self.logger.trackers.wait()
         with self.heartbeat.during_rollback():
             self.background.wait()  # the data's new workers are forked, which does not go well with threads
             self.checkpoints.finish()
@@ -204,8 +241,13 @@ class Trainer:
     def close(self) -> None:
         """Ends the data's workers and closes the logs; an open progress bar would share its line with an error. After a
         failure a checkpoint may be in flight, which is saved if it can be."""
+        self.hang_dump.close()
+        self.profiler.write()
+        if self.ledger.current:
+            self.ledger.write(self.ledger.current.step)
         if self.logger:
-            self.logger.close()
+            self.logger.close(self.outcome)
+            self.background.start("trackers", self.logger.trackers.wait)
         self.stream.close()
         self.checkpoints.abandon()
 
@@ -255,10 +297,12 @@ class Trainer:
         measure_fit = self.fit_monitor and settings.r2_every and self.due(step, settings.r2_every)
         if self.fit_monitor and measure_fit:
             values = values | self.fit_monitor.measure(self.learner, step)
+        self.optimizer_metrics.add(values)
         if self.logger:
             self.logger.advance(values, verdict.health)
             if measure_fit or self.due(step, settings.every):
-                self.logger.log(step, values | self.throughput(), verdict.log_fields())
+                more = self.optimizer_metrics.pop(step) | self.throughput()
+                self.logger.log(step, values | more, verdict.log_fields())
 
     def adapt_augmentation(self, step: int) -> None:
         """Adapts the fraction of augmented pairs to the fit on held-out images, where it is due."""
@@ -268,10 +312,15 @@ class Trainer:
             self.learner.augmentation = augmentation.adapted(settings, self.learner.augmentation, fit)
 
     def throughput(self) -> dict[str, float]:
-        """Seconds per phase and images per second over all ranks since the last line, and memory of this rank."""
+        """Seconds per phase, images per second over all ranks and operations per second of this one since the last
+        line; goodput of the run; memory of this rank."""
         seconds = self.timer.pop_means()
-        rate = self.config.train.batch / seconds["seconds/step"]
-        return {**seconds, "images_per_second": rate, **memory_usage(self.device)}
+        rates = {
+            "images_per_second": self.config.train.batch / seconds["seconds/step"],
+            **self.utilization.pop(),
+            "goodput": self.ledger.goodput().share,
+        }
+        return {**seconds, **rates, **memory_usage(self.device)}
 
     def due(self, step: int, every: int) -> bool:
         """Whether something that happens at multiples of `every`, and at the last step, happens at `step`."""
@@ -291,9 +340,15 @@ class Trainer:
             self.background.start(
                 "writing samples",
                 lambda: sample_images.write(page, finest, folder / f"step_{step:06d}.png", step),
+                lambda: self.track_samples(step, folder / f"step_{step:06d}.png"),
                 lambda: sample_images.prune(folder, settings.samples_kept, settings.samples_every),
                 lambda: report.write(self.run),
             )
+
+    def track_samples(self, step: int, sheet: Path) -> None:
+        """Sends a sheet of samples to the trackers."""
+        if self.logger:
+            self.logger.trackers.image(step, "samples", sheet)
 
     @contextmanager
     def main_process_work(self, step: int, kind: str) -> Iterator[bool]:
@@ -336,6 +391,8 @@ class Trainer:
         assert self.evaluation_hook is not None
         with self.main_process_work(step, "evaluation") as is_main_process:
             sampler = self.samplers.sampler(self.learner, step)
-            self.evaluation_hook.evaluate(sampler, step, self.checkpoints.join)
+            distances = self.evaluation_hook.evaluate(sampler, step, self.checkpoints.join)
             if is_main_process:
+                if self.logger:
+                    self.logger.trackers.log(step, distances, "evaluation")
                 self.background.start("report.html", lambda: report.write(self.run))

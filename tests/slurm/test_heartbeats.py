@@ -14,6 +14,7 @@ from helpers import ROOT, call, command, quiet_environment
 
 from ggcn.run import heartbeat
 from ggcn.run.watchdog import Watchdog
+from ggcn.training.flight_recorder import newest
 
 Start = Callable[..., subprocess.Popen]
 HANG = str(Path(__file__).parent / "hang")
@@ -136,6 +137,8 @@ def test_a_hanging_rank_leaves_the_stacks_of_all(overrides: list[str], tmp_path:
     stacks = [(run / f"logs/rank_000{rank}.stacks").read_text() for rank in (0, 1)]
     assert "trainer.py" in stacks[0]
     assert "sitecustomize.py" in stacks[1]
+    last = [newest(run / f"profile/collectives_rank_000{rank}.json") for rank in (0, 1)]
+    assert last[0]["collective_seq_id"] == last[1]["collective_seq_id"] + 1  # the one in which rank 0 waits
 
 
 def test_a_step_that_takes_almost_too_long_is_no_hang(

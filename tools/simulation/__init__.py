@@ -1,0 +1,1 @@
+"""Expected goodput of a run on a cluster that fails: closed forms, and a simulation that checks them."""
