@@ -15,6 +15,7 @@ from ggcn.report import run_data
 from ggcn.report.charts import Line
 from ggcn.report.curves import grids
 from ggcn.report.run_data import Jobs, RunData, value
+from ggcn.run import history
 from ggcn.run.directory import RunDir
 
 NAMES = ("run", "model.name")
@@ -60,10 +61,16 @@ class ComparedRun:
         return nan
 
     @property
+    def r2_heldout(self) -> float:
+        """The last R^2 on held-out images, the mean over grids; nan where there is none."""
+        fits = map(history.r2_heldout, reversed(self.data.metrics))
+        return next((fit for fit in fits if isfinite(fit)), nan)
+
+    @property
     def score(self) -> tuple[str, float]:
         """The number that the run is judged by: its last FID, or else its last R² on held-out images."""
         fids = [fid for record in self.data.evaluations if isfinite(fid := value(record, "fid"))]
-        return ("last FID", fids[-1]) if fids else ("last R² on held-out images", self.last("r2_heldout"))
+        return ("last FID", fids[-1]) if fids else ("last R² on held-out images", self.r2_heldout)
 
 
 def compared_runs(runs: Sequence[RunDir], jobs: Jobs | None = None) -> list[ComparedRun]:

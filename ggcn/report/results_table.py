@@ -14,8 +14,8 @@ from ggcn.report.page import Cell, Row
 from ggcn.report.run_data import value
 from ggcn.run.status import duration
 
-FEW = 8
-"""settings that stand next to the numbers; more of them have a table of their own"""
+FEW, FIRST = 8, 3
+"""settings that stand with the numbers, more of them have a table of their own; and those that stand before them"""
 
 
 class Column(NamedTuple):
@@ -48,7 +48,7 @@ COLUMNS = (
     Column("best FID", lambda run: _best(run, "fid"), min, lambda fid: f"{fid:.4g}"),
     Column("at step", lambda run: _best(run, "step"), form=lambda step: f"{step:,.0f}"),
     Column("KID x1000", lambda run: 1000 * _last_evaluated(run, "kid"), min),
-    Column("R² held-out", lambda run: run.last("r2_heldout"), max),
+    Column("R² held-out", lambda run: run.r2_heldout, max),
     Column("images/s", lambda run: run.last("images_per_second"), max),
     Column("trained", lambda run: attempts.trained_s(attempts.of_run(run.data)), form=duration),
     Column("divergences", lambda run: len(run.data.incidents), form=lambda count: f"{count:.0f}"),
@@ -61,12 +61,15 @@ def results(runs: Sequence[ComparedRun]) -> Markup:
     columns = [_cells(column, runs) for column in COLUMNS]
     shown = [(column.title, cells) for column, cells in zip(COLUMNS, columns, strict=True) if cells]
     few = keys if len(keys := swept(runs)) <= FEW else []
-    head = ["run", *few, *(title for title, _ in shown), "state"]
+    first = few if len(few) <= FIRST else []
+    last = few[len(first) :]
+    head = ["run", *first, *(title for title, _ in shown), *last, "state"]
     rows = []
     for index, run in enumerate(runs):
-        given = [_setting(run, key) for key in few]
+        before, after = ([_setting(run, key) for key in part] for part in (first, last))
         state = run.data.state.partition(";")[0]
-        cells = [Cell(run.name, run.name), *given, *(cells[index] for _, cells in shown), Cell(state, state)]
+        numbers = [cells[index] for _, cells in shown]
+        cells = [Cell(run.name, run.name), *before, *numbers, *after, Cell(state, state)]
         rows.append(Row(run.key, run.style, cells))
     return page.sortable(head, rows) + _caution(runs)
 
