@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ggcn import __version__, files
 from ggcn.config.compose import parse, public
+from ggcn.config.schema import Config
 from ggcn.errors import UserError
 from ggcn.precision import set_numeric_flags
 from ggcn.sampling import sampler
@@ -72,6 +73,17 @@ def load_file(path: Path, device: str | torch.device = "cpu", step: int | None =
     Raises UserError when it is another kind of file, damaged, or not of `step`.
     """
     set_numeric_flags()
+    config, networks, metadata = read_file(path)
+    if step is not None and metadata.get("step") != str(step):
+        raise UserError(f"{path} holds the weights of step {metadata.get('step')}, not of {step}")
+    return sampler.build_sampler(config, networks, path, device, _parse_sampling(metadata, path))
+
+
+def read_file(path: Path) -> tuple[Config, dict[str, dict[str, Tensor]], dict[str, str]]:
+    """The config, the tensors of "energies" and "upsamplers" by name, and the metadata of an exported file.
+
+    Raises UserError when it is another kind of file, or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -82,12 +94,10 @@ def load_file(path: Path, device: str | torch.device = "cpu", step: int | None =
         raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
     if "sha256" in metadata and metadata["sha256"] != digest(tensors):
         raise UserError(f"{path} is damaged: its weights are not those that were exported; export it again")
-    if step is not None and metadata.get("step") != str(step):
-        raise UserError(f"{path} holds the weights of step {metadata.get('step')}, not of {step}")
     config = parse(metadata["config"], path)
     config.data.allow_pipe = False  # a file from someone else must not allow itself to run commands
     networks = {network: _strip_prefix(tensors, f"{network}.") for network in ("energies", "upsamplers")}
-    return sampler.build_sampler(config, networks, path, device, _parse_sampling(metadata, path))
+    return config, networks, metadata
 
 
 def _parse_sampling(metadata: dict[str, str], path: Path) -> dict[str, Any]:

@@ -246,6 +246,15 @@ class TrainConfig:
     Larger averages over more steps: 1 / (1 - ema)"""
     ema_energies: bool = True
     """average the energies as well as the up-samplers"""
+    init_from: str = ""
+    """warm start: a run directory, RUN@STEP for one of its checkpoints (else the newest), or an exported file. Every
+    grid's networks that the source has in the same form begin with its weights, fitted maps included; the others begin
+    anew, and the log lists both. The weights are copied into the run directory, and the source is not needed again"""
+    init_weights: str = choice("averaged", "raw")
+    """which weights of init_from: averaged, or raw, those that the optimizer moved (not in exported files)"""
+    init_hash: str = ""
+    """SHA-256 of the weights of init_from; the launcher fills it in when the run begins. Given by you, other weights
+    are refused"""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ggcn.config.schema import ClusterConfig
 from ggcn.errors import TransientError, UserError, is_transient
 from ggcn.launch import rank_errors, rank_log
 from ggcn.launch.signals import StopSignal
-from ggcn.run import code_snapshot, event_log
+from ggcn.run import code_snapshot, event_log, init_source
 from ggcn.run.directory import RunDir, RunTaken
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.watchdog import Watchdog
@@ -145,6 +145,7 @@ def _log_start(run: RunDir, rank_info: "RankInfo", device: "torch.device", mode:
         "pid": os.getpid(),
         "restart": (environment.integer("SLURM_RESTART_COUNT") or 0) if event_log.job() else 0,
         **({} if gpus is None else {"gpus_per_node": gpus}),
+        **({"init": init} if (init := init_source.facts(run.path)) else {}),
         **code_snapshot.facts(),
     }
     event_log.add(run, "start", world=rank_info.world, step=event_log.saved_step(run), **facts)
