@@ -21,8 +21,8 @@ from ggcn.config.schema import Config
 from ggcn.errors import UserError
 
 MACHINE = ("data.", "cluster.", "paths.", "log.", "checkpoint.", "evaluation.", "train.init_from")
-"""sections and keys whose texts stay as they are typed in a file; the others decide a run's numbers, which must not depend on
-the environment that a rank meets"""
+"""sections and keys whose texts stay as they are typed in a file; the others decide a run's numbers, which must not
+depend on the environment that a rank meets"""
 PATHS = (
     "paths.runs",
     "data.shards",

@@ -42,8 +42,9 @@ class FilterConfig:
 class EnergyConfig:
     """The bottom-up network of each grid, whose output is f = -E."""
 
-    kind: str = choice("convnet", "frame")
-    """convnet: all layers learned; frame: fixed filters, an energy linear in its weights"""
+    kind: str = choice("convnet", "frame", own=True)
+    """convnet: all layers learned; frame: fixed filters, an energy linear in its weights; MODULE:CLASS: a network of
+    your own (docs/library.md)"""
     width: int = ranged(32, 1)
     """channels after the first convolution; every halving of the image doubles them. 64 learns as much in a step and
     takes 1.7 times as long on a CPU; a GPU hardly notices"""
@@ -62,8 +63,9 @@ class EnergyConfig:
 class UpsamplerConfig:
     """The top-down side: hidden z to the coarsest grid, and each grid to the next."""
 
-    kind: str = choice("convnet", "fixed")
-    """convnet: learned; fixed: every pixel becomes a block, nothing is learned"""
+    kind: str = choice("convnet", "fixed", own=True)
+    """convnet: learned; fixed: every pixel becomes a block, nothing is learned; MODULE:CLASS: a network of your own
+    (docs/library.md)"""
     base: str = choice("plain", "fitted")
     """the part that is there before learning: plain (bilinear interpolation; from z nothing), or fitted: linear maps
     fitted to the training images at step 0, z along their principal components and each grid regressed on the one

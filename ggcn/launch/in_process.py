@@ -97,7 +97,7 @@ def _surroundings(stop: StopSignal) -> Iterator[None]:
     from ggcn.precision import numeric_flags
 
     root, threads, environment = logging.getLogger(), torch.get_num_threads(), dict(os.environ)
-    handlers, level = list(root.handlers), root.level
+    handlers, level, path = list(root.handlers), root.level, list(sys.path)
     main_thread = threading.current_thread() is threading.main_thread()
     previous = {number: signal.getsignal(number) for number in SIGNALS} if main_thread else {}
     try:
@@ -111,7 +111,7 @@ def _surroundings(stop: StopSignal) -> Iterator[None]:
             signal.signal(number, handler)
         for log_handler in set(root.handlers) - set(handlers):
             log_handler.close()
-        root.handlers, root.level = handlers, level
+        root.handlers, root.level, sys.path[:] = handlers, level, path
         logging.captureWarnings(False)
         torch.set_num_threads(threads)
         for name in set(os.environ) - set(environment):

@@ -9,10 +9,12 @@ from math import isinf
 import torch
 from torch import Tensor, nn
 
+from ggcn.config.fields import is_own
 from ggcn.config.schema import Config, EnergyConfig, ModelConfig
 from ggcn.distributed.lanes import bits
 from ggcn.models.energy import ConvEnergy, LevelEnergy
 from ggcn.models.frame import FrameEnergy
+from ggcn.models.own import OwnUpsampler, own_energy
 from ggcn.models.upsampler import (
     BlockUpsampler,
     ColourUpsampler,
@@ -89,6 +91,8 @@ def _cast(weight: nn.Parameter, precision: Precision) -> nn.Parameter:
 def _energy(size: int, config: EnergyConfig) -> nn.Module:
     if config.kind == "frame":
         return FrameEnergy(size, config.filters)
+    if is_own(config.kind):
+        return own_energy(size, CHANNELS, config)
     kinds = {"last": ConvEnergy, "every": LevelEnergy}
     return kinds[config.readout](size, CHANNELS, config)
 
@@ -104,17 +108,22 @@ class Upsamplers(nn.Module):
         super().__init__()
         config, sizes = model.upsampler, model.grids
         norm = normalization(config.norm, lane_width)
+        own = is_own(config.kind)
         coarsest: dict[str, Callable[[], nn.Module]] = {
-            "hidden": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
+            "hidden": lambda: (
+                OwnUpsampler(None, sizes[0], CHANNELS, config)
+                if own
+                else HiddenUpsampler(sizes[0], CHANNELS, config, norm)
+            ),
             "data": lambda: ColourUpsampler(sizes[0], CHANNELS),
         }
         first = coarsest.get(model.chain_init, NoUpsampler)()
-        steps: list[nn.Module] = [
-            GridUpsampler(size, target, CHANNELS, config, norm)
-            if config.kind == "convnet"
-            else BlockUpsampler(target)
-            for size, target in pairwise(sizes)
-        ]
+        kinds: dict[str, Callable[[int, int], nn.Module]] = {
+            "convnet": lambda size, target: GridUpsampler(size, target, CHANNELS, config, norm),
+            "fixed": lambda size, target: BlockUpsampler(target),
+        }
+        build_step = kinds.get(config.kind, lambda size, target: OwnUpsampler(size, target, CHANNELS, config))
+        steps = [build_step(size, target) for size, target in pairwise(sizes)]
         self.grids = nn.ModuleList([first, *steps])
         self.precision, self.chains_from = precision, model.chain.init_from
 
@@ -132,7 +141,7 @@ class Upsamplers(nn.Module):
     def base(self, grid: int, inputs: Tensor) -> Tensor:
         """The output of the linear map alone, without the network's, float32."""
         net = self.grids[grid]
-        assert isinstance(net, HiddenUpsampler | GridUpsampler)
+        assert isinstance(net, HiddenUpsampler | GridUpsampler | OwnUpsampler)
         return net.linear(inputs)
 
     def chain_start(self, grid: int, inputs: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ggcn.config.compose import load, to_yaml
 from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.run import code_snapshot, init_source
+from ggcn.run import code_snapshot, init_source, own_code
 
 MUTABLE = (
     "run",
@@ -149,6 +149,7 @@ class RunDir:
             config = init_source.freeze(
                 config, self.path, load(self.config) if self.config.exists() else None
             )
+            own_code.save(config, self.path)
             files.write_text(self.config, to_yaml(absolute(config)))
             code_snapshot.save(self.code)
 
