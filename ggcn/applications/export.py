@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ggcn import __version__, files
+from ggcn.applications import hub
 from ggcn.config.compose import parse, public
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
@@ -20,14 +21,21 @@ from ggcn.sampling.sampler import Sampler
 
 FORMAT = "ggcn 1"
 """the file format, as written to the metadata"""
+MODEL = hub.MODEL
+"""the name of the file in a folder for others"""
 
 
 def load(path: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
-    """The sampler of a run directory (its newest valid checkpoint, or the one at `step`) or of an exported file.
+    """The sampler of a run directory (its newest valid checkpoint, or the one at `step`), of an exported file, of a
+    folder that `export --card` wrote, or of such a folder on the Hugging Face hub, as hf://user/name.
 
-    Raises UserError when `path` is neither, is damaged, or has no such checkpoint.
+    Raises UserError when `path` is none of these, is damaged, or has no such checkpoint.
     """
+    if hub.is_address(str(path)):
+        return load_file(hub.download(str(path)), device, step)
     path = Path(path).expanduser()
+    if (path / MODEL).is_file() and not (path / "config.yaml").exists():
+        path = path / MODEL
     return load_file(path, device, step) if path.is_file() else sampler.load(path, step, device)
 
 
@@ -37,6 +45,13 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     Raises UserError when `run` is no run directory or has no such checkpoint.
     """
     trained = sampler.load(run, step)
+    write_file(trained, out)
+    files.write_text(out.with_suffix(".yaml"), public(trained.config))
+    return trained
+
+
+def write_file(trained: Sampler, out: Path) -> None:
+    """Writes the weights of a sampler that was loaded from a run, with the public part of its config as metadata."""
     text, tensors = public(trained.config), weights(trained)
     metadata = {"format": FORMAT, "config": text, "step": str(trained.metadata["step"]), "ggcn": __version__}
     if "sampling" in trained.metadata:
@@ -44,8 +59,6 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     with files.atomic_write(out) as temporary:
         # save_file would make a file that only its owner may read, and hides the operating system's errors
         temporary.write_bytes(save(tensors, metadata | {"sha256": digest(tensors)}))
-    files.write_text(out.with_suffix(".yaml"), text)
-    return trained
 
 
 def weights(trained: Sampler) -> dict[str, Tensor]:
