@@ -5,14 +5,15 @@ from pathlib import Path
 
 from ggcn.errors import TransientError, UserError
 
-SCHEME = "hf://"
+SCHEME = re.compile(r"hf:/{1,2}")
+"""a path makes one slash of two"""
 MODEL = "model.safetensors"
 ADDRESS = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
 
 def is_address(text: str) -> bool:
     """Whether a text names a model on the hub."""
-    return text.startswith(SCHEME)
+    return bool(SCHEME.match(text))
 
 
 def download(address: str) -> Path:
@@ -22,6 +23,7 @@ def download(address: str) -> Path:
     Raises UserError when huggingface_hub is not installed or there is no such model; TransientError when the hub does
     not answer.
     """
+    address = SCHEME.sub("hf://", address, count=1)
     match = ADDRESS.fullmatch(address)
     if not match:
         raise UserError(

@@ -105,7 +105,8 @@ def _metadata(publication: Publication, measured: Evaluation | None) -> dict[str
 
 
 def _summary(sampler: Sampler) -> str:
-    model, grids = sampler.config.model, " and ".join(f"{grid.size}" for grid in sampler.grids)
+    model, sizes = sampler.config.model, [str(grid.size) for grid in sampler.grids]
+    grids = " and ".join(filter(None, [", ".join(sizes[:-1]), sizes[-1]]))
     weights = sum(p.numel() for net in (sampler.energies, sampler.upsamplers) for p in net.parameters())
     return (
         f"An energy-based generative ConvNet of [GGCN](https://arxiv.org/abs/1910.14216)'s family "
@@ -131,12 +132,13 @@ def _data(sampler: Sampler, publication: Publication) -> str:
     given = _line(publication.dataset) or "Not stated by the publisher."
     terms = _line(publication.dataset_license) or "not stated by the publisher"
     flips = "with" if sampler.config.data.flip else "without"
-    return f"{given}\n\nLicence of the data: {terms}. Seen at {sampler.grids[-1].size} px, {flips} mirror images."
+    return f"{given}\n\nLicense of the data: {terms}. Seen at {sampler.grids[-1].size} px, {flips} mirror images."
 
 
 def _training(sampler: Sampler) -> str:
     config, metadata = sampler.config, sampler.metadata
     code = str(metadata.get("commit", ""))[:12] or str(metadata.get("code", "unknown"))
+    code += " and uncommitted changes" if metadata.get("dirty") else ""
     versions = ", ".join(f"{name} {version}" for name, version in metadata.get("versions", {}).items())
     rows = {
         "steps": metadata.get("step", "unknown"),

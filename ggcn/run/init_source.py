@@ -141,7 +141,9 @@ def hash_of(weights: dict[str, Path]) -> str:
 
 
 def location(text: str) -> str:
-    """train.init_from as an absolute path, with its @STEP; an empty string stays."""
+    """train.init_from as an absolute path, with its @STEP; an empty string stays. Raises UserError for an address."""
+    if "://" in text:
+        raise UserError(f"train.init_from={text} is no path; download the model, and name its folder or file")
     return os.path.abspath(os.path.expanduser(text)) if text else ""
 
 
@@ -149,6 +151,8 @@ def find(config: Config) -> Source:
     """The weights that train.init_from names. Raises UserError when there are none, or they are damaged."""
     text, kind = config.train.init_from, config.train.init_weights
     path, step = _split(text)
+    if not (path / "config.yaml").exists() and (path / EXPORTED).is_file():
+        path = path / EXPORTED  # in a folder of export --card
     if path.is_file():
         if kind == "raw":
             raise UserError(

@@ -69,7 +69,7 @@ def test_a_folder_has_a_card_with_what_the_hub_reads(folder: Path) -> None:
     assert "| held-out | 15.8 |  | 122 | 655 |" in card
     assert "Features: **efficientnet-lite2**" in card
     assert "Noise / (b)made(/b) here" in card
-    assert "Licence of the data: public domain" in card
+    assert "License of the data: public domain" in card
     assert "| steps | 5 |" in card
     with Image.open(folder / "samples.png") as sheet:
         assert sheet.size == (8 * (128 + 1) - 1, 4 * (128 + 1) - 1)
@@ -100,7 +100,11 @@ def test_a_folder_is_loaded_and_a_card_without_numbers_says_so(
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "Not evaluated at step 5" in card
     assert "model-index" not in metadata(card)
-    assert "Licence of the data: not stated" in card
+    assert "License of the data: not stated" in card
+    lines = [{"step": step, "fid": step + 0.5, "features": "inception", "count": 64} for step in (4, 5)]
+    (run / "evaluations.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    publish(run, folder, Publication("again"))  # with what training measured at this step
+    assert "| samples | 5.5 | 64 |" in (folder / "README.md").read_text(encoding="utf-8")
     for taken in (run, tmp_path):
         with pytest.raises(UserError, match="holds something else"):
             publish(run, taken, ABOUT)
@@ -169,7 +173,7 @@ for address in sys.argv[1:]:
 
 def test_a_model_of_the_hub_is_loaded_by_its_address(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
-    addresses = ["hf://me/tiny", "hf://me/tiny@v7", "hf://me/empty", "hf://you/none", "hf://tiny"]
+    addresses = ["hf:/me/tiny", "hf://me/tiny@v7", "hf://me/empty", "hf://you/none", "hf://tiny"]
     with hub_server(folder / "model.safetensors") as endpoint:
         local = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
         done = subprocess.run(

@@ -173,6 +173,7 @@ def test_sources_that_cannot_be_begun_with_are_one_sentence(
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     wrong = {
         f"{tmp_path}/nosuch": "is neither a run directory",
+        "hf://me/faces": "is no path; download the model",
         f"{source}@7": r"has no valid checkpoint to begin with \(no checkpoint of step 7\); its steps: 6, 5",
         f"{damaged}": r"step_00000006: ema.pt was altered; step_00000005: ema.pt was altered",
     }
