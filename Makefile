@@ -1,5 +1,6 @@
 # make quickstart   from demo faces to samples of a trained model, some minutes on two cores
 # make test         everything the tests need, then the tests; ARGS=... runs a part of them
+# make docs         the site with the API reference, in site/
 # make check        format, lint, types, and that imports run downwards
 # make audit        asks PyPI for known holes in the installed packages
 
@@ -11,7 +12,7 @@ RUN := runs/quickstart
 RECENT = import sys; sys.version_info >= (3, 10) or sys.exit( \
 	"error: %s is Python %s, and 3.10 or newer is needed; %s" % (sys.executable, sys.version.split()[0], sys.argv[1]))
 
-.PHONY: quickstart test check audit recent
+.PHONY: quickstart test check audit docs recent
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/demo.done
@@ -31,6 +32,10 @@ else
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/slurm
 	$(BIN)/python -m pytest tests/slurm  # one after another: their cluster has the cores to itself
 endif
+
+docs: $(VENV)/docs.done
+	$(BIN)/mkdocs build --strict
+	@echo "the site: $(CURDIR)/site/index.html"
 
 check: $(VENV)/test.done
 	$(BIN)/ruff format --check .
@@ -55,4 +60,8 @@ $(VENV)/demo.done: pyproject.toml | recent
 
 $(VENV)/test.done: pyproject.toml | recent
 	$(BIN)/python -m pip install --quiet --editable '.[demo,eval,test]'
+	touch $@
+
+$(VENV)/docs.done: pyproject.toml | recent
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

@@ -24,3 +24,8 @@ def ignore(listener: Callable[[], None]) -> None:
     """Stops calling `listener`; does nothing if it was not listening."""
     if listener in _listeners:
         _listeners.remove(listener)
+
+
+def ignore_all() -> None:
+    """Stops calling any listener: those of a run that failed in this process would outlive it."""
+    _listeners.clear()

@@ -11,7 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ggcn import __version__, files
+from ggcn.applications import hub
 from ggcn.config.compose import parse, public
+from ggcn.config.schema import Config
 from ggcn.errors import UserError
 from ggcn.precision import set_numeric_flags
 from ggcn.sampling import sampler
@@ -19,14 +21,21 @@ from ggcn.sampling.sampler import Sampler
 
 FORMAT = "ggcn 1"
 """the file format, as written to the metadata"""
+MODEL = hub.MODEL
+"""the name of the file in a folder for others"""
 
 
 def load(path: str | Path, step: int | None = None, device: str | torch.device = "cpu") -> Sampler:
-    """The sampler of a run directory (its newest valid checkpoint, or the one at `step`) or of an exported file.
+    """The sampler of a run directory (its newest valid checkpoint, or the one at `step`), of an exported file, of a
+    folder that `export --card` wrote, or of such a folder on the Hugging Face hub, as hf://user/name.
 
-    Raises UserError when `path` is neither, is damaged, or has no such checkpoint.
+    Raises UserError when `path` is none of these, is damaged, or has no such checkpoint.
     """
+    if hub.is_address(str(path)):
+        return load_file(hub.download(str(path)), device, step)
     path = Path(path).expanduser()
+    if (path / MODEL).is_file() and not (path / "config.yaml").exists():
+        path = path / MODEL
     return load_file(path, device, step) if path.is_file() else sampler.load(path, step, device)
 
 
@@ -36,6 +45,13 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     Raises UserError when `run` is no run directory or has no such checkpoint.
     """
     trained = sampler.load(run, step)
+    write_file(trained, out)
+    files.write_text(out.with_suffix(".yaml"), public(trained.config))
+    return trained
+
+
+def write_file(trained: Sampler, out: Path) -> None:
+    """Writes the weights of a sampler that was loaded from a run, with the public part of its config as metadata."""
     text, tensors = public(trained.config), weights(trained)
     metadata = {"format": FORMAT, "config": text, "step": str(trained.metadata["step"]), "ggcn": __version__}
     if "sampling" in trained.metadata:
@@ -43,8 +59,6 @@ def export(run: Path, out: Path, step: int | None = None) -> Sampler:
     with files.atomic_write(out) as temporary:
         # save_file would make a file that only its owner may read, and hides the operating system's errors
         temporary.write_bytes(save(tensors, metadata | {"sha256": digest(tensors)}))
-    files.write_text(out.with_suffix(".yaml"), text)
-    return trained
 
 
 def weights(trained: Sampler) -> dict[str, Tensor]:
@@ -72,6 +86,17 @@ def load_file(path: Path, device: str | torch.device = "cpu", step: int | None =
     Raises UserError when it is another kind of file, damaged, or not of `step`.
     """
     set_numeric_flags()
+    config, networks, metadata = read_file(path)
+    if step is not None and metadata.get("step") != str(step):
+        raise UserError(f"{path} holds the weights of step {metadata.get('step')}, not of {step}")
+    return sampler.build_sampler(config, networks, path, device, _parse_sampling(metadata, path))
+
+
+def read_file(path: Path) -> tuple[Config, dict[str, dict[str, Tensor]], dict[str, str]]:
+    """The config, the tensors of "energies" and "upsamplers" by name, and the metadata of an exported file.
+
+    Raises UserError when it is another kind of file, or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -83,12 +108,10 @@ def load_file(path: Path, device: str | torch.device = "cpu", step: int | None =
         raise UserError(f"{path} was not written by tools/export.py, or by another version of it")
     if "sha256" in metadata and metadata["sha256"] != digest(tensors):
         raise UserError(f"{path} is damaged: its weights are not those that were exported; export it again")
-    if step is not None and metadata.get("step") != str(step):
-        raise UserError(f"{path} holds the weights of step {metadata.get('step')}, not of {step}")
     config = parse(metadata["config"], path)
     config.data.allow_pipe = False  # a file from someone else must not allow itself to run commands
     networks = {network: _strip_prefix(tensors, f"{network}.") for network in ("energies", "upsamplers")}
-    return sampler.build_sampler(config, networks, path, device, _parse_sampling(metadata, path))
+    return config, networks, metadata
 
 
 def _parse_sampling(metadata: dict[str, str], path: Path) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def public(config: Config) -> str:
     data = config.data
     data.shards, data.cache_dir, data.allow_pipe = redact.shard_folder(data.shards), "", False
     data.holdout = redact.shard_folder(data.holdout)
+    config.train.init_from = Path(redact.shard_folder(config.train.init_from)).name
     shown = list(map(redact.shard_folder, data.mixture))
     names = [name if shown.count(name) == 1 else f"{name} ({n})" for n, name in enumerate(shown, 1)]
     data.mixture = dict(zip(names, data.mixture.values(), strict=True))

@@ -6,11 +6,14 @@
 A field of lists allows each entry; None, where the type has it, is always allowed.
 """
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from math import inf
 from typing import Any
+
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,16 @@ class Choices:
     values: tuple[Any, ...]
     reasons: dict[Any, str] = field(default_factory=dict)
     """{value that one might expect here: why it is not allowed and what to take}"""
+    own: bool = False
+    """whether MODULE:CLASS, a class in the user's code, is allowed too"""
 
     def __str__(self) -> str:
         """The values, separated by commas."""
-        return ", ".join(map(str, self.values))
+        return ", ".join(map(str, (*self.values, *(["MODULE:CLASS"] if self.own else []))))
 
     def fault(self, name: str, value: Any) -> str | None:
         """The sentence about a value that is none of these, else None."""
-        if value in self.values:
+        if value in self.values or (self.own and is_own(value)):
             return None
         if value in self.reasons:
             return f"{name}={value} {self.reasons[value]}"
@@ -67,9 +72,15 @@ def ranged(default: Any, low: float, high: float = inf, ends: str = "[]") -> Any
     return _field(default, Range(low, high, ends))
 
 
-def choice(default: Any, *others: Any, reasons: dict[Any, str] | None = None) -> Any:
-    """A field whose value is the default or one of the others. `reasons` explains values that are refused."""
-    return _field(default, Choices((default, *others), reasons or {}))
+def choice(default: Any, *others: Any, reasons: dict[Any, str] | None = None, own: bool = False) -> Any:
+    """A field whose value is the default or one of the others, or, if `own`, MODULE:CLASS. `reasons` explains values
+    that are refused."""
+    return _field(default, Choices((default, *others), reasons or {}, own))
+
+
+def is_own(value: Any) -> bool:
+    """Whether a value names a class in the user's code, as MODULE:CLASS."""
+    return bool(OWN.fullmatch(str(value)))
 
 
 def listed(*entries: Any) -> Any:

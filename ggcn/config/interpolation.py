@@ -20,9 +20,9 @@ from ggcn.config.keys import flatten, flatten_mapping, key_types
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
 
-MACHINE = ("data.", "cluster.", "paths.", "log.", "checkpoint.", "evaluation.")
-"""sections whose texts stay as they are typed in a file; the others decide a run's numbers, which must not depend on
-the environment that a rank meets"""
+MACHINE = ("data.", "cluster.", "paths.", "log.", "checkpoint.", "evaluation.", "train.init_from")
+"""sections and keys whose texts stay as they are typed in a file; the others decide a run's numbers, which must not
+depend on the environment that a rank meets"""
 PATHS = (
     "paths.runs",
     "data.shards",
@@ -32,6 +32,7 @@ PATHS = (
     "checkpoint.copy_to",
     "evaluation.cache",
     "evaluation.weights",
+    "train.init_from",
 )
 NAME = re.compile(r"(?<!\\)\$\{(\w+)\}")
 

@@ -42,8 +42,9 @@ class FilterConfig:
 class EnergyConfig:
     """The bottom-up network of each grid, whose output is f = -E."""
 
-    kind: str = choice("convnet", "frame")
-    """convnet: all layers learned; frame: fixed filters, an energy linear in its weights"""
+    kind: str = choice("convnet", "frame", own=True)
+    """convnet: all layers learned; frame: fixed filters, an energy linear in its weights; MODULE:CLASS: a network of
+    your own (docs/library.md)"""
     width: int = ranged(32, 1)
     """channels after the first convolution; every halving of the image doubles them. 64 learns as much in a step and
     takes 1.7 times as long on a CPU; a GPU hardly notices"""
@@ -62,10 +63,10 @@ class EnergyConfig:
 class UpsamplerConfig:
     """The top-down side: hidden z to the coarsest grid, and each grid to the next."""
 
-    kind: str = choice("convnet", "unet", "fixed")
+    kind: str = choice("convnet", "unet", "fixed", own=True)
     """convnet: learned layers that enlarge their input; unet, for chain.init_from=base: learned corrections of the
     chains' first images, noise included, so that they can become what the chains make of these; fixed: every pixel
-    becomes a block, nothing is learned"""
+    becomes a block, nothing is learned; MODULE:CLASS: a network of your own (docs/library.md)"""
     base: str = choice("plain", "fitted")
     """the part that is there before learning: plain (bilinear interpolation; from z nothing), or fitted: linear maps
     fitted to the training images at step 0, z along their principal components and each grid regressed on the one
@@ -275,6 +276,15 @@ class TrainConfig:
     Larger averages over more steps: 1 / (1 - ema)"""
     ema_energies: bool = True
     """average the energies as well as the up-samplers"""
+    init_from: str = ""
+    """warm start: a run directory, RUN@STEP for one of its checkpoints (else the newest), or an exported file. Every
+    grid's networks that the source has in the same form begin with its weights, fitted maps included; the others begin
+    anew, and the log lists both. The weights are copied into the run directory, and the source is not needed again"""
+    init_weights: str = choice("averaged", "raw")
+    """which weights of init_from: averaged, or raw, those that the optimizer moved (not in exported files)"""
+    init_hash: str = ""
+    """SHA-256 of the weights of init_from; the launcher fills it in when the run begins. Given by you, other weights
+    are refused"""
 
 
 @dataclass

@@ -177,9 +177,10 @@ def _chain_conflicts(model: ModelConfig) -> Iterator[str]:
 def _network_conflicts(model: ModelConfig) -> Iterator[str]:
     energy, upsampler = model.energy, model.upsampler
     transport = model.flow.objective == "transport"
-    if transport and energy.kind != "convnet":
+    if transport and energy.kind == "frame":
         yield (
-            f"model.energy.kind={energy.kind} is for model.flow.objective=contrastive; transport needs convnet"
+            f"model.energy.kind={energy.kind} is for model.flow.objective=contrastive; transport needs convnet, or a "
+            "network of your own"
         )
     differentiated_twice = energy.kind == "convnet" and (transport or any(model.flow.gamma))
     if differentiated_twice and energy.activation not in SMOOTH:

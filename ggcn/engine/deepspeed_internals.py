@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import deepspeed.comm.comm
 import deepspeed.ops
+import deepspeed.utils.groups
 import torch
 
 from ggcn.engine import portable
@@ -29,3 +31,10 @@ def create_optimizer_state(engine: Any) -> None:
         zeros = {key: torch.zeros_like(partition) for key in portable.MOMENTS}
         portable.set_moments(inner_optimizer(engine).state[partition], partition, zeros)
     optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def forget_process_group() -> None:
+    """Makes DeepSpeed join the process group that comes next, rather than go on with the one that this process has
+    left."""
+    deepspeed.comm.comm.cdb = None
+    deepspeed.utils.groups._release_process_group_references(group=None)

@@ -17,7 +17,7 @@ from ggcn.config.schema import ClusterConfig, Config
 from ggcn.errors import TransientError, UserError, is_transient
 from ggcn.launch import rank_errors, rank_log
 from ggcn.launch.signals import StopSignal
-from ggcn.run import code_snapshot, event_log
+from ggcn.run import code_snapshot, event_log, init_source, own_code
 from ggcn.run.directory import RunDir, RunTaken
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.watchdog import Watchdog
@@ -52,6 +52,7 @@ def run_rank(
     from ggcn.training.trainer import TrainResult, train
 
     config = resolved(load(run.config), strict=True)
+    own_code.use(run.path)
     mode = mode or ("slurm" if event_log.job() else "local")
     choose = partial(_choose_device, config.cluster, rank_info, mode)
     device = _check_nodes(config, run, rank_info, choose) if mode == "slurm" else choose()
@@ -160,6 +161,8 @@ def _log_start(run: RunDir, rank_info: "RankInfo", device: "torch.device", mode:
         "pid": os.getpid(),
         "restart": (environment.integer("SLURM_RESTART_COUNT") or 0) if event_log.job() else 0,
         **({} if gpus is None else {"gpus_per_node": gpus}),
+        **({"init": init} if (init := init_source.facts(run.path)) else {}),
+        **({"own": own} if (own := own_code.facts(run.path)) else {}),
         **code_snapshot.facts(),
     }
     event_log.add(run, "start", world=rank_info.world, step=event_log.saved_step(run), **facts)

@@ -9,11 +9,13 @@ from math import isinf
 import torch
 from torch import Tensor, nn
 
+from ggcn.config.fields import is_own
 from ggcn.config.schema import Config, EnergyConfig, ModelConfig
 from ggcn.distributed.lanes import bits
 from ggcn.models.chain_unet import ChainUpsampler
 from ggcn.models.energy import ConvEnergy, LevelEnergy
 from ggcn.models.frame import FrameEnergy
+from ggcn.models.own import OwnUpsampler, own_energy
 from ggcn.models.upsampler import (
     BlockUpsampler,
     ColourUpsampler,
@@ -90,6 +92,8 @@ def _cast(weight: nn.Parameter, precision: Precision) -> nn.Parameter:
 def _energy(size: int, config: EnergyConfig) -> nn.Module:
     if config.kind == "frame":
         return FrameEnergy(size, config.filters)
+    if is_own(config.kind):
+        return own_energy(size, CHANNELS, config)
     kinds = {"last": ConvEnergy, "every": LevelEnergy}
     return kinds[config.readout](size, CHANNELS, config)
 
@@ -109,8 +113,9 @@ class Upsamplers(nn.Module):
             "convnet": lambda: HiddenUpsampler(sizes[0], CHANNELS, config, norm),
             "unet": lambda: ChainUpsampler(config.z_dim, sizes[0], CHANNELS, config, bilinear=False),
         }
+        build_hidden = hidden.get(config.kind, lambda: OwnUpsampler(None, sizes[0], CHANNELS, config))
         coarsest: dict[str, Callable[[], nn.Module]] = {
-            "hidden": lambda: hidden[config.kind](),
+            "hidden": build_hidden,
             "data": lambda: ColourUpsampler(sizes[0], CHANNELS),
         }
         first = coarsest.get(model.chain_init, NoUpsampler)()
@@ -121,7 +126,8 @@ class Upsamplers(nn.Module):
             ),
             "fixed": lambda size, target: BlockUpsampler(target),
         }
-        steps = [finer[config.kind](size, target) for size, target in pairwise(sizes)]
+        build_step = finer.get(config.kind, lambda size, target: OwnUpsampler(size, target, CHANNELS, config))
+        steps = [build_step(size, target) for size, target in pairwise(sizes)]
         self.grids = nn.ModuleList([first, *steps])
         self.precision, self.chains_from = precision, model.chain.init_from
 
@@ -139,7 +145,7 @@ class Upsamplers(nn.Module):
     def base(self, grid: int, inputs: Tensor) -> Tensor:
         """The output of the linear map alone, without the network's, float32."""
         net = self.grids[grid]
-        assert isinstance(net, HiddenUpsampler | GridUpsampler | ChainUpsampler)
+        assert isinstance(net, HiddenUpsampler | GridUpsampler | ChainUpsampler | OwnUpsampler)
         return net.linear(inputs)
 
     def chain_start(self, grid: int, inputs: Tensor) -> Tensor:

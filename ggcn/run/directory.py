@@ -13,7 +13,7 @@ from ggcn.config.compose import load, to_yaml
 from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.run import code_snapshot
+from ggcn.run import code_snapshot, init_source, own_code
 
 MUTABLE = (
     "run",
@@ -26,6 +26,7 @@ MUTABLE = (
     "evaluation.",
     "train.steps",
     "train.accumulation",
+    "train.init_from",
     "model.chain.micro_batch",
     "engine.kind",
     "engine.zero_stage",
@@ -142,11 +143,19 @@ class RunDir:
     def changes(self, config: Config) -> list[str]:
         """What differs between `config` and the one that the run was started with, see `differences`. Raises
         UserError when that cannot be read."""
-        return differences(load(self.config), config) if self.config.exists() else []
+        if not self.config.exists():
+            return []
+        old = load(self.config)
+        return differences(old, init_source.with_hash(config, old))
 
     def freeze(self, config: Config) -> None:
-        """Writes the config with its paths absolute, and a copy of the code. Raises UserError when the disk refuses."""
+        """Writes the config with its paths absolute, and copies of the code and of the weights of train.init_from.
+        Raises UserError when the disk refuses, or when there are no such weights."""
         with self.writable():
+            config = init_source.freeze(
+                config, self.path, load(self.config) if self.config.exists() else None
+            )
+            own_code.save(config, self.path)
             files.write_text(self.config, to_yaml(absolute(config)))
             code_snapshot.save(self.code)
 

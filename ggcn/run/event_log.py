@@ -6,7 +6,8 @@
                                   by the launcher
     start       job, mode, device, world, step, host, pid, restart, gpus_per_node
                                   by rank 0; mode: local, debug, env or slurm; device: such as "2 x NVIDIA H100"; world:
-                                  number of ranks; step: of the checkpoint it starts from; GPUs as requested
+                                  number of ranks; step: of the checkpoint it starts from; GPUs as requested; init:
+                                  of a warm start, the source's path, step and hash; own: hashes of the user's modules
     stop        reason, step      by rank 0, after the checkpoint is saved
     finish      step              by rank 0
     end         kind, reason, step, requeue, code, in_place, nodes, cause, failed, left_out, restart

@@ -140,6 +140,45 @@ class Sampler:
         empty = torch.empty(shape, dtype=torch.float32, device="cpu")
         return torch.cat([empty, *sampler.batches(count, seed, batch)])
 
+    def inpaint(self, images: Tensor, mask: Tensor, seed: int = 0, batch: int = 64) -> Tensor:
+        """Images with their unknown pixels filled in by chains that see the known ones, which stay as they are.
+
+        images: [n, channels, size, size] in [-1, 1]; mask: bool [size, size], True where a pixel is known. Returned:
+        as `images`, float32 on the CPU. Raises UserError for other shapes, and when nothing is known or unknown.
+        """
+        from ggcn.applications import batched
+
+        return batched.inpaint(self, images, mask, seed, batch)
+
+    def denoise(
+        self, images: Tensor, std: float, seed: int = 0, batch: int = 64, weight: float | None = None
+    ) -> Tensor:
+        """Images without noise of standard deviation `std` (in the units of pixels, which lie in [-1, 1]).
+
+        images: [n, channels, size, size]. weight: of the energy against the distance to `images`; by default
+        estimated for each image. Returned: as `images`, float32 on the CPU. Raises UserError for other shapes and
+        numbers out of range.
+        """
+        from ggcn.applications import batched
+
+        return batched.denoise(self, images, std, seed, batch, weight)
+
+    def energy(self, images: Tensor, batch: int = 64) -> Tensor:
+        """Energies E of images [n, channels, size, size] in [-1, 1] on every grid, coarsest first: float32 [n, grids]
+        on the CPU, computed in fp32; low is likely. Only values of one grid of one model compare. Raises UserError for
+        other shapes."""
+        from ggcn.applications import batched
+
+        return batched.energy(self, images, batch)
+
+    def interpolate(self, count: int = 8, rows: int = 1, seed: int = 0, batch: int = 64) -> Tensor:
+        """Row r: `count` images whose z go along the great circle from that of image 2r of a seed to that of image
+        2r + 1, with the same chain noise: float32 [rows, count, channels, size, size] on the CPU. Raises UserError for
+        a model without z."""
+        from ggcn.applications import batched
+
+        return batched.interpolate(self, count, rows, seed, batch)
+
 
 def calibrated_time(metadata: Mapping[str, Any], mode: str) -> list[float] | None:
     """The chain time per grid in a mode that a checkpoint's meta.json or an exported file's metadata tell, if they do.

@@ -30,13 +30,12 @@ from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
 from ggcn.tracking import TrackedRun, Trackers
 from ggcn.tracking.base import public, run_key
-from ggcn.training import guard, out_of_memory, rollback, sample_page
+from ggcn.training import guard, out_of_memory, rollback, sample_page, warm_start
 from ggcn.training.background import BackgroundWork
 from ggcn.training.evaluation import EvaluationHook
 from ggcn.training.fit_monitor import FitMonitor
 from ggcn.training.flight_recorder import HangDump
 from ggcn.training.guard import Verdict
-from ggcn.training.linear_maps import fit_linear_maps
 from ggcn.training.optimizer_metrics import OptimizerMetrics
 from ggcn.training.profiling import StepProfiler
 from ggcn.training.samplers import Samplers
@@ -113,7 +112,9 @@ class Trainer:
 
     def build(self) -> None:
         """Networks, engines and chains, as at step 0."""
-        self.learner = Learner(self.config, self.lanes, self.device)
+        self.warm_start = warm_start.read(self.config, self.run)
+        networks = self.warm_start.networks if self.warm_start else None
+        self.learner = Learner(self.config, self.lanes, self.device, networks)
         self.state = State(self.config, self.lanes, self.learner, self.device)
 
     def train(self, step: int, stop: StopRequest) -> TrainResult:
@@ -189,8 +190,8 @@ class Trainer:
             log.info("resumed from %s", folder)
             if self.saving.copies:
                 self.saving.copies.offer(folder)
-        elif self.config.model.upsampler.base == "fitted":
-            fit_linear_maps(self.config, self.learner)
+        else:
+            warm_start.begin(self.config, self.learner, self.warm_start)
         process_group.barrier()  # a rank may have more shards to verify, and a step's collectives do not wait so long
         if is_main:
             truncate_after(self.run.evaluations, step)
