@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import isfinite
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ggcn import report
-from ggcn.config.interpolation import unresolved
-from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.data import stream
 from ggcn.data.decoding import refuse_downsampling
@@ -25,23 +22,17 @@ from ggcn.learning import augmentation
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.run import checkpoint, sample_images
 from ggcn.run.directory import RunDir
-from ggcn.run.goodput import Ledger
 from ggcn.run.heartbeat import Heartbeat
-from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
-from ggcn.tracking import TrackedRun, Trackers
-from ggcn.tracking.base import public, run_key
+from ggcn.run.metric_logger import has_step
 from ggcn.training import guard, out_of_memory, rollback, sample_page, warm_start
 from ggcn.training.background import BackgroundWork
 from ggcn.training.evaluation import EvaluationHook
 from ggcn.training.fit_monitor import FitMonitor
-from ggcn.training.flight_recorder import HangDump
 from ggcn.training.guard import Verdict
-from ggcn.training.optimizer_metrics import OptimizerMetrics
-from ggcn.training.profiling import StepProfiler
+from ggcn.training.recorder import Recorder
 from ggcn.training.samplers import Samplers
 from ggcn.training.saving import Saving
 from ggcn.training.state import State
-from ggcn.training.utilization import Utilization, device_peak
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +65,7 @@ def train(
     """
     trainer = Trainer(config, run, device, heartbeat)
     rank = torch.distributed.get_rank()
-    with out_of_memory.explained(config, trainer.timer, device, run.profile, rank):
+    with out_of_memory.explained(config, trainer.recorder.timer, device, run.profile, rank):
         step = trainer.resume()
         try:
             return trainer.train(step, stop)
@@ -97,16 +88,8 @@ class Trainer:
         transport = config.model.flow.objective == "transport"
         self.fit_monitor = FitMonitor(config, run) if transport and measure_fit else None
         self.samplers = Samplers(config)
-        self.timer = PhaseTimer(device)
         self.background = BackgroundWork()
-        self.logger: MetricLogger | None = None  # on rank 0 only
-        self.ledger = Ledger(run.path if rank == 0 else None)
-        self.optimizer_metrics = OptimizerMetrics(config.train)
-        self.utilization = Utilization(
-            device_peak(device, config.engine.precision, config.log.peak_tflops), config.model
-        )
-        self.profiler = StepProfiler(config.profile, run.profile, rank, device)
-        self.hang_dump = HangDump(run.profile / f"collectives_rank_{rank:04d}.json", heartbeat.watchdog)
+        self.recorder = Recorder(config, run, device, heartbeat.watchdog)
         self.outcome = "failed"
         self.build()
 
@@ -119,7 +102,7 @@ class Trainer:
 
     def train(self, step: int, stop: StopRequest) -> TrainResult:
         """Trains from `step` completed steps on, in phases that are timed; numbers of steps count from 1."""
-        timer, stopping = self.timer, False
+        timer, stopping = self.recorder.timer, False
         if (
             self.fit_monitor and step > 0
         ):  # the process may have ended between the checkpoint and its measurement
@@ -127,7 +110,7 @@ class Trainer:
         if self.evaluation_missing(step):
             self.evaluate(step)
         while step < self.config.train.steps and not stopping:
-            with self.profiler.step(step + 1), self.utilization.step(step), timer.phase("step"):
+            with self.recorder.step(step):
                 with timer.phase("data"):
                     batch = self.next_batch()
                     data = self.learner.prepare_data(batch.images, step)
@@ -145,25 +128,21 @@ class Trainer:
                     continue
                 self.learner.update_averages(step, particles)
             step += 1
-            self.ledger.step_done(step, timer.seconds["seconds/step"])
-            self.utilization.add(step - 1, timer.seconds["seconds/step"])
+            self.recorder.step_done(step)
             own_s = timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
             self.heartbeat.step_done(step, own_s)
             self.adapt_augmentation(step)
             self.saving.watch(step)
             self.log_metrics(step, values, verdict)
             if self.due(step, self.config.log.samples_every):
-                with self.ledger.timed("samples"):
-                    self.save_samples(step, batch.images)
+                self.save_samples(step, batch.images)
             evaluating = self.evaluation_due(step) and not stopping  # there may be only seconds left to stop
             if stopping or evaluating or self.checkpoints.due(step, self.config.train.steps):
-                with self.ledger.timed("checkpoint"):
-                    self.save_checkpoint(step)
+                self.save_checkpoint(step)
             if evaluating:
-                with self.ledger.timed("evaluation"):
-                    self.evaluate(step)
+                self.evaluate(step)
         finished = step >= self.config.train.steps
-        with self.ledger.timed("checkpoint"):
+        with self.recorder.ledger.timed("checkpoint"):
             self.saving.finish(step, finished)
         self.outcome = "finished" if finished else "stopped"
         return TrainResult(step, finished, self.background)
@@ -193,19 +172,8 @@ class Trainer:
         else:
             warm_start.begin(self.config, self.learner, self.warm_start)
         process_group.barrier()  # a rank may have more shards to verify, and a step's collectives do not wait so long
-        if is_main:
-            truncate_after(self.run.evaluations, step)
-            trackers = Trackers(self.config.log.trackers, self.tracked_run(), step, self.learner.attempt)
-            steps, batch = self.config.train.steps, self.config.train.batch
-            self.logger = MetricLogger(self.run, step, steps, batch, trackers)
-        self.ledger.open(step)
+        self.recorder.open(step, self.learner.attempt)
         return step
-
-    def tracked_run(self) -> TrackedRun:
-        """What trackers are told of the run."""
-        settings = public(flatten(unresolved(self.config)))
-        key = run_key(self.run.path)
-        return TrackedRun(self.config.run, str(self.run.path), key, self.config.log.project, settings)
 
     def open_data(self, step: int) -> None:
         """Opens the stream of batches at `step`. Raises UserError when the shards do not suit the model."""
@@ -219,9 +187,7 @@ class Trainer:
     def roll_back(self, step: int, verdict: Verdict, values: dict[str, float]) -> int:
         """Records that the run diverged at `step`, then does what a new process would do: it resumes from the last
         healthy checkpoint, or the initial weights. Returns the step. Raises UserError after too many rollbacks."""
-        if self.logger:
-            self.logger.close("stopped")
-            self.logger.trackers.wait()
+        self.recorder.pause()
         with self.heartbeat.during_rollback():
             self.background.wait()  # the data's new workers are forked, which does not go well with threads
             self.checkpoints.finish()
@@ -242,13 +208,7 @@ class Trainer:
     def close(self) -> None:
         """Ends the data's workers and closes the logs; an open progress bar would share its line with an error. After a
         failure a checkpoint may be in flight, which is saved if it can be."""
-        self.hang_dump.close()
-        self.profiler.write()
-        if self.ledger.current:
-            self.ledger.write(self.ledger.current.step)
-        if self.logger:
-            self.logger.close(self.outcome)
-            self.background.start("trackers", self.logger.trackers.wait)
+        self.recorder.close(self.outcome, self.background)
         self.stream.close()
         self.checkpoints.abandon()
 
@@ -298,12 +258,7 @@ class Trainer:
         measure_fit = self.fit_monitor and settings.r2_every and self.due(step, settings.r2_every)
         if self.fit_monitor and measure_fit:
             values = values | self.fit_monitor.measure(self.learner, step)
-        self.optimizer_metrics.add(values)
-        if self.logger:
-            self.logger.advance(values, verdict.health)
-            if measure_fit or self.due(step, settings.every):
-                more = self.optimizer_metrics.pop(step) | self.throughput()
-                self.logger.log(step, values | more, verdict.log_fields())
+        self.recorder.log(step, values, verdict, bool(measure_fit) or self.due(step, settings.every))
 
     def adapt_augmentation(self, step: int) -> None:
         """Adapts the fraction of augmented pairs to the fit on held-out images, where it is due."""
@@ -311,17 +266,6 @@ class Trainer:
         if self.fit_monitor and settings.adapt_every and step % settings.adapt_every == 0:
             fit = self.fit_monitor.measure(self.learner, step)
             self.learner.augmentation = augmentation.adapted(settings, self.learner.augmentation, fit)
-
-    def throughput(self) -> dict[str, float]:
-        """Seconds per phase, images per second over all ranks and operations per second of this one since the last
-        line; goodput of the run; memory of this rank."""
-        seconds = self.timer.pop_means()
-        rates = {
-            "images_per_second": self.config.train.batch / seconds["seconds/step"],
-            **self.utilization.pop(),
-            "goodput": self.ledger.goodput().share,
-        }
-        return {**seconds, **rates, **memory_usage(self.device)}
 
     def due(self, step: int, every: int) -> bool:
         """Whether something that happens at multiples of `every`, and at the last step, happens at `step`."""
@@ -341,20 +285,21 @@ class Trainer:
             self.background.start(
                 "writing samples",
                 lambda: sample_images.write(page, finest, folder / f"step_{step:06d}.png", step),
-                lambda: self.track_samples(step, folder / f"step_{step:06d}.png"),
+                lambda: self.recorder.track_samples(step, folder / f"step_{step:06d}.png"),
                 lambda: sample_images.prune(folder, settings.samples_kept, settings.samples_every),
                 lambda: report.write(self.run),
             )
 
-    def track_samples(self, step: int, sheet: Path) -> None:
-        """Sends a sheet of samples to the trackers."""
-        if self.logger:
-            self.logger.trackers.image(step, "samples", sheet)
+    @contextmanager
+    def between(self, step: int, kind: str) -> Iterator[None]:
+        """Around work between two steps, of which the watchdog and the books of the run's time take note."""
+        with self.heartbeat.between(step, kind), self.recorder.ledger.timed(kind):
+            yield
 
     @contextmanager
     def main_process_work(self, step: int, kind: str) -> Iterator[bool]:
         """Around work of rank 0 for which the others wait; whether this is rank 0."""
-        with self.heartbeat.between(step, kind):
+        with self.between(step, kind):
             yield process_group.is_main_process()
             process_group.barrier()
 
@@ -370,7 +315,7 @@ class Trainer:
             "attempt": self.learner.attempt,
             "augmentation": self.learner.augmentation,
         }
-        with self.heartbeat.between(step, "checkpoint"):
+        with self.between(step, "checkpoint"):
             sampling = self.samplers.metadata(self.learner, step)
             metadata = self.state.metadata(self.stream.hash) | progress | judgement | sampling
             self.saving.save(step, self.state, metadata)
@@ -394,6 +339,5 @@ class Trainer:
             sampler = self.samplers.sampler(self.learner, step)
             distances = self.evaluation_hook.evaluate(sampler, step, self.checkpoints.join)
             if is_main_process:
-                if self.logger:
-                    self.logger.trackers.log(step, distances, "evaluation")
+                self.recorder.track_evaluation(step, distances)
                 self.background.start("report.html", lambda: report.write(self.run))
