@@ -125,11 +125,12 @@ class Learner:
         )
 
     def _draw(self, step: int, inputs: Tensor) -> Particles:
-        """Chains from `inputs`. In transport, where only the up-samplers learn from them, of the averaged energies:
-        those that samples are drawn with, and a steady target."""
+        """Chains from `inputs`. Where only the up-samplers learn from them, of the averaged energies: those that samples
+        are drawn with, and a steady target."""
         noise = Noise(self.keys(step, "chain"), self.device)
         hidden = self.config.model.hidden_chain
-        energies = self.ema_energies.module if self.transport else self.energies
+        averaged = self.transport and not self.is_contrastive(step)
+        energies = self.ema_energies.module if averaged else self.energies
         advance = partial(draw, energies, self.upsamplers, self.grids, hidden)
         return in_micro_batches(advance, inputs, noise, self.config.model.chain.micro_batch)
 
