@@ -372,8 +372,8 @@ class ClusterConfig:
     """seconds before the time limit at which a run stops to save; by default from the slowest step and the
     longest save that the run has seen"""
     max_crashes: int = ranged(3, 1)
-    """crashes in a row without a new checkpoint after which a run is not requeued any more; preemptions and
-    time limits do not count"""
+    """crashes in a row without a new checkpoint after which a run is not started again; preemptions, time limits and
+    nodes that go down do not count"""
     max_concurrent: int = ranged(16, 1)
     """-m slurm --sweep: points that run at the same time, so that a sweep leaves room for others"""
 

@@ -228,6 +228,7 @@ def _teardown(config: Config) -> list[str]:
     decide = f'{python(config)} -m ggcn.launch.requeue "$GGCN_RUN"'
     return [
         "code=$?",
+        "unset GGCN_NODES GGCN_ALLOCATION GGCN_MESSAGES",
         "if [ $code != 0 ]; then",
         '  export GGCN_NODES=$(names_of "$(squeue -h -j "$GGCN_JOB" -o %N 2>/dev/null)")',
         '  [ -n "$GGCN_NODES" ] && export GGCN_ALLOCATION=$(names_of "$SLURM_JOB_NODELIST")',

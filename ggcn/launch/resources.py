@@ -116,6 +116,11 @@ def _gpus_per_node(config: Config, options: Options, nodes: list[int]) -> int | 
             "--gpus-per-task of cluster.sbatch must be 1: a rank has one GPU; set cluster.gpus_per_node=N"
         )
     if "gpus" in counts:
+        if config.cluster.spares:
+            raise UserError(
+                f"--gpus={options['gpus']} counts the GPUs of all nodes, and cluster.spares asks for more nodes; set "
+                "cluster.gpus_per_node=N instead"
+            )
         counts["gpus"] = _divide(counts["gpus"], nodes)
     if "gpus-per-task" in options and not counts:
         counts["gpus-per-task"] = config.cluster.ranks_per_node or configured or 1

@@ -111,3 +111,10 @@ def test_contradictory_resources_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
         ResourceRequest.of(compose([*job_overrides, *change]))
+
+
+def test_spares_need_gpus_by_the_node(job_overrides: list[str]) -> None:
+    total = [*job_overrides, "cluster.nodes=2", "cluster.sbatch=['--gpus=8']"]
+    assert ResourceRequest.of(compose(total)).gpus_per_node == 4
+    with pytest.raises(UserError, match=r"--gpus=8 counts the GPUs of all nodes.*cluster.gpus_per_node"):
+        ResourceRequest.of(compose([*total, "cluster.spares=1"]))
