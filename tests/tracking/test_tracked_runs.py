@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import TINY, call, command, quiet_environment
+from helpers import TINY, command, quiet_environment
 from tracker_files import wandb_rows
 
 pytest.importorskip("wandb")
@@ -35,7 +35,10 @@ def test_a_run_that_is_stopped_and_killed_is_one_run_in_every_tracker(
     overrides += ["log.trackers=[tensorboard,wandb,mlflow]", "log.samples_every=10", "checkpoint.every=4"]
     for number, least in ((signal.SIGTERM, 6), (signal.SIGKILL, 14)):
         _interrupt(run, [*overrides, "train.steps=100000"], number, least)
-    done = call("cluster/launch.py", *overrides, f"train.steps={max(STEPS, _lines(run) + 5)}")
+    last = command("cluster/launch.py", *overrides, f"train.steps={max(STEPS, _lines(run) + 5)}")
+    done = subprocess.run(
+        last, capture_output=True, text=True, env=quiet_environment(), timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "lost" not in done.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -55,12 +58,16 @@ def _interrupt(run: Path, overrides: list[str], number: int, least: int) -> None
         stdout=subprocess.DEVNULL,
     )
     end = time.monotonic() + 400
-    while _lines(run) < least or not (run / "trackers/wandb.json").exists():
-        assert process.poll() is None, "the run ended early"
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.killpg(process.pid, number)
-    process.wait()
+    try:
+        while _lines(run) < least or not (run / "trackers/wandb.json").exists():
+            assert process.poll() is None, "the run ended early"
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        process.wait(200)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     time.sleep(20)  # the trackers of a killed run end by themselves
 
 
