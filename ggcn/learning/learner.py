@@ -125,8 +125,8 @@ class Learner:
         )
 
     def _draw(self, step: int, inputs: Tensor) -> Particles:
-        """Chains from `inputs`. Where only the up-samplers learn from them, of the averaged energies: those that samples
-        are drawn with, and a steady target."""
+        """Chains from `inputs`. Where only the up-samplers learn from them, of the averaged energies: those that
+        samples are drawn with, and a steady target."""
         noise = Noise(self.keys(step, "chain"), self.device)
         hidden = self.config.model.hidden_chain
         averaged = self.transport and not self.is_contrastive(step)
