@@ -29,6 +29,7 @@ PATHS = (
     "data.mixture",
     "data.holdout",
     "data.cache_dir",
+    "checkpoint.copy_to",
     "evaluation.cache",
     "evaluation.weights",
 )

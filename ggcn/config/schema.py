@@ -353,6 +353,10 @@ class CheckpointConfig:
     """the number that decides which checkpoint is kept and named in checkpoints/best: the lowest fid of the evaluations
     (evaluation.every), or the highest r2_heldout, mean over grids of R^2 on held-out images, which
     flow.objective=transport measures at every checkpoint without a sample"""
+    copy_to: str = ""
+    """where complete checkpoints are copied in the background, to COPY_TO/RUN: a folder, or a URL that fsspec knows
+    (s3://bucket/runs with s3fs installed). A failure is tried again and never stops training, and copies of pruned
+    checkpoints are removed; empty: nowhere"""
 
 
 @dataclass

@@ -62,7 +62,12 @@ def _export(rank_info: RankInfo, device: torch.device) -> None:
     """Sets what DeepSpeed and torch read from the environment. DeepSpeed uses the GPU with index LOCAL_RANK, which is
     not the local rank where SLURM shows each rank a GPU of its own."""
     local = rank_info.local_rank if device.index is None else device.index
-    names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world, "LOCAL_RANK": local}
+    names = {
+        "RANK": rank_info.rank,
+        "WORLD_SIZE": rank_info.world,
+        "LOCAL_RANK": local,
+        "LOCAL_WORLD_SIZE": rank_info.local_world,
+    }
     os.environ.update({name: str(value) for name, value in names.items()})
     os.environ.update({"MASTER_ADDR": rank_info.address, "MASTER_PORT": str(rank_info.port or free_port())})
     os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # DeepSpeed insists that it equals LOCAL_RANK

@@ -44,8 +44,14 @@ class ProgressBarrier:
         options.timeout = NO_TIMEOUT
         assert dist.group.WORLD is not None
         arrivals = dist.group.WORLD.allreduce([torch.zeros(1)], options)
+        self.wait_for(lambda seconds: _completes_within(arrivals, seconds))
+        arrivals.wait()
+
+    def wait_for(self, happens_within: Callable[[float], bool]) -> None:
+        """Returns when `happens_within(seconds)`, which waits no longer than that, is true. Raises RuntimeError when no
+        rank has reported progress for timeout_s."""
         last, since = self.store.add("progress", 0), time.monotonic()
-        while not self._all_arrived(arrivals):
+        while not happens_within(self.poll_s):
             progress, now = self.store.add("progress", 0), time.monotonic()
             if progress != last:
                 last, since = progress, now
@@ -54,17 +60,6 @@ class ProgressBarrier:
                 raise RuntimeError(
                     f"not all ranks reached a barrier, and none of them reported progress for {self.timeout_s:g} s"
                 )
-        arrivals.wait()
-
-    def _all_arrived(self, arrivals: dist.Work) -> bool:
-        """Whether all ranks arrive, or one dies, within poll_s."""
-        end, pause = time.monotonic() + self.poll_s, 0.0002
-        while not arrivals.is_completed():
-            if time.monotonic() >= end:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, MAX_SLEEP_S)
-        return True
 
     def leave(self, world: int) -> None:
         """Leaves for good. Rank 0, which hosts the store, leaves last: others may still be reading it."""
@@ -72,3 +67,14 @@ class ProgressBarrier:
         while dist.get_rank() == 0 and left < world and time.monotonic() < end:
             time.sleep(0.01)
             left = self.store.add("left", 0)
+
+
+def _completes_within(arrivals: dist.Work, seconds: float) -> bool:
+    """Whether all ranks arrive, or one dies, within so many seconds."""
+    end, pause = time.monotonic() + seconds, 0.0002
+    while not arrivals.is_completed():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, MAX_SLEEP_S)
+    return True

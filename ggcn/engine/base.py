@@ -30,13 +30,15 @@ class Engine(Protocol):
         call it."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state to `folder`, in the format that every engine reads on any number of
-        ranks. All ranks must call it."""
+    def state(self, copy: bool = True) -> dict[str, Any]:
+        """On rank 0 weights and optimizer state in host memory, in the format that every engine reads on any number
+        of ranks; empty on the others. All ranks must call it. Without `copy` it may share memory with the engine, whose
+        next step changes it."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Restores what any engine saved. All ranks must call it. Raises ValueError when it does not fit."""
+        """Restores the state of any engine from portable.STATE in `folder`. All ranks must call it. Raises ValueError
+        when it does not fit."""
         ...
 
     def close(self) -> None:

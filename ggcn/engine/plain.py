@@ -1,6 +1,7 @@
 """The reference engine, in plain PyTorch, with which the others must agree."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,8 +47,8 @@ class PlainEngine:
     def weights(self) -> list[Tensor]:
         return list(self.module.parameters())
 
-    def save(self, folder: Path) -> None:
-        portable.save(folder, self.module, portable.updates(self.optimizer), self._read)
+    def state(self, copy: bool = True) -> dict[str, Any]:
+        return portable.state(self.module, portable.updates(self.optimizer), self._read, copy)
 
     def load(self, folder: Path) -> None:
         portable.set_updates(self.optimizer, portable.load(folder, self.module, self._write))

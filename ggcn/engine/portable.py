@@ -5,11 +5,12 @@ So any engine loads any checkpoint, on any number of ranks.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ggcn import files, progress
+from ggcn import progress
 from ggcn.distributed import process_group
 
 STATE = "state.pt"
@@ -20,29 +21,32 @@ Parts = dict[str, Tensor]
 """weight, exp_avg and exp_avg_sq of a parameter, float32 and not sharded"""
 
 
-def save(folder: Path, module: nn.Module, updates: int, read: Callable[[nn.Parameter], Parts]) -> None:
-    """Rank 0 writes folder/state.pt. All ranks call it, since `read(parameter)` may gather from all."""
+def state(
+    module: nn.Module, updates: int, read: Callable[[nn.Parameter], Parts], copy: bool
+) -> dict[str, Any]:
+    """The content of STATE on rank 0, in host memory; empty on the others. All ranks call it, since `read(parameter)`
+    may gather from all. Without `copy` what is float32 in host memory already is not copied, buffers aside."""
     parameters: dict[str, Parts] = {}
     for name, parameter in module.named_parameters():
         parts = read(parameter)
         if process_group.is_main_process():
-            parameters[name] = {key: part.detach().float().cpu() for key, part in parts.items()}
+            parameters[name] = {
+                key: part.detach().to("cpu", torch.float32, copy=copy) for key, part in parts.items()
+            }
         progress.report()
-    if process_group.is_main_process():
-        folder.mkdir(parents=True)
-        state = {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
-        with files.streaming_write(folder / STATE) as file:
-            torch.save(state, file)
-    process_group.barrier()  # what follows may gather from all, and its collectives do not wait for a slow disk
+    if not process_group.is_main_process():
+        return {}
+    return {"updates": updates, "parameters": parameters, "buffers": _buffers(module)}
 
 
 def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts], None]) -> int:
-    """Restores every parameter from what `save` wrote; returns the number of optimizer steps taken before.
+    """Restores every parameter from folder/STATE, which holds what `state` returned; returns the number of optimizer
+    steps taken before.
 
     Raises ValueError when names or shapes differ.
     """
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    saved: dict[str, Parts] = state["parameters"]
+    content = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    saved: dict[str, Parts] = content["parameters"]
     own = dict(module.named_parameters())
     for name in own.keys() ^ saved.keys():
         raise ValueError(f"{name} is in one of checkpoint and config only")
@@ -51,14 +55,15 @@ def load(folder: Path, module: nn.Module, write: Callable[[nn.Parameter, Parts],
             raise ValueError(f"{name} has another shape")
         write(parameter, saved[name])
         progress.report()
-    module.load_state_dict(state["buffers"], strict=False)
-    return int(state["updates"])
+    module.load_state_dict(content["buffers"], strict=False)
+    return int(content["updates"])
 
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The persistent buffers of a module."""
+    """The persistent buffers of a module, copied to host memory."""
     own = {name for name, _ in module.named_parameters()}
-    return {name: value.cpu() for name, value in module.state_dict().items() if name not in own}
+    state = module.state_dict()
+    return {name: value.to("cpu", copy=True) for name, value in state.items() if name not in own}
 
 
 def set_moments(state: dict[str, Tensor], like: Tensor, parts: Parts) -> None:

@@ -99,10 +99,11 @@ class ZeroEngine:
         parameters: list[Tensor] = list(self.module.parameters())
         return [safe_get_full_fp32_param(p) for p in parameters] if self.has_fp32_copies else parameters
 
-    def save(self, folder: Path) -> None:
+    def state(self, copy: bool = True) -> dict[str, Any]:
         if self.stage == 0:
-            return self.unsharded.save(folder)
-        return portable.save(folder, self.module, portable.updates(self._adam), self._read)
+            return self.unsharded.state(copy)
+        # what is gathered is a copy already; buffers are not
+        return portable.state(self.module, portable.updates(self._adam), self._read, copy=False)
 
     def load(self, folder: Path) -> None:
         if self.stage == 0:

@@ -17,17 +17,12 @@ import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ggcn import files, progress
-from ggcn.config.schema import CheckpointConfig
-from ggcn.distributed import process_group
+from ggcn import files
 from ggcn.errors import UserError
-from ggcn.run.save_budget import SaveBudget
 
 log = logging.getLogger(__name__)
 
@@ -153,100 +148,6 @@ def record_best(root: Path, step: int, value: float, measured: str = "", by: str
     return True
 
 
-class Checkpoints:
-    """Writes, finds and prunes the checkpoints of a run. Every method is called by all ranks."""
-
-    def __init__(self, root: Path, config: CheckpointConfig) -> None:
-        self.root, self.config = root, config
-        self.budget = SaveBudget(config.max_overhead)
-
-    def due(self, step: int, last: int) -> bool:
-        """Whether to save after step number `step`: at multiples of config.every that the budget allows, and at the
-        `last`. Rank 0 decides, since clocks differ; no other result depends on it."""
-        if step == last or step % self.config.every:
-            return step == last
-        return process_group.broadcast_from_main(self.budget.allows_save())
-
-    def save(self, step: int, write: Callable[[Path], None], metadata: dict[str, Any]) -> Path:
-        """Commits what `write(folder)` writes, with `metadata` in meta.json; then prunes older checkpoints.
-
-        Raises UserError when the disk fails, which leaves the previous checkpoint untouched.
-        """
-        began = time.monotonic()
-        temporary, final = self.root / f".tmp-{name(step)}", self.root / name(step)
-        try:
-            if process_group.is_main_process():
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-            process_group.barrier()
-            write(temporary)
-            process_group.barrier()
-            if process_group.is_main_process():
-                _commit(temporary, final, {"step": step, **metadata})
-                self._prune()
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise  # not the disk: another rank has died, for example
-            _free_space(temporary)
-            raise UserError(
-                f"cannot write checkpoint {final} ({error}); the one before it is untouched"
-            ) from error
-        process_group.barrier()
-        self.budget.record_save(began)
-        log.info("saved %s in %.2f s", final.name, self.budget.save_s)
-        return final
-
-    def newest(self) -> Path | None:
-        """The newest valid checkpoint; rank 0 decides for all, and renames damaged newer ones to damaged-NAME."""
-        choice: Path | UserError | None = None
-        if process_group.is_main_process():
-            try:
-                choice = newest_valid(self.root)
-                self._rename_damaged(choice)
-            except UserError as error:
-                choice = error
-        choice = process_group.broadcast_from_main(choice)
-        if isinstance(choice, UserError):
-            raise choice
-        return choice
-
-    def _rename_damaged(self, chosen: Path | None) -> None:
-        """Renames what is newer than `chosen`, which is damaged and must not count among those to keep."""
-        for step in steps(self.root):
-            folder = self.root / name(step)
-            if chosen is None or folder.name <= chosen.name:
-                return
-            target = self.root / f"damaged-{folder.name}"
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(folder, target)
-            files.write_text(self.root / "latest", chosen.name + "\n")
-
-    def _prune(self) -> None:
-        """Removes old checkpoints, but not the best, the newest healthy one and multiples of keep_every."""
-        every, existing = self.config.keep_every, steps(self.root)
-        best_name = (best(self.root) or {}).get("checkpoint")
-        rollback_target = next((step for step in existing if healthy(self.root / name(step))), None)
-        for step in existing[self.config.keep :]:
-            keep = step == rollback_target or name(step) == best_name or (every and step % every == 0)
-            if not keep:
-                discard(self.root / name(step))
-                progress.report()
-        for leftover in self.root.glob(".tmp-*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-
-
-def _free_space(folder: Path) -> None:
-    """Removes an unfinished checkpoint, so that the log can still be written; a file that is still open keeps its
-    space unless it is truncated."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            os.truncate(path, 0)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def discard(folder: Path) -> None:
     """Removes a checkpoint; its name never holds a part of it."""
     gone = folder.with_name(f".tmp-gone-{folder.name}")
@@ -266,23 +167,3 @@ def archive(folder: Path) -> None:
     os.rename(folder, target)
     if entry and entry["checkpoint"] == folder.name:
         files.write_json(root / "best", {**entry, "checkpoint": target.name})
-
-
-def _commit(temporary: Path, final: Path, metadata: dict[str, Any]) -> None:
-    """Writes meta.json, marks the folder complete and moves it to its name; fsync before each of these."""
-    paths = sorted(temporary.rglob("*"))
-    entries = {
-        str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
-        for path in paths
-        if path.is_file()
-    }
-    for path in paths:
-        files.sync(path)
-        progress.report()
-    files.write_json(temporary / "meta.json", {**metadata, "files": entries})
-    files.write_text(temporary / "COMPLETE", files.sha256(temporary / "meta.json") + "\n")
-    if final.exists():
-        discard(final)
-    os.rename(temporary, final)
-    files.sync(final.parent)
-    files.write_text(final.parent / "latest", final.name + "\n")

@@ -190,6 +190,7 @@ def absolute(config: Config) -> Config:
     data.shards, data.cache_dir = _absolute(data.shards), _absolute(data.cache_dir)
     data.mixture = {_absolute(folder): weight for folder, weight in data.mixture.items()}
     data.holdout = _absolute(data.holdout)
+    config.checkpoint.copy_to = _absolute(config.checkpoint.copy_to)
     evaluation.weights, evaluation.cache = _absolute(evaluation.weights), _absolute(evaluation.cache)
     return config
 

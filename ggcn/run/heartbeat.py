@@ -76,11 +76,16 @@ class Heartbeat:
         began = time.monotonic()
         yield
         took = time.monotonic() - began
-        self.longest[kind] = max(took, 0.8 * self.longest[kind])
+        self.longest[kind] *= 0.8
+        self.record(kind, took)
         if self._began:  # otherwise the first step of this process is still to come
             self._began += took
             self.watchdog.expect_step()
         self._write(step)
+
+    def record(self, kind: str, seconds: float) -> None:
+        """Work of one of KINDS took so long, perhaps next to the steps."""
+        self.longest[kind] = max(seconds, self.longest[kind])
 
     @contextmanager
     def during_rollback(self) -> Iterator[None]:
@@ -92,7 +97,7 @@ class Heartbeat:
 
     def stop_lead_s(self) -> float:
         """Seconds before a deadline at which a stop must be requested: a step to notice it, all that may come between
-        two steps, and half of that again."""
+        two steps, half of that again, and a checkpoint that may be being written already."""
         return stop_lead_s({"slowest_s": self.slowest_s, **self._longest()}) or 0.0
 
     def stop(self) -> None:
@@ -151,7 +156,8 @@ def stop_lead_s(record: dict[str, Any]) -> float | None:
     """Seconds that a stop needs before a deadline, from a heartbeat's times; None when nothing was measured."""
     if record.get("slowest_s") is None:
         return None
-    return 1.5 * (record["slowest_s"] + sum(record.get(f"{kind}_s") or 0 for kind in KINDS)) + 5
+    between = sum(record.get(f"{kind}_s") or 0 for kind in KINDS)
+    return 1.5 * (record["slowest_s"] + between) + (record.get("checkpoint_s") or 0) + 5
 
 
 def stragglers(records: list[dict[str, Any]], factor: float) -> list[tuple[dict[str, Any], float]]:

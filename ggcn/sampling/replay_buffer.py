@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ggcn import files, progress
+from ggcn import progress
 from ggcn.config.schema import ModelConfig
 from ggcn.distributed.lanes import Key, Lanes, generator
 from ggcn.sampling.noise import Noise
@@ -58,22 +58,24 @@ class ReplayBuffer:
         self.chains[slots, numbers] = ends
         self.ages[indices] += 1
 
-    def save(self, folder: Path) -> None:
-        """One file per owned lane; every rank calls it."""
-        folder.mkdir(exist_ok=True)
-        for slot, lane in enumerate(self.lanes.owned):
-            state = {"chains": self.chains[slot].cpu().clone(), "ages": self.ages[slot].clone()}
-            with files.streaming_write(_path(folder, lane)) as file:
-                torch.save(state, file)
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """{file name: content} of the owned lanes, a file each, copied to host memory; `load` reads them."""
+        return {
+            _file_name(lane): {
+                "chains": self.chains[slot].to("cpu", copy=True),
+                "ages": self.ages[slot].clone(),
+            }
+            for slot, lane in enumerate(self.lanes.owned)
+        }
 
     def load(self, folder: Path) -> None:
         """Reads the owned lanes, whichever ranks wrote them."""
         for slot, lane in enumerate(self.lanes.owned):
-            state = torch.load(_path(folder, lane), map_location="cpu", weights_only=True)
+            state = torch.load(folder / _file_name(lane), map_location="cpu", weights_only=True)
             self.chains[slot] = state["chains"].to(self.chains.device)
             self.ages[slot] = state["ages"]
             progress.report()
 
 
-def _path(folder: Path, lane: int) -> Path:
-    return folder / f"lane_{lane:05d}.pt"
+def _file_name(lane: int) -> str:
+    return f"lane_{lane:05d}.pt"

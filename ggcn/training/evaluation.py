@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ class EvaluationHook:
             raise error
         self.evaluator = evaluator
 
-    def evaluate(self, sampler: Sampler, step: int) -> None:
+    def evaluate(self, sampler: Sampler, step: int, until_saved: Callable[[], None] = lambda: None) -> None:
         """Adds a line to evaluations.jsonl, and with checkpoint.best_by=fid records the checkpoint of `step` if its FID
-        is the best so far.
+        is the best so far; `until_saved` returns once that checkpoint is complete.
 
         Sample number i is the same at every evaluation and on any number of ranks, so that results compare.
         """
@@ -58,6 +59,7 @@ class EvaluationHook:
         samples = f"{settings.count} samples of seed {settings.seed}"
         measured = f"FID, {self.net.name}, {samples}, {distances['against']} images"
         if self.config.checkpoint.best_by == "fid":
+            until_saved()
             line["best"] = record_best(self.run.checkpoints, step, distances["fid"], measured)
         line["seconds"] = time.monotonic() - began
         truncate_after(self.run.evaluations, step - 1)

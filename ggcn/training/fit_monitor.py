@@ -1,5 +1,6 @@
 """How well the transport regression fits while a run trains: R^2 on training and on held-out images."""
 
+from collections.abc import Callable
 from statistics import fmean
 
 from torch import Tensor
@@ -41,8 +42,11 @@ class FitMonitor:
             self.measured = state, self._measure(learner)
         return self.measured[1]
 
-    def record_best(self, learner: Learner, step: int) -> None:
-        """With checkpoint.best_by=r2_heldout, records the checkpoint of `step` if it is the best so far."""
+    def record_best(
+        self, learner: Learner, step: int, when_saved: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """With checkpoint.best_by=r2_heldout, records the checkpoint of `step` if it is the best so far, once
+        `when_saved` calls for that."""
         if not self.decides_best:
             return
         values = [
@@ -50,7 +54,8 @@ class FitMonitor:
         ]
         how = f"mean R^2 over grids, {len(self.sets['r2_heldout'])} held-out images"
         if process_group.is_main_process():
-            checkpoint.record_best(self.run.checkpoints, step, fmean(values), how, "r2_heldout")
+            root, value = self.run.checkpoints, fmean(values)
+            when_saved(lambda: checkpoint.record_best(root, step, value, how, "r2_heldout"))
 
     def _measure(self, learner: Learner) -> dict[str, float]:
         networks = learner.ema_energies.module, learner.ema_upsamplers.module

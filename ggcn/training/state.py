@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ggcn import files
 from ggcn.config.schema import Config
 from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
+from ggcn.engine.portable import STATE
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner, Metrics
 from ggcn.run import code_snapshot
@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 FORMAT = 3
 """version of a checkpoint's files; 2: all engines save in one format; 3: new names of layers and metadata"""
+
+
+COPIES = 4
+"""float32 values of a checkpoint for each weight: itself, Adam's two moments, its average"""
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,34 @@ class State:
             if tensors
         }
 
-    def write(self, folder: Path) -> None:
-        """Writes engines, replay buffer and averaged weights; every rank calls it."""
+    def contents(self, copy: bool = True) -> dict[str, Any]:
+        """{path in a checkpoint: value} of what this rank has to save: engines, replay buffer and averaged weights, in
+        host memory. Every rank calls it. Without `copy` values may change with the next step."""
         learner = self.learner
-        learner.energy_engine.save(folder / "energy")
-        if learner.amortization_engine:
-            learner.amortization_engine.save(folder / "upsampler")
-        if learner.replay_buffer:
-            learner.replay_buffer.save(folder / "lanes")
+        engines = {"energy": learner.energy_engine, "upsampler": learner.amortization_engine}
+        states = {f"{name}/{STATE}": engine.state(copy) for name, engine in engines.items() if engine}
+        lanes = learner.replay_buffer.state() if learner.replay_buffer else {}
+        contents: dict[str, Any] = {f"lanes/{name}": value for name, value in lanes.items()}
         if process_group.is_main_process():
-            with files.streaming_write(folder / WEIGHTS) as file:
-                torch.save({name: module.state_dict() for name, module in self._averages()}, file)
+            averages = {name: _on_host(module.state_dict(), copy) for name, module in self._averages()}
+            contents |= {**states, WEIGHTS: averages}
+        return contents
+
+    def bytes(self) -> int:
+        """The size of what `contents` copies on this rank."""
+        learner, size = self.learner, 0
+        if process_group.is_main_process():
+            networks = (learner.energies, learner.upsamplers)
+            weights = sum(weight.numel() for network in networks for weight in network.parameters())
+            buffers = sum(buffer.nbytes for network in networks for buffer in network.buffers())
+            size += COPIES * 4 * weights + 2 * buffers
+        if learner.replay_buffer:
+            size += learner.replay_buffer.chains.nbytes
+        return size
 
     def restore(self, folder: Path, metadata: dict[str, Any], data: str) -> None:
-        """Reads what `write` wrote, with any engine on any number of ranks. Raises UserError when it does not fit this
-        run's shards or config."""
+        """Reads a checkpoint that holds what `contents` returned, with any engine on any number of ranks. Raises
+        UserError when it does not fit this run's shards or config."""
         self._check_compatible(folder, metadata, data)
         changes = (
             code_snapshot.changes(metadata, folder.parents[1] / "code")
@@ -110,6 +127,13 @@ class State:
     def _averages(self) -> list[tuple[str, torch.nn.Module]]:
         learner = self.learner
         return [("energies", learner.ema_energies.module), ("upsamplers", learner.ema_upsamplers.module)]
+
+
+def _on_host(state: dict[str, Any], copy: bool) -> dict[str, Any]:
+    """A state_dict with its tensors in host memory."""
+    for name, value in state.items():
+        state[name] = value.to("cpu", copy=copy)
+    return state
 
 
 def _engine_name(config: Config) -> str:

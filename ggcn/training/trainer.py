@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Any, Protocol
 
@@ -19,8 +20,9 @@ from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner, Metrics
-from ggcn.run import checkpoint, sample_images
-from ggcn.run.checkpoint import Checkpoints
+from ggcn.run import checkpoint, host_memory, sample_images
+from ggcn.run.checkpoint_copies import CheckpointCopies
+from ggcn.run.checkpoint_saver import Checkpoints
 from ggcn.run.directory import RunDir
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
@@ -77,7 +79,11 @@ class Trainer:
         world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         self.config, self.run, self.device, self.heartbeat = config, run, device, heartbeat
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
-        self.checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
+        copy_to = config.checkpoint.copy_to
+        self.copies = CheckpointCopies(run, copy_to) if copy_to and rank == 0 else None
+        self.checkpoints = Checkpoints(
+            run.checkpoints, config.checkpoint, partial(heartbeat.record, "checkpoint"), self.copies
+        )
         self.evaluation_hook = EvaluationHook(config, run, device) if config.evaluation.every else None
         measure_fit = config.log.r2_every or config.checkpoint.best_by == "r2_heldout"
         transport = config.model.flow.objective == "transport"
@@ -99,7 +105,7 @@ class Trainer:
         if (
             self.fit_monitor and step > 0
         ):  # the process may have ended between the checkpoint and its measurement
-            self.fit_monitor.record_best(self.learner, step)
+            self.fit_monitor.record_best(self.learner, step, self.checkpoints.when_saved)
         if self.evaluation_missing(step):
             self.evaluate(step)
         while step < self.config.train.steps and not stopping:
@@ -123,6 +129,7 @@ class Trainer:
             step += 1
             own_s = timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
             self.heartbeat.step_done(step, own_s)
+            self.watch_save(step)
             self.log_metrics(step, values, verdict)
             if self.due(step, self.config.log.samples_every):
                 self.save_samples(step, batch.images)
@@ -131,7 +138,13 @@ class Trainer:
                 self.save_checkpoint(step)
             if evaluating:
                 self.evaluate(step)
-        return TrainResult(step, step >= self.config.train.steps, self.background)
+        finished = step >= self.config.train.steps
+        with self.heartbeat.between(step, "checkpoint"):
+            self.checkpoints.finish()
+            if self.copies and finished:  # a stop must be quick, and the next attempt copies
+                self.copies.finish()
+            process_group.barrier()
+        return TrainResult(step, finished, self.background)
 
     def resume(self) -> int:
         """Restores the newest valid checkpoint, or initializes a new run; opens the data and the logs at its step.
@@ -152,6 +165,8 @@ class Trainer:
         if folder:
             self.state.restore(folder, metadata, self.stream.hash)
             log.info("resumed from %s", folder)
+            if self.copies:
+                self.copies.offer(folder)
         elif self.config.model.upsampler.base == "fitted":
             fit_linear_maps(self.config, self.learner)
         process_group.barrier()  # a rank may have more shards to verify, and a step's collectives do not wait so long
@@ -176,6 +191,7 @@ class Trainer:
             self.logger.close()
         with self.heartbeat.during_rollback():
             self.background.wait()  # the data's new workers are forked, which does not go well with threads
+            self.checkpoints.finish()
             self.stream.close()
             details = self.config.guard, self.run, step, self.learner.attempt, verdict, values
             incident = process_group.broadcast_from_main(
@@ -191,10 +207,12 @@ class Trainer:
             return self.resume()
 
     def close(self) -> None:
-        """Ends the data's workers and closes the logs; an open progress bar would share its line with an error."""
+        """Ends the data's workers and closes the logs; an open progress bar would share its line with an error. After a
+        failure a checkpoint may be in flight, which is saved if it can be."""
         if self.logger:
             self.logger.close()
         self.stream.close()
+        self.checkpoints.abandon()
 
     def next_batch(self) -> stream.Batch:
         """This rank's images of the next step; replacements of images that cannot be decoded are logged."""
@@ -283,7 +301,7 @@ class Trainer:
             process_group.barrier()
 
     def save_checkpoint(self, step: int) -> None:
-        """Commits a checkpoint of this step."""
+        """Copies what a checkpoint of this step holds, which is then written while training goes on."""
         judgement = {
             "health": guard.health(self.history),
             "guard": asdict(self.history),
@@ -293,9 +311,19 @@ class Trainer:
         with self.heartbeat.between(step, "checkpoint"):
             sampling = self.samplers.metadata(self.learner, step)
             metadata = self.state.metadata(self.stream.hash) | progress | judgement | sampling
-            self.checkpoints.save(step, self.state.write, metadata)
+            copy = host_memory.has_room_for(self.state.bytes())
+            self.checkpoints.save(step, partial(self.state.contents, copy), metadata, wait=not copy)
             if self.fit_monitor:
-                self.fit_monitor.record_best(self.learner, step)
+                self.fit_monitor.record_best(self.learner, step, self.checkpoints.when_saved)
+
+    def watch_save(self, step: int) -> None:
+        """Takes note of a save that is over. One that makes no progress is waited for, so that the watchdog ends a save
+        that hangs, as it ends a step."""
+        limit_s = self.heartbeat.watchdog.silence_s
+        if limit_s and self.checkpoints.silent_s() > limit_s:
+            with self.heartbeat.between(step, "checkpoint"):
+                self.checkpoints.join()
+        self.checkpoints.poll()
 
     def evaluation_due(self, step: int) -> bool:
         """Whether samples are evaluated after this step."""
@@ -311,6 +339,7 @@ class Trainer:
         """Evaluates fresh samples against the training images, and refreshes the report."""
         assert self.evaluation_hook is not None
         with self.main_process_work(step, "evaluation") as is_main_process:
-            self.evaluation_hook.evaluate(self.samplers.sampler(self.learner, step), step)
+            sampler = self.samplers.sampler(self.learner, step)
+            self.evaluation_hook.evaluate(sampler, step, self.checkpoints.join)
             if is_main_process:
                 self.background.start("report.html", lambda: report.write(self.run))

@@ -4,7 +4,6 @@ import json
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from ggcn.config.compose import compose, to_yaml
 from ggcn.errors import UserError
 from ggcn.models.build import build, frozen
 from ggcn.run import checkpoint
-from ggcn.run.checkpoint import Checkpoints
+from ggcn.run.checkpoint_saver import Checkpoints
 from ggcn.sampling import sampler as samplers
 from ggcn.sampling.sampler import Sampler
 
@@ -39,13 +38,10 @@ def trained(path: Path, *overrides: str, steps: tuple[int, ...] = (5,), **metada
     weights = {"energies": energies.state_dict(), "upsamplers": upsamplers.state_dict()}
     files.write_text(path / "config.yaml", to_yaml(config))
     for step in steps:
-        write = partial(_write, weights)
-        Checkpoints(path / "checkpoints", config.checkpoint).save(step, write, {"data": "d", **metadata})
+        saver = Checkpoints(path / "checkpoints", config.checkpoint)
+        saver.save(step, lambda: {"ema.pt": weights}, {"data": "d", **metadata})
+        saver.finish()
     return path
-
-
-def _write(weights: dict[str, dict[str, Tensor]], folder: Path) -> None:
-    torch.save(weights, folder / "ema.pt")
 
 
 @pytest.fixture

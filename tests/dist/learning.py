@@ -13,6 +13,7 @@ from ggcn.distributed.lanes import Lanes
 from ggcn.engine import base, zero
 from ggcn.engine.portable import STATE
 from ggcn.learning.learner import Learner
+from ggcn.run.background_save import write_file
 from ggcn.training.state import State
 
 Numbers = dict[str, Tensor]
@@ -38,7 +39,8 @@ def learn(
     with tempfile.TemporaryDirectory() as place:
         folder = (keep or Path(process_group.broadcast_from_main(place))) / f"step_{end}"
         folder.mkdir(parents=True, exist_ok=True)
-        state.write(folder)
+        for path, value in state.contents().items():
+            write_file(folder / path, value)
         process_group.barrier()
         numbers = {**_read(folder), **metrics} if rank == 0 else {}
         process_group.barrier()

@@ -15,12 +15,12 @@ from ggcn import progress
 from ggcn.cli import launch
 from ggcn.console import run_cli
 from ggcn.distributed import process_group
+from ggcn.run.background_save import BackgroundSave
 from ggcn.training import linear_maps, sample_page
 from ggcn.training.evaluation import EvaluationHook
-from ggcn.training.state import State
 
 WORK = {
-    "checkpoint": (State, "write"),
+    "checkpoint": (BackgroundSave, "write_files"),
     "samples": (sample_page, "draw_rows"),
     "evaluation": (EvaluationHook, "evaluate"),
     "fit": (linear_maps, "training_images"),

@@ -59,7 +59,7 @@ def test_the_signal_comes_as_early_as_the_last_attempt_needed(overrides: list[st
     for rank, slowest in enumerate((20.0, 100.0)):
         record = {"rank": rank, "slowest_s": slowest, "checkpoint_s": 60.0}
         (folder / f"rank_{rank:04d}.json").write_text(json.dumps(record))
-    assert lead() == f"#SBATCH --signal=USR2@{1.5 * (100 + 60) + 5 + 30:.0f}"
+    assert lead() == f"#SBATCH --signal=USR2@{1.5 * (100 + 60) + 60 + 5 + 30:.0f}"
 
 
 def test_slow_ranks_are_named() -> None:
