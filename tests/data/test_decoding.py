@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from streams import opened, pixels, take
 
-from ggcn.data.decoding import ImageDecoder
+from ggcn.data.decoding import ImageDecoder, header_end
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 
@@ -84,14 +84,15 @@ def jpegs() -> Iterator[bytes]:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(("scale", "crop"), [(1, 48), (2, 24), (4, 12), (8, 6), (1, 21), (2, 7)])
 def test_every_kind_of_jpeg_has_the_same_pixels_as_in_pillow(mode, scale, crop):
-    """Whichever library decodes it: also where the pixels are cut out, averaged, or in other colours."""
+    """Whichever library decodes it: also where the pixels are cut out, averaged, or in other colours, and whatever
+    kinds the same decoder has seen."""
+    forms = {pool: ImageDecoder("jpg", mode, 48, scale, crop, pool) for pool in (1, 3)}
     for number, data in enumerate(jpegs()):
         full: Image.Image = Image.open(io.BytesIO(data))
         full.draft(mode if scale > 1 else None, (48 // scale,) * 2)
         for pool in {1, 3 if crop % 3 == 0 else 1}:
-            form = ImageDecoder("jpg", mode, 48, scale, crop, pool)
             out = np.empty((crop // pool, crop // pool, len(mode)), np.uint8)
-            form.decode(data, 3 << 32 | 2, out)
+            forms[pool].decode(data, 3 << 32 | 2, out)
             places = 48 // scale - crop + 1
             x, y = 2 % places, 3 % places
             expected = full.convert(mode).crop((x, y, x + crop, y + crop)).reduce(pool)
@@ -108,10 +109,13 @@ def test_a_damaged_jpeg_gives_the_same_as_in_pillow():
 
     def ours(data: bytes) -> np.ndarray:
         out = np.empty((48, 48, 3), np.uint8)
-        ImageDecoder("jpg", "RGB", 48, 1, 48, 1).decode(data, 0, out)
+        decoder.decode(data, 0, out)
         return out
 
+    decoder = ImageDecoder("jpg", "RGB", 48, 1, 48, 1)
     (full, *_) = jpegs()
+    ours(full)
+    assert decoder.headers == [full[: header_end(full)]]
     results = []
     for place in range(0, len(full), 3):
         for data in (full[:place], full[:place] + bytes([full[place] ^ 0x55]) + full[place + 1 :]):
@@ -152,3 +156,15 @@ def corner_of(image: np.ndarray, full: np.ndarray) -> tuple[int, int]:
 def test_sizes_that_would_need_interpolation_are_refused(folder, size, crop):
     with pytest.raises(UserError, match=f"build shards with --size {size}"):
         opened(folder, size=size, crop=crop)
+
+
+def test_a_jpeg_of_another_size_is_noticed_after_many_of_the_right_one():
+    form = ImageDecoder("jpg", "RGB", 8, 1, 8, 1)
+    right, wrong = (shards.encode(shards.noise_image(1, size), "jpg") for size in (8, 16))
+    out = np.empty((8, 8, 3), np.uint8)
+    for data in [right] * 3:
+        form.decode(data, 0, out)
+    assert len(form.headers) == 1
+    with pytest.raises(ValueError, match="16 x 16 pixels instead of 8 x 8"):
+        form.decode(wrong, 0, out)
+    assert header_end(right[:40]) == header_end(b"") == header_end(b"\xff\xd8\xff\xda\0\0") == 0
