@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from math import isfinite
 from typing import Any, Protocol
 
@@ -20,9 +19,7 @@ from ggcn.distributed import process_group
 from ggcn.distributed.lanes import Lanes
 from ggcn.errors import UserError
 from ggcn.learning.learner import Learner, Metrics
-from ggcn.run import checkpoint, host_memory, sample_images
-from ggcn.run.checkpoint_copies import CheckpointCopies
-from ggcn.run.checkpoint_saver import Checkpoints
+from ggcn.run import checkpoint, sample_images
 from ggcn.run.directory import RunDir
 from ggcn.run.heartbeat import Heartbeat
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, has_step, memory_usage, truncate_after
@@ -33,6 +30,7 @@ from ggcn.training.fit_monitor import FitMonitor
 from ggcn.training.guard import Verdict
 from ggcn.training.linear_maps import fit_linear_maps
 from ggcn.training.samplers import Samplers
+from ggcn.training.saving import Saving
 from ggcn.training.state import State
 
 log = logging.getLogger(__name__)
@@ -79,11 +77,8 @@ class Trainer:
         world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         self.config, self.run, self.device, self.heartbeat = config, run, device, heartbeat
         self.lanes = Lanes(config.lanes, rank, world, config.train.batch // config.lanes)
-        copy_to = config.checkpoint.copy_to
-        self.copies = CheckpointCopies(run, copy_to) if copy_to and rank == 0 else None
-        self.checkpoints = Checkpoints(
-            run.checkpoints, config.checkpoint, partial(heartbeat.record, "checkpoint"), self.copies
-        )
+        self.saving = Saving(config, run, heartbeat)
+        self.checkpoints = self.saving.checkpoints
         self.evaluation_hook = EvaluationHook(config, run, device) if config.evaluation.every else None
         measure_fit = config.log.r2_every or config.checkpoint.best_by == "r2_heldout"
         transport = config.model.flow.objective == "transport"
@@ -129,7 +124,7 @@ class Trainer:
             step += 1
             own_s = timer.seconds["seconds/data"] + timer.seconds["seconds/sample"]
             self.heartbeat.step_done(step, own_s)
-            self.watch_save(step)
+            self.saving.watch(step)
             self.log_metrics(step, values, verdict)
             if self.due(step, self.config.log.samples_every):
                 self.save_samples(step, batch.images)
@@ -139,11 +134,7 @@ class Trainer:
             if evaluating:
                 self.evaluate(step)
         finished = step >= self.config.train.steps
-        with self.heartbeat.between(step, "checkpoint"):
-            self.checkpoints.finish()
-            if self.copies and finished:  # a stop must be quick, and the next attempt copies
-                self.copies.finish()
-            process_group.barrier()
+        self.saving.finish(step, finished)
         return TrainResult(step, finished, self.background)
 
     def resume(self) -> int:
@@ -165,8 +156,8 @@ class Trainer:
         if folder:
             self.state.restore(folder, metadata, self.stream.hash)
             log.info("resumed from %s", folder)
-            if self.copies:
-                self.copies.offer(folder)
+            if self.saving.copies:
+                self.saving.copies.offer(folder)
         elif self.config.model.upsampler.base == "fitted":
             fit_linear_maps(self.config, self.learner)
         process_group.barrier()  # a rank may have more shards to verify, and a step's collectives do not wait so long
@@ -311,19 +302,9 @@ class Trainer:
         with self.heartbeat.between(step, "checkpoint"):
             sampling = self.samplers.metadata(self.learner, step)
             metadata = self.state.metadata(self.stream.hash) | progress | judgement | sampling
-            copy = host_memory.has_room_for(self.state.bytes())
-            self.checkpoints.save(step, partial(self.state.contents, copy), metadata, wait=not copy)
+            self.saving.save(step, self.state, metadata)
             if self.fit_monitor:
                 self.fit_monitor.record_best(self.learner, step, self.checkpoints.when_saved)
-
-    def watch_save(self, step: int) -> None:
-        """Takes note of a save that is over. One that makes no progress is waited for, so that the watchdog ends a save
-        that hangs, as it ends a step."""
-        limit_s = self.heartbeat.watchdog.silence_s
-        if limit_s and self.checkpoints.silent_s() > limit_s:
-            with self.heartbeat.between(step, "checkpoint"):
-                self.checkpoints.join()
-        self.checkpoints.poll()
 
     def evaluation_due(self, step: int) -> bool:
         """Whether samples are evaluated after this step."""

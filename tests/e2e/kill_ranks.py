@@ -3,7 +3,8 @@
     python kill_ranks.py KILLS SEED OVERRIDES...    # prints {"steps": N, "lost": [...]}
 
 Ranks are forked from this process, which has imported everything, so that a restart takes one second instead of ten;
-from there on they are as a launcher's: real processes, gloo, SIGKILL, files.
+from there on they are as a launcher's: real processes, gloo, SIGKILL, files. With SLOW_WRITES=SECONDS in the
+environment every file of a checkpoint takes so long, so that steps run while it is written.
 """
 
 import json
@@ -22,7 +23,7 @@ from ggcn.distributed.process_group import free_port
 from ggcn.distributed.rank_info import RankInfo
 from ggcn.launch import job
 from ggcn.launch.signals import StopSignal
-from ggcn.run import checkpoint
+from ggcn.run import background_save, checkpoint
 from ggcn.run.directory import RunDir
 
 END_S = 90
@@ -104,6 +105,17 @@ def wait_for_exit(pids: list[int]) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
+def slow_down_writes(seconds: float) -> None:
+    """Makes each file of a checkpoint take about so many seconds."""
+    write_file = background_save.write_file
+
+    def slow(path: Path, value: object) -> dict:
+        time.sleep(random.uniform(0, 2 * seconds))
+        return write_file(path, value)
+
+    background_save.write_file = slow
+
+
 def main(kills: int, seed: int, overrides: list[str]) -> None:
     config = compose(
         [*overrides, "run=killed", "train.steps=100000", "checkpoint.every=3", "checkpoint.keep=3"]
@@ -139,4 +151,5 @@ if __name__ == "__main__":
     import ggcn.engine.zero
     import ggcn.training.trainer  # noqa: F401
 
+    slow_down_writes(float(os.environ.get("SLOW_WRITES", "0")))
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

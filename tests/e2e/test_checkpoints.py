@@ -96,12 +96,25 @@ def test_a_run_survives_killed_ranks(overrides: list[str], tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "engine", "seed"),
-    [("ggcn", "deepspeed", 11), ("gcn", "plain", 12), ("multigrid", "plain", 13)],
+    ("model", "engine", "seed", "slow"),
+    [
+        ("ggcn", "deepspeed", 11, 0),
+        ("gcn", "plain", 12, 0),
+        ("multigrid", "plain", 13, 0),
+        ("gcn", "plain", 14, 0.05),
+    ],
 )
 def test_a_run_survives_many_killed_ranks(
-    overrides: list[str], tmp_path: Path, model: str, engine: str, seed: int
+    overrides: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    engine: str,
+    seed: int,
+    slow: float,
 ) -> None:
+    """`slow`: seconds per file of a checkpoint, so that steps run while it is written."""
+    monkeypatch.setenv("SLOW_WRITES", str(slow))
     overrides = [*overrides, f"model={model}", f"engine={engine}", "engine.zero_stage=2"]
     done = call("tests/e2e/kill_ranks.py", 12, seed, *overrides)
     assert done.returncode == 0, done.stderr
