@@ -9,6 +9,7 @@ checkpoints/.tmp-step_N/ -> rename -> checkpoints/step_N/
 checkpoints/latest         name of the newest, replaced atomically
 checkpoints/best           name of the best checkpoint by checkpoint.best_by, and its value; it is never pruned
 checkpoints/left-step_N/   the best one, or one of checkpoint.keep_every, from after the step that a rollback went to
+checkpoints/copied         names of the copies that were made at checkpoint.copy_to
 
 Nothing in a checkpoint needs unpickling: every file opens with weights_only.
 """

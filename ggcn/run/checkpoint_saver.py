@@ -172,6 +172,8 @@ class Checkpoints:
                 checkpoint.discard(self.root / name(step))
                 progress.report()
         for leftover in self.root.glob(".tmp-*"):
+            if leftover.name.startswith(f".tmp-{os.getpid()}-"):
+                continue  # another thread is about to replace a file
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

@@ -119,6 +119,32 @@ def test_copies_of_others_and_of_a_lost_run_are_left_alone(run: RunDir, tmp_path
     assert checkpoint.steps(tmp_path / "target/mine/checkpoints") == [9, 1]
 
 
+def test_an_object_store_holds_complete_copies(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On moto's server, a fake of S3; a rollback has removed the first checkpoint of step 2."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**names, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    store = fsspec.filesystem("s3")
+    store.mkdir("bucket")
+    for steps in ((1, 2), (2, 3)):
+        copies = CheckpointCopies(run, "s3://bucket/runs")
+        save(Checkpoints(run.checkpoints, CheckpointConfig(keep=2), copies=copies), *steps)
+        copies.finish()
+        copies.store.invalidate_cache()
+    store.get("bucket/runs/mine", str(tmp_path / "back"), recursive=True)
+    root = tmp_path / "back/checkpoints"
+    assert checkpoint.steps(root) == [3, 2]
+    assert [checkpoint.faults(root / checkpoint.name(step)) for step in (3, 2)] == [None, None]
+    assert (root / "latest").read_text() == "step_00000003\n"
+    server.stop()
+
+
 def test_a_store_without_its_plug_in_is_one_sentence(run: RunDir) -> None:
     with pytest.raises(UserError, match=r"checkpoint.copy_to=nowhere://a/b cannot be used .*plug-in"):
         CheckpointCopies(run, "nowhere://a/b")

@@ -103,6 +103,17 @@ def test_a_failing_disk_is_reported_and_the_checkpoint_before_stays(
     assert checkpoint.faults(tmp_path / checkpoint.name(1)) is None
 
 
+def test_pruning_leaves_what_another_thread_is_writing(tmp_path: Path) -> None:
+    old, own = tmp_path / ".tmp-999999999-best", tmp_path / f".tmp-{os.getpid()}-copied"
+    for path in (old, own):
+        path.write_text("x")
+    checkpoints = saver(tmp_path)
+    checkpoints.save(1, contents, {})
+    checkpoints.finish()
+    assert own.exists()
+    assert not old.exists()
+
+
 def test_after_another_failure_the_checkpoint_in_flight_is_still_saved(
     tmp_path: Path, disk: SlowDisk
 ) -> None:
