@@ -347,8 +347,9 @@ class CheckpointConfig:
     keep_every: int = ranged(0, 0)
     """checkpoints at multiples of this many steps are kept for good; 0: none"""
     max_overhead: float = ranged(0.1, 0, 1)
-    """largest fraction of the time since the last checkpoint that saving the next may cost, by what the last one
-    cost; a checkpoint that is too expensive waits for the next multiple of `every`; 0: no limit"""
+    """largest fraction of the time since the last checkpoint for which training may wait for the next to be copied to
+    host memory, by what the last one took; one that is too expensive, or due before the last one is written, waits for
+    the next multiple of `every`; 0: no limit"""
     best_by: str = choice("fid", "r2_heldout")
     """the number that decides which checkpoint is kept and named in checkpoints/best: the lowest fid of the evaluations
     (evaluation.every), or the highest r2_heldout, mean over grids of R^2 on held-out images, which
