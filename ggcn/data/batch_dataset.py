@@ -106,7 +106,7 @@ class BatchDataset(IterableDataset):
         offset = np.tile(np.arange(self.lanes.width), len(self.lanes.owned))
         for step in itertools.count(self.start + worker, workers):
             samples = self.samples(lane, step * self.lanes.width + offset)
-            yield EncodedBatch(step, samples, self.read(reader, samples))
+            yield EncodedBatch(step, samples, list(self.read(reader, samples)))
 
     def samples(self, lane: np.ndarray, draw: np.ndarray) -> StepSamples:
         """The draws number `draw` of the lanes `lane`, sorted for sequential reading."""
@@ -115,16 +115,11 @@ class BatchDataset(IterableDataset):
         rows = np.argsort(ids, kind="stable")
         return StepSamples(rows, *(column[rows] for column in (lane, draw, epoch, shard, sample, ids)))
 
-    def read(self, reader: ShardReader, samples: StepSamples) -> list[bytes]:
+    def read(self, reader: ShardReader, samples: StepSamples) -> Iterator[bytes]:
         """The stored images of samples."""
         offsets, sizes = self.index.byte_ranges(samples.id, samples.shard)
-        places = list(zip(offsets.tolist(), sizes.tolist(), strict=True))
-        bounds = [0, *(np.flatnonzero(np.diff(samples.shard)) + 1).tolist(), len(places)]
-        images: list[bytes] = []
-        for begin, end in itertools.pairwise(bounds):  # of the samples in one shard
-            shard = self.index.remote(int(samples.shard[begin]))
-            images += reader.read_each(shard, places[begin:end])
-        return images
+        for shard, offset, size in zip(samples.shard.tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            yield reader.read(self.index.remote(shard), offset, size)
 
     def decode_batch(self, reader: ShardReader, batch: EncodedBatch) -> WorkerBatch:
         """Second stage: the images in lane order, bad ones replaced and half of them flipped."""
@@ -178,7 +173,7 @@ class BatchDataset(IterableDataset):
         for ahead in range(1, 1 + MAX_REPLACEMENT_TRIES):
             other = self.samples(samples.lane[here], samples.draw[here] + ahead)
             other = other._replace(row=samples.row[here])
-            if not self.decode(other, self.read(reader, other), images):
+            if not self.decode(other, list(self.read(reader, other)), images):
                 return other
         raise UserError(
             f"sample {fault.sample} of {fault.shard} ({fault.reason}) cannot be decoded, nor can the "

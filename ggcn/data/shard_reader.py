@@ -2,7 +2,6 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 
 from ggcn.config.data import DataConfig
@@ -28,20 +27,6 @@ class ShardReader:
     def read(self, shard: RemoteFile, offset: int, size: int) -> bytes:
         """The `size` bytes of a shard from `offset` on. Raises UserError naming it when retries do not help."""
         return with_retries(lambda: self._read(shard, offset, size), shard.url, self.retries, self.backoff)
-
-    def read_each(self, shard: RemoteFile, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes at each of some places, (offset, size), of one shard, as `read` returns them; faster, for its file
-        is looked up once, and what went wrong only when something did."""
-        file = self._open.get(shard.url)
-        if file is not None:
-            self._open.move_to_end(shard.url)
-            try:
-                read = [os.pread(file, size, offset) for offset, size in places]
-                if all(len(data) == size for data, (_, size) in zip(read, places, strict=True)):
-                    return read
-            except OSError:
-                pass  # `read` tries again, and reports
-        return [self.read(shard, offset, size) for offset, size in places]
 
     def close(self) -> None:
         """Closes all files, so that cached ones can be evicted."""
