@@ -98,7 +98,7 @@ def test_a_place_that_stays_unreachable_ends_no_run_and_is_given_up(
 ) -> None:
     monkeypatch.setattr(checkpoint_copies, "LAST_DELAY_S", 0.05)
     FlakyStore.faults = 10**6
-    copies = CheckpointCopies(run, f"flaky://user:secret@{tmp_path}/target", delay_s=0.01)
+    copies = CheckpointCopies(run, f"flaky://{tmp_path}/target?token=secret", delay_s=0.01)
     save(Checkpoints(run.checkpoints, CheckpointConfig(), copies=copies), 1, 2, 3)
     copies.finish()
     FlakyStore.faults = 0
