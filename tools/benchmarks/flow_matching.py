@@ -202,7 +202,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--solvers", default="heun-25,euler-100", metavar="A,B", help="with their steps")
     parser.add_argument("--out", type=user_path, required=True, metavar="FILE.pt")
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--width", type=int, default=24, help="channels at the finest level, in eights from 16 on")
+    parser.add_argument(
+        "--width", type=int, default=24, help="channels at the finest level, in eights from 16 on"
+    )
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
