@@ -55,13 +55,16 @@ def main() -> None:
 
 def run_all(jobs: list[Job], results: Results, parallel: int) -> None:
     """Trains and evaluates, `parallel` trainings at a time."""
-    with ThreadPoolExecutor(parallel) as pool:
+    pool = ThreadPoolExecutor(parallel)
+    try:
         for job, spent in zip(jobs, pool.map(attempt, jobs), strict=True):
             if spent is None:
                 results.add_diverged(job)
                 continue
             print(f"{job.folder.name}: {job.steps} steps in {spent:.0f} s of one core", flush=True)
             results.add(job, spent)
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an interrupted comparison nothing more is to be trained
 
 
 def attempt(job: Job) -> float | None:

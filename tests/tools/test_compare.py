@@ -1,9 +1,13 @@
 """The comparison at equal compute, with few seconds and small pictures."""
 
 import json
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import call
 
@@ -132,3 +136,59 @@ def test_a_rivals_changed_settings_become_its_flags(tmp_path: Path) -> None:
     words = rival.command()
     assert words[words.index("--lr") + 1] == "0.001"
     assert words[words.index("--steps") + 1] == "9"
+
+
+class Interrupted:
+    """Results in whose first evaluation the user presses Ctrl-C."""
+
+    def add(self, job: Job, spent: float) -> None:
+        raise KeyboardInterrupt
+
+
+def test_what_was_not_begun_is_not_trained_after_an_interrupt(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    script = f"open({str(begun)!r}, 'a').write('x')"
+    with pytest.raises(KeyboardInterrupt):
+        tool.run_all([job(tmp_path, script) for _ in range(20)], Interrupted(), 1)  # type: ignore[arg-type]
+    assert len(begun.read_text()) < 10
+
+
+def test_a_killed_comparison_takes_its_training_along_and_counts_no_run(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    code = f"""
+import sys, pathlib
+sys.path[:0] = [{str(Path(tool.__file__).parents[1])!r}, {str(Path(__file__).parents[1])!r}]
+from tools.comparison import training
+from tools.comparison.methods import Job
+class Script(Job):
+    def command(self):
+        script = "import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(90)"
+        return [sys.executable, "-c", script]
+place = pathlib.Path({str(tmp_path)!r})
+training.stop_with_this_process()
+training.train(Script("x", "dcgan", (), [], place, place / "x-0", 1, 0, 1, 16))
+print("a result")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: mark.exists() and bool(mark.read_text()))
+    process.terminate()
+    assert b"a result" not in process.communicate(timeout=60)[0]
+    wait_for(lambda: not alive(int(mark.read_text())))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Waits a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
