@@ -10,6 +10,7 @@ from ggcn.config.interpolation import unresolved
 from ggcn.config.keys import flatten
 from ggcn.config.schema import Config
 from ggcn.distributed import process_group
+from ggcn.distributed.lanes import Lanes
 from ggcn.run.directory import RunDir
 from ggcn.run.goodput import Ledger
 from ggcn.run.metric_logger import MetricLogger, PhaseTimer, memory_usage, truncate_after
@@ -27,14 +28,16 @@ from ggcn.training.utilization import Utilization, device_peak
 class Recorder:
     """The records of a run in training. All ranks have one; rank 0's writes the log and feeds the trackers."""
 
-    def __init__(self, config: Config, run: RunDir, device: torch.device, watchdog: Watchdog) -> None:
-        rank = torch.distributed.get_rank()
+    def __init__(
+        self, config: Config, run: RunDir, lanes: Lanes, device: torch.device, watchdog: Watchdog
+    ) -> None:
+        rank = lanes.rank
         self.config, self.run, self.device = config, run, device
         self.timer = PhaseTimer(device)
         self.ledger = Ledger(run.path if rank == 0 else None)
         self.optimizer_metrics = OptimizerMetrics(config.train)
         peak = device_peak(device, config.engine.precision, config.log.peak_tflops)
-        self.utilization = Utilization(peak, config.model)
+        self.utilization = Utilization(peak, config, lanes, device)
         self.profiler = StepProfiler(config.profile, run.profile, rank, device)
         self.hang_dump = HangDump(run.profile / f"collectives_rank_{rank:04d}.json", watchdog)
         self.logger: MetricLogger | None = None  # on rank 0 only
@@ -57,7 +60,7 @@ class Recorder:
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
         """Around the work of step number `step`, from 0."""
-        with self.profiler.step(step + 1), self.utilization.step(step), self.timer.phase("step"):
+        with self.profiler.step(step + 1), self.timer.phase("step"):
             yield
 
     def step_done(self, step: int) -> None:

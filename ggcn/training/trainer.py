@@ -89,7 +89,7 @@ class Trainer:
         self.fit_monitor = FitMonitor(config, run) if transport and measure_fit else None
         self.samplers = Samplers(config)
         self.background = BackgroundWork()
-        self.recorder = Recorder(config, run, device, heartbeat.watchdog)
+        self.recorder = Recorder(config, run, self.lanes, device, heartbeat.watchdog)
         self.outcome = "failed"
         self.build()
 

@@ -1,14 +1,17 @@
 """Floating-point operations per second of a rank, and the share of its device's peak (MFU)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ggcn.config.schema import ModelConfig
+from ggcn.config.schema import Config
+from ggcn.distributed.lanes import Lanes
+from ggcn.learning.learner import Learner
+from ggcn.models.build import CHANNELS
 
 PEAKS = (
     ("H100 PCIe", 756, 51.2),
@@ -64,42 +67,54 @@ class FlopCount(TorchDispatchMode):
 
 
 class Utilization:
-    """Counts the operations of this rank's first step of each kind (with chains and without), and divides what all
-    steps take by their time."""
+    """Divides the operations of this rank's steps by their time, where the device's peak is known."""
 
-    def __init__(self, peak: float | None, model: ModelConfig) -> None:
-        """peak: TFLOP/s of the device, None where it is not known."""
+    def __init__(self, peak: float | None, config: Config, lanes: Lanes, device: torch.device) -> None:
+        """peak: TFLOP/s of the device, None where it is not known. All ranks call it alike."""
         self.peak = peak
-        self.every = model.chain.every if model.flow.objective == "transport" else 1
-        self.counts: dict[bool, int] = {}
+        self.every = chain_every(config)
+        self.counts = count_step(config, lanes, device) if peak else {}
         self.flops = self.seconds = 0.0
-
-    def _has_chains(self, step: int) -> bool:
-        return (step + 1) % self.every == 0
-
-    @contextmanager
-    def step(self, step: int) -> Iterator[None]:
-        """Around the work of step number `step`, from 0; it is slower while it is counted, to the same bits."""
-        chains = self._has_chains(step)
-        if chains in self.counts:
-            yield
-            return
-        with FlopCount() as counter:
-            yield
-        self.counts[chains] = counter.flops
 
     def add(self, step: int, seconds: float) -> None:
         """Step number `step`, from 0, has taken so many seconds."""
-        self.flops += self.counts.get(self._has_chains(step), 0)
+        self.flops += self.counts.get((step + 1) % self.every == 0, 0)
         self.seconds += seconds
 
     def pop(self) -> dict[str, float]:
-        """tflops_per_second since the last call and, where the peak is known, mfu, its share of it."""
-        if not self.seconds or not self.flops:
+        """tflops_per_second since the last call and mfu, its share of the peak; nothing where that is not known."""
+        if not self.peak or not self.seconds or not self.flops:
             return {}
         rate = self.flops / self.seconds / 1e12
         self.flops = self.seconds = 0.0
-        return {"tflops_per_second": rate, **({"mfu": rate / self.peak} if self.peak else {})}
+        return {"tflops_per_second": rate, "mfu": rate / self.peak}
+
+
+def chain_every(config: Config) -> int:
+    """Steps from one with chains to the next."""
+    return config.model.chain.every if config.model.flow.objective == "transport" else 1
+
+
+def count_step(config: Config, lanes: Lanes, device: torch.device) -> dict[bool, int]:
+    """The operations of a step of this rank with (True) and without chains.
+
+    They are counted on networks of their own, for counting changes which kernels run, and so the bits of a step.
+    """
+    precision = config.engine.precision.removesuffix("_parameters")
+    engine = replace(config.engine, kind="plain", precision=precision)
+    learner = Learner(replace(config, engine=engine), lanes, device)
+    size = config.model.grids[-1]
+    images = torch.zeros(lanes.samples, CHANNELS, size, size, dtype=torch.uint8)
+    counts = {}
+    for step in {chain_every(config) - 1, chain_every(config)}:
+        with FlopCount() as counter:
+            data = learner.prepare_data(images, step)
+            particles = learner.sample(step, data)
+            learner.learn_energy(data, particles, step)
+            learner.learn_upsamplers(particles, step)
+        counts[particles is not None] = counter.flops
+    learner.close()
+    return counts
 
 
 def device_peak(device: torch.device, precision: str, configured: float) -> float | None:

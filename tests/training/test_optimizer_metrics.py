@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from helpers import TINY
 from torch import nn
 
-from ggcn.config.schema import ModelConfig, OptimizerConfig, TrainConfig
+from ggcn.config.compose import compose
+from ggcn.config.schema import OptimizerConfig, TrainConfig
+from ggcn.distributed.lanes import Lanes
 from ggcn.training.optimizer_metrics import OptimizerMetrics
 from ggcn.training.utilization import FlopCount, Utilization, peak_tflops
 
@@ -29,7 +32,7 @@ def test_a_line_says_how_often_and_how_much_gradients_were_clipped() -> None:
     assert "upsampler_lr" not in metrics.pop(6)
 
 
-def test_counted_operations_are_those_of_convolutions_and_change_no_bit() -> None:
+def test_counted_operations_are_those_of_convolutions() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 64, 1))
     x = torch.randn(5, 3, 16, 16, requires_grad=True)
     forward = 2 * 5 * (3 * 16 * 8 * 64 + 8 * 64)
@@ -53,18 +56,25 @@ def test_counted_operations_are_those_of_convolutions_and_change_no_bit() -> Non
     assert counter.flops == forward
 
 
-def test_steps_without_chains_count_their_own_operations() -> None:
-    model = ModelConfig()
-    model.flow.objective, model.chain.every = "transport", 2
-    utilization, a = Utilization(1e-6, model), torch.ones(10, 10)
+@pytest.mark.usefixtures("alone")
+def test_steps_with_chains_have_more_operations() -> None:
+    config = compose([*TINY, "model=ggcn", "model.grids=[4,16]", "model.chain.every=2", "engine=plain"])
+    lanes = Lanes(config.lanes, width=config.train.batch // config.lanes)
+    utilization = Utilization(1e-6, config, lanes, torch.device("cpu"))
+    without, with_chains = (utilization.counts[kind] for kind in (False, True))
+    assert with_chains > without > 0
     for step in range(4):
-        with utilization.step(step):
-            for _ in range(1 + step % 2):  # every second step has chains
-                a @ a
         utilization.add(step, 0.5)
     rates = utilization.pop()
-    assert rates["tflops_per_second"] == pytest.approx(2 * (1 + 2) * 2000 / 2 / 1e12)
+    assert rates["tflops_per_second"] == pytest.approx((without + with_chains) / 1e12)
     assert rates["mfu"] == pytest.approx(rates["tflops_per_second"] / 1e-6)
+    assert utilization.pop() == {}
+
+
+def test_nothing_is_counted_where_the_peak_is_not_known() -> None:
+    config = compose([*TINY, "engine=plain"])
+    utilization = Utilization(None, config, Lanes(config.lanes), torch.device("cpu"))
+    utilization.add(0, 0.5)
     assert utilization.pop() == {}
 
 
