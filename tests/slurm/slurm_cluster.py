@@ -57,6 +57,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 {user_signal}
 JobRequeue=1
+FirstJobId={first_job}
 KillWait={kill_wait}
 MinJobAge=600
 InactiveLimit=0
@@ -208,7 +209,9 @@ class Machine:
         self.root.chmod(0o755)  # munged insists that all may enter the folder of its socket
         port = _free_ports(1 + len(self.nodes))
         option = "SlurmctldParameters=preempt_send_user_signal" if user_signal else ""
-        text = CONFIG.format(host=self.host, port=port, root=self.root, user_signal=option, kill_wait=5)
+        names = {"host": self.host, "port": port, "root": self.root, "user_signal": option, "kill_wait": 5}
+        first_job = 1 + os.getpid() % 10000  # ports follow from it, and other clusters may share this machine
+        text = CONFIG.format(**names, first_job=first_job)
         for number, name in enumerate(self.nodes, 1):
             text += NODE.format(name=name, host=self.host, port=port + number)
         low = f"Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}"
