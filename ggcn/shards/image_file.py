@@ -23,8 +23,7 @@ AVIF_ADVICE = "AVIF needs Pillow 11.3 or newer: pip install --upgrade pillow"
 POSTSCRIPT = "PostScript (EPS) is a program, which is not run; convert it to PNG"
 POSTSCRIPT_MARKS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 DELEGATING = {"EPS", "WMF", "IPTC", "BUFR", "GRIB", "HDF5"}
-"""formats for which Pillow starts a program (EPS), asks a handler outside of it, or opens what lies inside as a file
-of any format"""
+"""formats for which Pillow starts a program (EPS), asks another handler, or opens what lies inside as any format"""
 COMMON = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")
 """formats that Pillow tries first"""
 

@@ -38,7 +38,7 @@ def list_urls(path: str) -> Iterator[Entry]:
         for url, annotation in _rows(path):
             name = _name(url)
             yield Entry(name, url, -1, kind="urls", annotation=annotation or None)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path} is no list of URLs ({error}); see docs/data.md") from None
 
 
@@ -63,6 +63,8 @@ def _rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _columns(path: str, rows: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is no object")
         names = [name for known in COLUMNS for name in row if isinstance(name, str) and name.lower() == known]
         if not names:
             raise UserError(

@@ -299,6 +299,21 @@ def test_images_at_listed_urls(tmp_path: Path, web: tuple[str, list[str]], endin
     assert paths == []
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["https://host/a.jpg"]', "row 1 is no object"),
+        ('{"link": "https://host/a.jpg"}', "has none of the columns url"),
+        ('{"url": "https://host/a.jpg"', "is no list of URLs"),
+    ],
+)
+def test_a_list_without_urls_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as refused:
+        sources.find(str(tmp_path / "list.jsonl"))
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("damage", ["cut", "other", "pages"])
 def test_a_damaged_table_is_one_sentence_or_listed_rows(tmp_path: Path, damage: str, capsys: Any) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
