@@ -82,7 +82,7 @@ def points_of(folder: Path, *more: str):  # type: ignore[no-untyped-def]
     space = search.Space([*POINT, f"paths.runs={folder}", "run=found", *SPACE, *more])
     space.folder.mkdir(parents=True, exist_ok=True)
     goal = search.objective(space.base)
-    return search.Points(space, search._study(space, goal, force=False), goal)
+    return search.Points(space, search.open_study(space, goal, force=False), goal)
 
 
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
