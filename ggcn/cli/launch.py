@@ -8,7 +8,7 @@ The same command resumes a run where it stopped; a larger train.steps=N continue
 
     --dry-run            prints what would be submitted; writes nothing and needs no SLURM
     --sweep seed=1,2,3   a run per combination: a job array, or one after another with -m local
-    --search 30 train.energy.lr=log(1e-4,1e-2)   30 points that Optuna draws, by the last FID or held-out R^2 of
+    --search 30 "train.energy.lr=log(1e-4,1e-2)"   30 points that Optuna draws, by the last FID or held-out R^2 of
                          the points before; with -m slurm it stays and submits at most cluster.max_concurrent at a time
     --help-config [KEY]  what every key means, or those of a group such as model.chain
     --config-dir DIR     a folder with GROUP/NAME.yaml files of your own, such as DIR/cluster/mysite.yaml

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
-from ggcn.launch import slurm
+from ggcn.launch import data_check, slurm
 from ggcn.launch.modes import start
 from ggcn.launch.prepare import is_complete
 from ggcn.launch.search_space import Space
@@ -76,13 +76,14 @@ def search(
     if dry_run:
         config = space.point(0, [f"{key}={values[0]}" for key, values in space.examples()])
         return print_scripts([(config, RunDir.of(config))])
+    data_check.check(space.base)  # or every point would fail by itself
     space.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
             stack.enter_context(exclusive_lock(space.folder / f".{JOURNAL}.lock"))
         except LockTaken:
             raise UserError(f"another launcher is at work on the search in {space.folder}") from None
-        points = Points(space, _study(space, goal, force), goal)
+        points = Points(space, open_study(space, goal, force), goal)
         if mode == "slurm":
             slurm.require()
             code = _as_jobs_until_interrupted(points, count)
@@ -228,7 +229,7 @@ def _look(points: Points, jobs: dict[str, QueuedJob]) -> tuple[set[int], set[int
     return live, without_job
 
 
-def _study(space: Space, goal: Objective, force: bool) -> "Study":
+def open_study(space: Space, goal: Objective, force: bool) -> "Study":
     """The search's study from its journal, or a new one. Raises UserError where Optuna is not installed, or where the
     journal is about another space."""
     try:

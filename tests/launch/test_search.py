@@ -82,7 +82,7 @@ def points_of(folder: Path, *more: str):  # type: ignore[no-untyped-def]
     space = search.Space([*POINT, f"paths.runs={folder}", "run=found", *SPACE, *more])
     space.folder.mkdir(parents=True, exist_ok=True)
     goal = search.objective(space.base)
-    return search.Points(space, search._study(space, goal, force=False), goal)
+    return search.Points(space, search.open_study(space, goal, force=False), goal)
 
 
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_a_killed_search_goes_on_with_the_same_command(faces: Path, tmp_path: Pa
     pytest.importorskip("optuna")
     search = command(
         "cluster/launch.py",
-        *("-m", "local", "--search", 3, *TINY, SPACE[0], "engine=plain", "cluster.ranks=1", "log.r2_every=2"),
+        *("-m", "local", "--search", 3, *TINY, SPACE[0], "engine=plain", "cluster.ranks=1", "log.r2_every=6"),
         *(f"data.shards={faces}", f"data.holdout={faces}", f"paths.runs={tmp_path}", "run=found"),
-        *("train.steps=40",),
+        *("train.steps=12", "log.every=1"),
     )
     environment = quiet_environment()
     with subprocess.Popen(search, env=environment, start_new_session=True) as process:
