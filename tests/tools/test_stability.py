@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import call
@@ -64,6 +65,24 @@ def test_a_line_that_was_torn_by_a_kill_is_measured_again(tmp_path: Path) -> Non
     assert list(stability.read(file, 20)) == [runs.Point("GCN", "KL", 0.01, 0)]
     with pytest.raises(UserError, match="runs of 20 steps"):
         stability.read(file, 30)
+
+
+def measured(point: runs.Point) -> dict[str, Any]:
+    """What a run of 50 steps left; those of KL at the largest rate blew up at step 30."""
+    lost = point.objective == "KL" and point.lr == max(runs.RATES)
+    own = curves(gap=[0.1, 0.2, -3000.0] if lost else [0.1] * 5)
+    return {**vars(point), "steps": 50, "curves": own, "lost": runs.lost_at(own, 50)}
+
+
+def test_table_and_figure_show_every_system_and_objective(tmp_path: Path) -> None:
+    group = [measured(point) for point in runs.points(2)]
+    rows = figure.table(group).splitlines()[4:]
+    assert len(rows) == 11
+    assert rows[0] == "| FRAME | KL | 0 of 2 | 0 of 2 | 2 of 2 | 2 of 6 | 0.33 | 0.33 | - |"
+    assert rows[-1] == "| ggcn | transport | 0 of 2 | 0 of 2 | 0 of 2 | 0 of 6 | 0.33 | 0.33 | 0.33 |"
+    pytest.importorskip("matplotlib")
+    figure.plot(group, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
