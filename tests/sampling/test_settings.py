@@ -76,6 +76,21 @@ def test_up_samplers_see_the_noise_of_their_chains(transport: Sampler) -> None:
     assert not torch.equal(foreseen, transport.upsamplers.start(0, chain.inputs[0]))
 
 
+@pytest.mark.parametrize("mode", ["chain", "amortized"])
+def test_hidden_chains_lower_the_energy_of_where_chains_start(mode: str) -> None:
+    hidden = ("steps=20", "step_size=0.05", "temperature=0")
+    still, moved = with_slopes(), with_slopes(*(f"model.hidden_chain.{setting}" for setting in hidden))
+    energies = []
+    for sampler in (still, moved):
+        with torch.no_grad():
+            sampler.upsamplers.grids[0].base.weight.normal_(
+                std=0.3, generator=torch.Generator().manual_seed(1)
+            )
+        starts = sampler.with_settings(mode=mode).draw(0, 16, 0).starts[0]
+        energies.append(sampler.energies.energy(0, starts).mean().item())
+    assert energies[1] < energies[0]
+
+
 @pytest.mark.parametrize(
     ("model", "mode", "sentence"),
     [
