@@ -5,15 +5,17 @@ hands them to the tracker. What the tracker has recorded is kept in RUN/trackers
 run computes again, to the same bits, are not recorded twice.
 """
 
+import fcntl
 import json
 import logging
+import os
 import queue
 import signal
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 from ggcn.json_lines import parse
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 CAPACITY = 10_000
 """messages that wait for the tracker at most; newer ones are dropped"""
+LINGER_S = 120.0
+"""seconds after the last message in which the tracker may still record what waits"""
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 300.0
 """seconds between attempts to start a tracker, doubled after each"""
 
@@ -51,6 +55,9 @@ class Inbox:
             message = decode(data) if data else Message("finish", outcome="failed")  # rank 0 is gone
             if message.kind == "finish":
                 self.finishing.set()
+                end = Timer(LINGER_S, os._exit, (1,))
+                end.daemon = True
+                end.start()
                 return self.waiting.put(message)
             try:
                 self.waiting.put_nowait(message)
@@ -133,10 +140,12 @@ def main() -> None:
     connection = socket.socket(fileno=int(descriptor))
     run, attempt = json.loads(connection.recv(LONGEST))
     inbox = Inbox(connection)
-    tracker = start(name, TrackedRun(**run), inbox)
-    if tracker is not None:
-        file = Path(run["folder"]) / FOLDER / f"{name.replace(':', '.')}.json"
-        serve(tracker, inbox, Recorded(file, attempt))
+    file = Path(run["folder"]) / FOLDER / f"{name.replace(':', '.')}.json"
+    with file.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the process of the attempt before may still be at work
+        tracker = start(name, TrackedRun(**run), inbox)
+        if tracker is not None:
+            serve(tracker, inbox, Recorded(file, attempt))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """MLflow."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ class MlflowTracker:
     def start(self, run: TrackedRun) -> None:
         beside = Path(run.folder).parent
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client = self._connect(uri, own="MLFLOW_TRACKING_URI" not in os.environ)
         local = uri.startswith("sqlite:")
         experiment = self._experiment(run, str(beside / "mlartifacts") if local else None)
         found = self.client.search_runs([experiment], f"tags.`{TAG}` = '{run.key}'", max_results=1)
@@ -40,6 +42,19 @@ class MlflowTracker:
                 experiment, tags={TAG: run.key}, run_name=run.name
             ).info.run_id
         self._log_config(run.config, found[0].data.params if found else {})
+
+    def _connect(self, uri: str, own: bool) -> MlflowClient:
+        """A client whose store can be used; one of our own is brought to this version where another version of MLflow
+        wrote it, or where a process was killed while it created it."""
+        client = MlflowClient(tracking_uri=uri)
+        try:
+            client.get_experiment_by_name("Default")
+            return client
+        except MlflowException as error:
+            if not own or "schema" not in str(error):
+                raise
+        subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True)
+        return MlflowClient(tracking_uri=uri)
 
     def _experiment(self, run: TrackedRun, artifacts: str | None) -> str:
         name = run.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "ggcn"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from ggcn.tracking.base import TrackedRun
 from ggcn.tracking.messages import LONGEST, Message, Progress
 
 log = logging.getLogger(__name__)
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
+"""what the libraries would send to their makers, unless the user has set these variables"""
 
 
 class TrackerProcess:
@@ -54,12 +58,10 @@ class TrackerProcess:
         self._send(Message("finish", outcome=outcome).encode())
 
     def wait(self, seconds: float) -> None:
-        """Waits for the process to end; ends it when it takes longer, and warns of records that it lost."""
-        try:
+        """Waits for the process to end, and warns of records that it lost. One that takes longer is left alone, for
+        a library may be at work on a database; it ends by itself (`child.LINGER_S`)."""
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
         self._receive()
         self.connection.close()
         undelivered = self.sent - self.progress.done - self.progress.failed - self.progress.dropped
@@ -122,7 +124,7 @@ def _spawn(name: str, descriptor: int, logs: Path) -> "subprocess.Popen[bytes]":
             stdout=output,
             stderr=output,
             pass_fds=[descriptor],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**QUIET, **os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
 

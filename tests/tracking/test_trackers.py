@@ -123,6 +123,7 @@ def test_a_slow_tracker_never_waits_and_its_losses_are_counted(
     assert time.monotonic() - began < 10
     assert "loses records (too slow); training goes on" in caplog.text
     assert "lost 12999 of 12999 records" in caplog.text
+    trackers.processes[0].process.kill()  # it would end by itself after two minutes
 
 
 @pytest.mark.parametrize(
