@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -35,13 +36,18 @@ def save(config: Config, run: Path) -> None:
     A module that is not found keeps its earlier copy. Raises UserError when there is none."""
     for key, kind in kinds(config).items():
         name = kind.partition(":")[0].partition(".")[0]
-        if name == INTERACTIVE:
+        if name in (INTERACTIVE, "ggcn"):  # the latter is in the copy of the code
             continue
         spec = find(name)
         if spec is None and not any((run / FOLDER / each).exists() for each in (name, f"{name}.py")):
             raise UserError(missing(key, kind, name))
-        if spec and spec.origin and "site-packages" not in spec.origin:
+        if spec and spec.origin and not _is_installed(spec.origin):
             _copy(Path(spec.origin), name, run / FOLDER)
+
+
+def _is_installed(origin: str) -> bool:
+    """Whether a module belongs to Python or to an installed package, which every rank has."""
+    return origin.startswith(sysconfig.get_path("stdlib") + os.sep) or "site-packages" in origin
 
 
 def find(name: str) -> ModuleSpec | None:

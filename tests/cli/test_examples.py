@@ -45,4 +45,4 @@ def test_all_cells_run_in_order(faces: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "small.safetensors").is_file()
-    assert (tmp_path / "runs/small/checkpoints/step_00000050/COMPLETE").is_file()
+    assert (tmp_path / "runs/small/checkpoints/step_00000025/COMPLETE").is_file()

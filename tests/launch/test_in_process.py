@@ -51,14 +51,14 @@ def test_deepspeed_and_the_surroundings_survive_two_calls(shards: Path, tmp_path
 def test_a_stop_button_saves_and_the_same_call_goes_on_to_the_same_bits(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = ggcn.train(config(shards, tmp_path, "run=whole", "engine=plain", "train.steps=4"))
-    stopped = config(shards, tmp_path, "engine=plain", "train.steps=4")
+    whole = ggcn.train(config(shards, tmp_path, "run=whole", "engine=plain", "train.steps=2"))
+    stopped = config(shards, tmp_path, "engine=plain", "train.steps=2")
     monkeypatch.setattr(job, "_log_start", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="is saved at step 0; the same call goes on"):
         ggcn.train(stopped)
     monkeypatch.undo()
     run = ggcn.train(stopped)
-    first, second = averages(whole.path, 4), averages(run.path, 4)
+    first, second = averages(whole.path, 2), averages(run.path, 2)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

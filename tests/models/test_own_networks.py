@@ -112,6 +112,16 @@ def test_mistakes_are_one_sentence(module: str) -> None:
         compose(["model.energy.kind=ridge"])
 
 
+def test_a_class_of_a_notebook_or_script_is_named_by_its_main_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "Sound", type("Sound", (Broken,), {}), raising=False)
+    config = compose([*TINY, "model.energy.kind=__main__:Sound"])
+    own_code.save(config, tmp_path)
+    assert type(build(config)[0].grids[1]).__name__ == "Sound"
+    assert not (tmp_path / "own").exists()
+
+
 def test_a_changed_module_is_copied_again_with_a_warning(
     module: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,10 +12,13 @@ from torch import Tensor
 
 import ggcn
 from ggcn.applications.export import export
-from ggcn.config.compose import compose, load
+from ggcn.config.compose import compose, load, public
 from ggcn.config.schema import Config
 from ggcn.errors import UserError
+from ggcn.run import init_source
 from ggcn.run.directory import RunDir
+from ggcn.training import warm_start
+from ggcn.training.warm_start import WarmStart
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +51,27 @@ def averages(run: Path, step: int) -> dict[str, dict[str, Tensor]]:
     return torch.load(run / f"checkpoints/step_{step:08d}/ema.pt", weights_only=True)
 
 
+def begun(config: Config) -> WarmStart:
+    """What a run would begin with, without training it."""
+    run = RunDir.of(config)
+    run.freeze(config)
+    start = warm_start.read(load(run.config), run)
+    assert start
+    return start
+
+
 def start_event(run: Path) -> dict:
     return json.loads((run / "submissions.jsonl").read_text().splitlines()[0])
 
 
-def still(*overrides: str) -> list[str]:
-    """Overrides with which one step leaves the averaged weights almost where they were."""
-    return ["train.steps=1", "train.energy.lr=1e-12", "train.upsampler.lr=1e-12", *overrides]
+STILL = ["train.steps=1", "train.energy.lr=1e-12", "train.upsampler.lr=1e-12"]
+"""with which one step leaves the averaged weights almost where they were"""
 
 
 def test_grids_that_both_have_carry_over_and_the_others_begin_anew(
     shards: Path, source: Path, tmp_path: Path
 ) -> None:
-    run = ggcn.train(finer(shards, tmp_path, "fine", *still(f"train.init_from={source}"))).path
+    run = ggcn.train(finer(shards, tmp_path, "fine", *STILL, f"train.init_from={source}")).path
     old, new = averages(source, 6), averages(run, 1)
     for network in ("energies", "upsamplers"):
         for name, value in old[network].items():
@@ -86,36 +97,36 @@ def test_grids_that_both_have_carry_over_and_the_others_begin_anew(
 
 
 def test_raw_weights_of_a_step_are_those_of_the_optimizer(shards: Path, source: Path, tmp_path: Path) -> None:
-    overrides = still(f"train.init_from={source}@5", "train.init_weights=raw")
-    run = ggcn.train(finer(shards, tmp_path, "fine", *overrides)).path
+    config = finer(shards, tmp_path, "fine", f"train.init_from={source}@5", "train.init_weights=raw")
+    weights = begun(config).networks[0].state_dict()
     engine = torch.load(source / "checkpoints/step_00000005/energy/state.pt", weights_only=True)["parameters"]
-    begun, averaged = averages(run, 1)["energies"], averages(source, 5)["energies"]
+    averaged = averages(source, 5)["energies"]
     for name in averaged:
-        assert torch.allclose(begun[name], engine[f"energies.{name}"]["weight"], atol=1e-6)
-    assert not all(torch.allclose(begun[name], averaged[name], atol=1e-6) for name in averaged)
-    assert start_event(run)["init"]["step"] == 5
+        assert torch.equal(weights[name], engine[f"energies.{name}"]["weight"])
+    assert not all(torch.equal(weights[name], averaged[name]) for name in averaged)
+    assert init_source.facts(tmp_path / "fine")["step"] == 5
 
 
 def test_what_has_another_form_begins_anew(shards: Path, source: Path, tmp_path: Path) -> None:
-    changes = ["model.energy.activation=softplus", "model.upsampler.z_dim=4"]
-    run = ggcn.train(
-        config(source.parent / "shards", tmp_path, "other", *still(f"train.init_from={source}", *changes))
-    ).path
-    log = (run / "logs/rank_0000.log").read_text()
-    assert f"weights of {source}: up-sampler from 4 to 16 px" in log
-    assert "begins anew: energy of 4 px (silu there, softplus here); energy of 16 px (silu" in log
-    assert "up-sampler to 4 px (base.weight is [48, 8] there, [48, 4] here)" in log
-    disjoint = ["model.grids=[8,32]", f"train.init_from={source}", "train.steps=1"]
-    nothing = config(shards, tmp_path, "nothing", *disjoint)
+    changes = ["model.energy.activation=softplus", "model.upsampler.z_dim=4", f"train.init_from={source}"]
+    start = begun(config(shards, tmp_path, "other", *changes))
+    assert start.carried == ["up-sampler from 4 to 16 px"]
+    assert start.anew == [
+        "energy of 4 px (silu there, softplus here)",
+        "energy of 16 px (silu there, softplus here)",
+        "up-sampler to 4 px (base.weight is [48, 8] there, [48, 4] here)",
+    ]
+    assert start.buffers == {"grids.1.base.weight", "grids.1.base.bias"}
+    nothing = config(shards, tmp_path, "nothing", "model.grids=[8,32]", f"train.init_from={source}")
     with pytest.raises(UserError, match=r"nothing in train.init_from=.* fits this model \(energy of 8 px"):
-        ggcn.train(nothing)
+        begun(nothing)
 
 
 def test_a_run_goes_on_without_its_source_to_the_same_bits(
     shards: Path, source: Path, tmp_path: Path
 ) -> None:
     gone = shutil.copytree(source, tmp_path / "gone")
-    overrides = [f"train.init_from={gone}", "train.steps=4"]
+    overrides = [f"train.init_from={gone}", "train.steps=2"]
     one, two = (finer(shards, tmp_path, name, *overrides) for name in ("one", "two"))
     for each in (one, two):
         RunDir.of(each).freeze(each)  # as a launcher does before its job waits in a queue
@@ -123,12 +134,12 @@ def test_a_run_goes_on_without_its_source_to_the_same_bits(
         file.write("# the source goes on\n")
     shutil.rmtree(gone)
     assert ggcn.train(one).finished
-    two.train.steps = 2
+    two.train.steps = 1
     ggcn.train(two)
     shutil.rmtree(tmp_path / "two/init")  # a user makes space
-    two.train.steps = 4
+    two.train.steps = 2
     ggcn.train(two)
-    first, second = averages(tmp_path / "one", 4), averages(tmp_path / "two", 4)
+    first, second = averages(tmp_path / "one", 2), averages(tmp_path / "two", 2)
     for network in first:
         assert all(torch.equal(first[network][name], second[network][name]) for name in first[network])
 
@@ -137,14 +148,14 @@ def test_the_same_command_means_the_same_weights_when_the_source_has_gone_on(
     shards: Path, source: Path, tmp_path: Path
 ) -> None:
     moving = shutil.copytree(source, tmp_path / "moving")
-    ours = config(source.parent / "shards", tmp_path, "ours", f"train.init_from={moving}", "train.steps=1")
-    ggcn.train(ours)
+    ours = config(shards, tmp_path, "ours", f"train.init_from={moving}")
+    begun(ours)
     shutil.copytree(moving / "checkpoints/step_00000005", moving / "checkpoints/step_00000009")
     RunDir.of(ours).refuse_changes(ours)
-    renamed = config(source.parent / "shards", tmp_path, "ours", f"train.init_from={source}", "train.steps=1")
+    renamed = config(shards, tmp_path, "ours", f"train.init_from={source}")
     RunDir.of(ours).refuse_changes(renamed)  # the same weights in another place
-    other = config(source.parent / "shards", tmp_path, "ours", f"train.init_from={source}@5", "train.steps=1")
-    for changed in (other, config(source.parent / "shards", tmp_path, "ours", "train.steps=1")):
+    other = config(shards, tmp_path, "ours", f"train.init_from={source}@5")
+    for changed in (other, config(shards, tmp_path, "ours")):
         with pytest.raises(UserError, match=r"another config \(train.init_hash"):
             RunDir.of(ours).refuse_changes(changed)
 
@@ -152,14 +163,10 @@ def test_the_same_command_means_the_same_weights_when_the_source_has_gone_on(
 def test_an_exported_file_starts_a_run_and_tells_no_paths(shards: Path, source: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     export(source, file)
-    run = ggcn.train(finer(shards, tmp_path, "fine", *still(f"train.init_from={file}"))).path
-    assert torch.allclose(
-        averages(run, 1)["energies"]["grids.1.levels.0.bias"],
-        averages(source, 6)["energies"]["grids.1.levels.0.bias"],
-        atol=1e-6,
-    )
-    export(run, tmp_path / "again.safetensors")
-    assert "init_from: model.safetensors\n" in (tmp_path / "again.yaml").read_text()
+    fine = finer(shards, tmp_path, "fine", f"train.init_from={file}")
+    weights = begun(fine).networks[0].state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in averages(source, 6)["energies"].items())
+    assert "init_from: model.safetensors\n" in public(load(tmp_path / "fine/config.yaml"))
     raw = finer(shards, tmp_path, "raw", f"train.init_from={file}", "train.init_weights=raw")
     with pytest.raises(UserError, match=r"exported file, which has averaged weights alone"):
         ggcn.train(raw)
