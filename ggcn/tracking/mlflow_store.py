@@ -1,9 +1,9 @@
 """MLflow."""
 
 import os
-import subprocess
-import sys
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ class MlflowTracker:
 
     def start(self, run: TrackedRun) -> None:
         beside = Path(run.folder).parent
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
-        self.client = self._connect(uri, own="MLFLOW_TRACKING_URI" not in os.environ)
+        own = beside / "mlflow.db"
+        if "MLFLOW_TRACKING_URI" not in os.environ and not own.exists():
+            _create(own)
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own}"
+        self.client = MlflowClient(tracking_uri=uri)
         local = uri.startswith("sqlite:")
         experiment = self._experiment(run, str(beside / "mlartifacts") if local else None)
         found = self.client.search_runs([experiment], f"tags.`{TAG}` = '{run.key}'", max_results=1)
@@ -42,19 +45,6 @@ class MlflowTracker:
                 experiment, tags={TAG: run.key}, run_name=run.name
             ).info.run_id
         self._log_config(run.config, found[0].data.params if found else {})
-
-    def _connect(self, uri: str, own: bool) -> MlflowClient:
-        """A client whose store can be used; one of our own is brought to this version where another version of MLflow
-        wrote it, or where a process was killed while it created it."""
-        client = MlflowClient(tracking_uri=uri)
-        try:
-            client.get_experiment_by_name("Default")
-            return client
-        except MlflowException as error:
-            if not own or "schema" not in str(error):
-                raise
-        subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True)
-        return MlflowClient(tracking_uri=uri)
 
     def _experiment(self, run: TrackedRun, artifacts: str | None) -> str:
         name = run.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "ggcn"
@@ -88,3 +78,15 @@ class MlflowTracker:
 
     def finish(self, outcome: str) -> None:
         self.client.set_terminated(self.run_id, STATUS.get(outcome, "FAILED"))
+
+
+def _create(path: Path) -> None:
+    """Creates an empty store, whole or not at all: MLflow makes its tables one by one, and a store whose process was
+    killed meanwhile could never be opened again."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{temporary}")
+        with suppress(FileExistsError):  # another run has just created it
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
