@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,8 +209,8 @@ class Trainer:
         """Records that the run diverged at `step`, then does what a new process would do: it resumes from the last
         healthy checkpoint, or the initial weights. Returns the step. Raises UserError after too many rollbacks."""
         if self.logger:
-            self.logger.close("stopped")
-            self.logger.trackers.wait()
+            self.logger.close()
+            self.background.start("trackers", partial(self.logger.trackers.end, "stopped"))
         with self.heartbeat.during_rollback():
             self.background.wait()  # the data's new workers are forked, which does not go well with threads
             self.stream.close()
@@ -233,8 +234,8 @@ class Trainer:
         if self.ledger.current:
             self.ledger.write(self.ledger.current.step)
         if self.logger:
-            self.logger.close(self.outcome)
-            self.background.start("trackers", self.logger.trackers.wait)
+            self.logger.close()
+            self.background.start("trackers", partial(self.logger.trackers.end, self.outcome))
         self.stream.close()
 
     def next_batch(self) -> stream.Batch:
