@@ -78,11 +78,10 @@ class MetricLogger:
         self.lines.flush()
         self.trackers.log(step, metrics)
 
-    def close(self, outcome: str) -> None:
-        """Closes all files, and lets the trackers finish, which goes on after this; `outcome` as in Tracker.finish."""
+    def close(self) -> None:
+        """Closes all files. The trackers stay open, for samples may still be on their way."""
         self.display.close()
         self.lines.close()
-        self.trackers.finish(outcome)
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -54,6 +54,11 @@ class Trackers:
         for process in self.processes:
             process.finish(outcome)
 
+    def end(self, outcome: str) -> None:
+        """`finish`, then `wait`."""
+        self.finish(outcome)
+        self.wait()
+
     def wait(self) -> None:
         """Waits until all have finished, for WAIT_S at most."""
         wait_all(self.processes, WAIT_S)

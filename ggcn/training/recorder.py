@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -98,11 +99,14 @@ class Recorder:
         if self.logger:
             self.logger.trackers.log(step, distances, "evaluation")
 
-    def pause(self) -> None:
+    def pause(self, background: BackgroundWork) -> None:
         """Closes the logs before a roll-back, after which `open` opens them again."""
+        self._end_logs("stopped", background)
+
+    def _end_logs(self, outcome: str, background: BackgroundWork) -> None:
         if self.logger:
-            self.logger.close("stopped")
-            self.logger.trackers.wait()
+            self.logger.close()
+            background.start("trackers", partial(self.logger.trackers.end, outcome))
 
     def close(self, outcome: str, background: BackgroundWork) -> None:
         """Ends all records; `outcome` as in Tracker.finish. Trackers finish in the background."""
@@ -110,6 +114,4 @@ class Recorder:
         self.profiler.write()
         if self.ledger.current:
             self.ledger.write(self.ledger.current.step)
-        if self.logger:
-            self.logger.close(outcome)
-            background.start("trackers", self.logger.trackers.wait)
+        self._end_logs(outcome, background)

@@ -187,7 +187,7 @@ class Trainer:
     def roll_back(self, step: int, verdict: Verdict, values: dict[str, float]) -> int:
         """Records that the run diverged at `step`, then does what a new process would do: it resumes from the last
         healthy checkpoint, or the initial weights. Returns the step. Raises UserError after too many rollbacks."""
-        self.recorder.pause()
+        self.recorder.pause(self.background)
         with self.heartbeat.during_rollback():
             self.background.wait()  # the data's new workers are forked, which does not go well with threads
             self.checkpoints.finish()
