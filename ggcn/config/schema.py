@@ -319,7 +319,8 @@ class EngineConfig:
 
 @dataclass
 class ClusterConfig:
-    """The machines of a run. All of it may change when a run is resumed; ranks and timeout_s serve both modes."""
+    """The machines of a run. All of it may change when a run is resumed. ranks is for -m local, the keys from nodes on
+    are for SLURM jobs, and the others for every mode."""
 
     ranks: int | None = ranged(None, 1)
     """-m local: processes on this machine; by default one per GPU, and two where there is none"""
