@@ -22,8 +22,8 @@ class DataConfig:
     0: the size of the model's own finest grid; larger stored images are then refused until this or model.grids is
     set"""
     holdout: str = ""
-    """shards of images that are never trained on, for R^2 on held-out images; empty: the folder `holdout` next to
-    local shards, where make_shards --holdout put one"""
+    """shards of images that are never trained on, for R^2 on held-out images; empty: the folder `holdout` in
+    that of local shards, where make_shards --holdout put one"""
     flip: bool = True
     """show half of the images mirrored, drawn again each epoch; right for faces and most scenes, wrong for
     anything with writing in it"""

@@ -127,7 +127,7 @@ class ChainConfig:
     """Langevin step size for each pixel of a grid, where step_size is empty"""
     temperature: list[float] = ranged([], 0, inf, "[)")
     """T; 1 is exact Langevin, far lower ones give cleaner images from few steps. By default 1e-5 / a, which
-    makes the noise of a step, sqrt(2 a T), 0.0045 on every grid, half a grey level of 255. The logged
+    makes the noise of a step, sqrt(2 a T), 0.0045 on every grid, half a gray level of 255. The logged
     relative_displacement must stay well above 1"""
     precision: str = choice("engine", "bf16", "fp32")
     """precision of the energy's gradient in a chain: engine (as engine.precision), bf16 or fp32"""
@@ -195,14 +195,14 @@ class ModelConfig:
     its own, which data.size fits to images of another size"""
     chain_init: str = choice("hidden", "replay_buffer", "data", "noise", reasons=reasons("model.chain_init"))
     """where the chains of the coarsest grid start: hidden (z ~ N(0, I) through a learned up-sampler), replay_buffer
-    (persistent: where they ended when last taken), data (plain images of the batch's mean colours; without a
-    batch, of colours with their mean and covariance) or noise (fresh in every step)"""
+    (persistent: where they ended when last taken), data (plain images of the batch's mean colors; without a
+    batch, of colors with their mean and covariance) or noise (fresh in every step)"""
     init_std: float = ranged(0.3, 0, 10)
     """standard deviation of the noise that chains start from, for chain_init=replay_buffer and chain_init=noise"""
     replay_buffer: ReplayBufferConfig = field(default_factory=ReplayBufferConfig)
     sigma: float = ranged(inf, 0, inf, "(]")
     """standard deviation of the Gaussian reference in E(x) = -f(x) + |x|^2 / (2 sigma^2); smaller pulls images harder
-    towards grey, inf leaves it out"""
+    towards gray, inf leaves it out"""
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
@@ -217,8 +217,8 @@ class OptimizerConfig:
     lr: float = ranged(1e-3, 0, 1_000_000)
     """learning rate after the warm-up"""
     beta1: float = ranged(0.5, 0, 0.9999999)
-    """Adam's decay of the mean gradient; 0 for energies, usual there: samples move with every step, so old gradients
-    mislead"""
+    """Adam's decay of the mean gradient; 0 for energies that learn from chains, usual there: samples move with every
+    step, so old gradients mislead"""
     beta2: float = ranged(0.999, 0, 0.9999999)
     """Adam's decay of the mean squared gradient"""
     clip: float = ranged(1.0, 0)
@@ -319,7 +319,8 @@ class EngineConfig:
 
 @dataclass
 class ClusterConfig:
-    """The machines of a run. All of it may change when a run is resumed; ranks and timeout_s serve both modes."""
+    """The machines of a run. All of it may change when a run is resumed. ranks is for -m local, the keys from nodes on
+    are for SLURM jobs, and the others for every mode."""
 
     ranks: int | None = ranged(None, 1)
     """-m local: processes on this machine; by default one per GPU, and two where there is none"""
@@ -328,7 +329,7 @@ class ClusterConfig:
     sample images, an evaluation) wait for as long as it makes progress"""
     hang_s: int = ranged(540, 0)
     """seconds without a completed step after which a rank writes the stacks of all ranks to logs/ and ends the run or,
-    on SLURM, has it requeued; below timeout_s, after which the collectives give up without saying where the
+    on SLURM, has the ranks started again; below timeout_s, after which the collectives give up without saying where the
     ranks were; 0: off. Work between steps may take as long as it needs, but no single piece of it (a block of a
     file, a batch of samples) four times as long as this; until the first step is done, timeout_s if that is more"""
     straggler: float = ranged(1.5, 1)
@@ -375,7 +376,7 @@ class ClusterConfig:
     """crashes in a row without a new checkpoint after which a run is not started again; preemptions, time limits and
     nodes that go down do not count"""
     max_concurrent: int = ranged(16, 1)
-    """-m slurm --sweep: points that run at the same time, so that a sweep leaves room for others"""
+    """-m slurm with --sweep or --search: points that run at the same time, so that others find room too"""
 
 
 @dataclass
