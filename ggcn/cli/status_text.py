@@ -115,7 +115,8 @@ def table(runs: Sequence[RunDir], jobs: dict[str, QueuedJob] | None) -> str:
 
 def follow_line(status: Status) -> str:
     """The status in one line, for --follow."""
-    values = " ".join(f"{name} {_finest(status.last_metrics, name)}" for name in METRICS)
+    finest = {name: _finest(status.last_metrics, name) for name in METRICS}
+    values = " ".join(f"{name} {value}" for name, value in finest.items() if value != "-")
     total = "?" if status.total is None else status.total
     return f"{_clock(time.time())} step {status.step}/{total} {values}; {status.state}"
 
