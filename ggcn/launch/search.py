@@ -101,9 +101,9 @@ class Points:
 
     def over(self) -> int:
         """How many have ended, well or not."""
-        return len(self.study.trials) - len(self.open())
+        return len(self.study.trials) - len(self.unfinished())
 
-    def open(self) -> dict[int, Point]:
+    def unfinished(self) -> dict[int, Point]:
         """{number: (config, run)} of the points that are drawn and not over."""
         from optuna.trial import TrialState
 
@@ -162,7 +162,7 @@ class Points:
 def one_by_one(points: Points, count: int, train: Callable[[Config], int]) -> int:
     """Trains point after point; an error ends one point, a stop request ends the search."""
     while True:
-        waiting = list(points.open().items())
+        waiting = list(points.unfinished().items())
         if not waiting and points.over() >= count:
             return 0
         number, (config, run) = waiting[0] if waiting else points.draw()
@@ -203,7 +203,7 @@ def _as_jobs(points: Points, count: int) -> int:
         for number in idle & without_job & submitted:
             points.fail(number, "its job ended before the run was complete; its logs say why")
         idle = without_job & submitted
-        waiting = points.open()
+        waiting = points.unfinished()
         new = {number: point for number, point in waiting.items() if number not in live | submitted}
         while len(waiting) < min(width, count - points.over()):
             number, point = points.draw()
@@ -219,7 +219,7 @@ def _as_jobs(points: Points, count: int) -> int:
 def _look(points: Points, jobs: dict[str, QueuedJob]) -> tuple[set[int], set[int]]:
     """The numbers of the open points that have a job and of those that have none; settles the complete ones."""
     live, without_job = set(), set()
-    for number, (config, run) in points.open().items():
+    for number, (config, run) in points.unfinished().items():
         if run.config.exists() and status.read(run, jobs).live:
             live.add(number)
         elif is_complete(config, run):

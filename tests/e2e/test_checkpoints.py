@@ -266,7 +266,7 @@ def test_saving_keeps_to_its_budget_and_the_best_is_kept(overrides: list[str], t
     assert checkpoint.best(tmp_path / "free/checkpoints") == {"checkpoint": "step_00000004", "fid": 12.5}
     bound = launch(*overrides, "run=bound", "train.steps=12", "checkpoint.max_overhead=0.0001")
     assert bound.returncode == 0
-    assert bound.stderr.count("more than checkpoint.max_overhead=0.0001") == 1
+    assert bound.stderr.count("saving less often than checkpoint.every says") == 1
     assert 1 < len(saved(tmp_path / "bound")) < 12
     assert state(tmp_path / "bound", 12) == state(tmp_path / "free", 12)
 

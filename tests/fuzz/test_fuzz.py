@@ -139,7 +139,6 @@ def test_tars_inside(count: int, copy: Callable[[Path], Path], shards: Path) -> 
     def check(change: Any) -> None:
         path.write_bytes(damaged(data, change))
         assert all("\n" not in problem for problem in verify.check_samples(manifest, True, shard, ranges))
-        sources.source_kind.cache_clear()
         source = sentence_or(lambda: sources.find(str(path)))
         for entry in source.entries if source else ():
             assert "\n" not in sources.content_hash(str(path), entry)

@@ -134,7 +134,7 @@ def blobs(count: int, seed: int) -> Tensor:
 
 @pytest.mark.usefixtures("alone")
 def test_pairs_are_a_datum_and_its_own_coarser_version() -> None:
-    one = learner("model.flow.start_noise=[0.0]")
+    one = learner("model.flow.start_noise=[0.0]", "train.augmentation.probability=0")
     data = one.prepare_data(blobs(16, 0), 0)
     pairs = one.pairs(0, data)
     assert torch.equal(pairs.data[1], data[1])

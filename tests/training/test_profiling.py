@@ -42,6 +42,7 @@ def start(overrides: list[str]) -> Iterator[Callable[..., subprocess.Popen]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_traces_and_books_of_all_its_time(
     overrides: list[str], tmp_path: Path, start: Callable[..., subprocess.Popen]
 ) -> None:
