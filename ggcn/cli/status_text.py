@@ -34,6 +34,7 @@ def report(status: Status) -> str:
         ("ranks", _ranks(status)),
         ("gpus", _gpus(status)),
         ("health", str(status.last_metrics.get("health", ""))),
+        ("profile", str(status.run.profile) if status.run.profile.is_dir() else ""),
     ]
     return "\n".join([str(status.run.path), *(f"  {name:10} {text}" for name, text in rows if text)])
 

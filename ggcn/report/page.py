@@ -95,6 +95,11 @@ def note(text: str, soft: bool = False) -> Markup:
     return element("note", text, soft)
 
 
+def links(before: str, entries: Sequence[tuple[str, str]], remark: str = "") -> Markup:
+    """A line of links: (address relative to the page, name)."""
+    return element("links", before, entries, remark)
+
+
 def subheading(text: str) -> Markup:
     """A heading below that of a section."""
     return element("subheading", text)

@@ -1,5 +1,7 @@
 """What the wall time of a run was spent on, and the files that tell more."""
 
+from urllib.parse import quote
+
 from markupsafe import Markup
 
 from ggcn.report import page
@@ -35,5 +37,6 @@ def _profiles(data: RunData) -> Markup:
     names = sorted(path.name for path in data.status.run.profile.glob("*.*"))
     if not names:
         return Markup()
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return page.note(f"In {data.status.run.profile}: {', '.join(names[:LISTED])}{more}.", soft=True)
+    more = f" and {len(names) - LISTED} more in {data.status.run.profile}" if len(names) > LISTED else ""
+    entries = [(f"profile/{quote(name)}", name) for name in names[:LISTED]]
+    return page.links("Profiles:", entries, more)

@@ -10,7 +10,7 @@ from ggcn.run.directory import RunDir
 from ggcn.run.goodput import NAME
 
 
-def test_the_page_says_where_wall_time_went_and_names_profiles(tmp_path: Path) -> None:
+def test_the_page_says_where_wall_time_went_and_links_profiles(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "x")
     run.freeze(compose([f"paths.runs={tmp_path}", "run=x", "data.shards=/somewhere"]))
     assert "No step on record yet" in html(read(run))
@@ -30,4 +30,4 @@ def test_the_page_says_where_wall_time_went_and_names_profiles(tmp_path: Path) -
     assert "Goodput 55 % of 3 min" in page
     assert "10 steps were lost and computed again" in page
     assert "waiting to start again" in page
-    assert "rank_0000_steps_20-24.txt" in page
+    assert '<a href="profile/rank_0000_steps_20-24.txt">' in page
