@@ -78,6 +78,7 @@ def assert_same_result(root: Path, steps: int) -> None:
     assert [line["step"] for line in _lines(root / "killed")] == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 def test_a_run_survives_killed_ranks(overrides: list[str], tmp_path: Path) -> None:
     often = ["run=killed", "checkpoint.every=3", "checkpoint.keep=3"]
     killer = Killer(tmp_path / "killed", seed=1)

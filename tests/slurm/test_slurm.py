@@ -79,6 +79,7 @@ def test_a_run_survives_its_ranks_and_its_nodes(run: Run) -> None:
     run.cancel()
 
 
+@pytest.mark.slow
 def test_a_hanging_rank_leaves_the_stacks_of_all_and_the_run_goes_on(run: Run) -> None:
     run.launch(ENDLESS, "cluster.hang_s=8", f"cluster.setup=['export PYTHONPATH={HANG}']")
     run.wait_for_attempt(1)
@@ -115,6 +116,7 @@ def test_ten_preemptions_cost_no_step_and_little_time(run: Run) -> None:
     print(f"lost {min(lost):.1f} to {max(lost):.1f} s, median {median(lost):.1f}; one an hour: {share:.2%}")
 
 
+@pytest.mark.slow
 def test_without_the_user_signal_sigterm_is_enough(two_node_overrides: list[str], tmp_path: Path) -> None:
     with cluster(user_signal=False) as slurm:
         run = Run(slurm, two_node_overrides, tmp_path, "run")
