@@ -100,11 +100,13 @@ def plot(curves: list[Curves], path: Path, title: str) -> None:
         for panel, grid in zip(panels[1:], grids, strict=True):
             _draw(panel, run.series(f"r2/{grid}"), **line, ls="--", alpha=0.7)
             _draw(panel, run.series(f"r2_heldout/{grid}"), **line)
-    panels[0].set(title="FID of samples", xlabel="step", ylim=(0, None))
+    panels[0].set(title="FID of samples", xlabel="step")
     panels[0].legend(fontsize=8)
     for panel, grid in zip(panels[1:], grids, strict=True):
-        panel.set(title=f"$R^2$ at {grid} px: training (dashed), held-out", xlabel="step", ylim=(0, None))
+        panel.set(title=f"$R^2$ at {grid} px: training (dashed), held-out", xlabel="step")
         panel.title.set_fontsize(9)
+    for panel in panels:
+        panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
     figure.suptitle(title)
     with files.atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
