@@ -67,9 +67,8 @@ def adapted(config: AugmentationConfig, probability: float, fit: Mapping[str, fl
     if not heldout:
         return probability
     excess = config.target_ratio * fmean(train) - fmean(heldout)
-    change = (
-        config.rate * excess / max(fmean(train), MEASURABLE)
-    )  # continuous, as ranks and machines round R^2
+    # continuous in R^2, which ranks and machines round differently
+    change = config.rate * excess / max(fmean(train), MEASURABLE)
     return min(max(probability + change, 0.0), MOST)
 
 

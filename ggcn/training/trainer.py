@@ -103,9 +103,7 @@ class Trainer:
     def train(self, step: int, stop: StopRequest) -> TrainResult:
         """Trains from `step` completed steps on, in phases that are timed; numbers of steps count from 1."""
         timer, stopping = self.recorder.timer, False
-        if (
-            self.fit_monitor and step > 0
-        ):  # the process may have ended between the checkpoint and its measurement
+        if self.fit_monitor and step > 0:  # the process may have ended before this checkpoint was measured
             self.fit_monitor.record_best(self.learner, step, self.checkpoints.when_saved)
         if self.evaluation_missing(step):
             self.evaluate(step)
@@ -263,7 +261,9 @@ class Trainer:
     def adapt_augmentation(self, step: int) -> None:
         """Adapts the fraction of augmented pairs to the fit on held-out images, where it is due."""
         settings = self.config.train.augmentation
-        if self.fit_monitor and settings.adapt_every and step % settings.adapt_every == 0:
+        if not self.fit_monitor or "r2_heldout" not in self.fit_monitor.sets or not settings.adapt_every:
+            return
+        if step % settings.adapt_every == 0:
             fit = self.fit_monitor.measure(self.learner, step)
             self.learner.augmentation = augmentation.adapted(settings, self.learner.augmentation, fit)
 

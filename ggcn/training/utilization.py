@@ -105,8 +105,8 @@ def count_step(config: Config, lanes: Lanes, device: torch.device) -> dict[bool,
     learner = Learner(replace(config, engine=engine), lanes, device)
     size = config.model.grids[-1]
     images = torch.zeros(lanes.samples, CHANNELS, size, size, dtype=torch.uint8)
-    counts = {}
-    for step in {chain_every(config) - 1, chain_every(config)}:
+    counts, every = {}, chain_every(config)
+    for step in (every - 1, every) if every > 1 else (0,):
         with FlopCount() as counter:
             data = learner.prepare_data(images, step)
             particles = learner.sample(step, data)
