@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,12 +60,22 @@ class ShardReader:
         Of shards that are neither local nor cached, neighbouring ranges are requested as one, and several at once.
         Raises UserError as `read` does.
         """
-        if all(local_path(shard.url) is not None for shard, _, _ in requests) or self.cache:
-            return [
-                data
-                for _, group in groupby(requests, key=lambda request: request[0].url)
-                for data in self._read_one_shard(list(group))
-            ]
+        by_range = groupby(requests, key=lambda request: self._is_ranged(request[0]))
+        return [
+            data
+            for ranged, group in by_range
+            for data in (self._read_ranges(list(group)) if ranged else self._read_files(group))
+        ]
+
+    def _is_ranged(self, shard: RemoteFile) -> bool:
+        """Whether a shard has no file here, neither its own nor one in the cache."""
+        return self.cache is None and local_path(shard.url) is None
+
+    def _read_files(self, requests: Iterable[tuple[RemoteFile, int, int]]) -> Iterator[bytes]:
+        for _, group in groupby(requests, key=lambda request: request[0].url):
+            yield from self._read_one_shard(list(group))
+
+    def _read_ranges(self, requests: Sequence[tuple[RemoteFile, int, int]]) -> list[bytes]:
         spans = list(_merged(requests))
         blocks = self._read_spans(spans)
         return [

@@ -3,11 +3,14 @@
 # mypy: allow-untyped-defs
 
 import itertools
+from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
 import pytest
-from streams import opened, remotes, same, take
+from streams import config, opened, remotes, same, take
 
+from ggcn.data.remote import RemoteFile
+from ggcn.data.shard_reader import ShardReader
 from ggcn.errors import TransientError, UserError
 
 
@@ -64,3 +67,15 @@ def test_an_object_store_is_read_through_fsspec(folder):
     for path in folder.iterdir():
         store.pipe_file(f"/faces/{path.name}", path.read_bytes())
     assert same(take(6, "memory://faces"), take(6, folder))
+
+
+def test_local_and_remote_shards_are_read_in_one_batch(folder, server):
+    local, other, *_ = remotes(folder)
+    name = Path(other.url).name
+    remote = RemoteFile(f"{server.url}/{name}", (folder / name).stat().st_size, "")
+    requests = [(local, 512, 10), (local, 600, 10), (remote, 512, 10), (local, 0, 10)]
+    files = {local.url: Path(local.url), remote.url: folder / name}
+    expected = [files[shard.url].read_bytes()[at : at + size] for shard, at, size in requests]
+    reader = ShardReader(config(server.url))
+    assert reader.read_many(requests) == expected
+    reader.close()
